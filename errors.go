@@ -9,16 +9,16 @@ type Code string
 
 // The closed list of codes. A denial is an answer, not an error; CodeDenied exists for callers that can only take an error.
 const (
-	CodeInvalid         Code = "invalid"          // the request or file is malformed; nothing was done
-	CodeUnauthenticated Code = "unauthenticated"  // the caller did not prove who it is
-	CodeForbidden       Code = "forbidden"        // the caller is known but has no role or right for this operation
-	CodeDenied          Code = "denied"           // policy said no
-	CodeHeld            Code = "held"             // policy said: not before a person agrees
-	CodeNotFound        Code = "not_found"        // no such object, or none that the caller may see
-	CodeConflict        Code = "conflict"         // the state moved between reading and writing (S11)
-	CodeUnavailable     Code = "unavailable"      // a part that is needed does not answer; try again
-	CodeExhausted       Code = "exhausted"        // a quota or size limit
-	CodeInternal        Code = "internal"         // a fault of ours; details are in the operator's log only
+	CodeInvalid         Code = "invalid"         // the request or file is malformed; nothing was done
+	CodeUnauthenticated Code = "unauthenticated" // the caller did not prove who it is
+	CodeForbidden       Code = "forbidden"       // the caller is known but has no role or right for this operation
+	CodeDenied          Code = "denied"          // policy said no
+	CodeHeld            Code = "held"            // policy said: not before a person agrees
+	CodeNotFound        Code = "not_found"       // no such object, or none that the caller may see
+	CodeConflict        Code = "conflict"        // the state moved between reading and writing (S11)
+	CodeUnavailable     Code = "unavailable"     // a part that is needed does not answer; try again
+	CodeExhausted       Code = "exhausted"       // a quota or size limit
+	CodeInternal        Code = "internal"        // a fault of ours; details are in the operator's log only
 )
 
 // Error crosses a boundary: Msg and Hint are for the caller, Cause is for the operator's log and never leaves the process.

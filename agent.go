@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remit
+
+import (
+	"fmt"
+	"regexp"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// Name is how files write a principal: KIND/NAME, such as "agent/deploy", "tool/kubectl" or "operator/ci".
+type Name string
+
+var namePattern = regexp.MustCompile(`^(agent|tool|pep|operator)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// ParseName accepts agent/, tool/, pep/ (an enforcement point) and operator/ followed by a DNS label.
+func ParseName(s string) (Name, error) {
+	if !namePattern.MatchString(s) {
+		return "", &Error{Code: CodeInvalid, Msg: fmt.Sprintf("%.80q is not the name of an agent, tool, pep or operator", s),
+			Hint: "write agent/NAME, tool/NAME, pep/NAME or operator/NAME, in lower case"}
+	}
+	return Name(s), nil
+}
+
+// Agent is a named identity with an owner. Tools are Agents whose Name starts with "tool/".
+type Agent struct {
+	Name      Name
+	ID        spiffeid.ID
+	Owner     string        // who answers for it: free text, shown to people
+	TTL       time.Duration // of its X.509-SVIDs
+	Attest    []Attestation // any one of them proves the identity; none: only by launch or sandbox
+	Audiences []string      // FetchJWTSVID serves only these (S1)
+	Launch    *Launch       // nil: nobody may launch it
+}
+
+// Attestation is a set of selectors in SPIRE's vocabulary ("unix:uid:4001", "unix:sha256:HEX") that must all hold.
+type Attestation struct{ Selectors []string }
+
+// Launch says who may start a process with the agent's identity, and which (S4).
+type Launch struct {
+	By      []Name
+	Command Digest // of the executable's bytes; required
+	UID     uint32 // the child's user; with ownUID false the child keeps the launcher's
+	OwnUID  bool
+	Inherit bool // whether descendants of the child may use its socket
+}
+
+// EnforcementPoint is an enrolled identity that may speak for agents (S6).
+type EnforcementPoint struct {
+	Name         Name
+	ID           spiffeid.ID
+	Actions      []string               // exact action names, or "prefix.*"
+	TrustDomains []spiffeid.TrustDomain // of the subjects it may name
+	Assert       bool                   // whether it may name subjects without their token; such subjects are asserted
+}
+
+// Posture is what is known about an agent at this moment, from memory.
+type Posture struct {
+	Suspended bool
+	Reason    string // why, for people
+	Epoch     uint64 // moves with every change; a commit's precondition
+}
+
+// AgentStatus is the stored row behind Posture.
+type AgentStatus struct {
+	Agent     Name      `json:"agent"`
+	Suspended bool      `json:"suspended"`
+	Reason    string    `json:"reason,omitempty"`
+	By        Name      `json:"by,omitempty"`
+	At        time.Time `json:"at"`
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remit
+
+import "time"
+
+// Effect is the answer. The zero value denies.
+type Effect uint8
+
+// The effects.
+const (
+	Deny Effect = iota
+	Allow
+	Hold
+)
+
+func (e Effect) String() string { return [...]string{"deny", "allow", "hold"}[e] }
+
+// MarshalText writes deny, allow or hold.
+func (e Effect) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote; anything else is Deny.
+func (e *Effect) UnmarshalText(b []byte) error {
+	*e = Deny
+	switch string(b) {
+	case "allow":
+		*e = Allow
+	case "hold":
+		*e = Hold
+	}
+	return nil
+}
+
+// ReasonCode is one of a closed list; agents see it, so it tells nothing of others (S30).
+type ReasonCode string
+
+// The reasons. Each wrong kind of evidence has its own.
+const (
+	ReasonUnknownAgent     ReasonCode = "unknown_agent"
+	ReasonSuspended        ReasonCode = "agent_suspended"
+	ReasonNotEnrolled      ReasonCode = "not_enrolled"     // an enforcement point spoke for whom it may not (S6)
+	ReasonAsserted         ReasonCode = "subject_asserted" // the subject was named, not proven (S6)
+	ReasonNoRun            ReasonCode = "run_missing"
+	ReasonRunEnded         ReasonCode = "run_ended"
+	ReasonRunToken         ReasonCode = "run_token_invalid" //nolint:gosec // a reason, not a credential
+	ReasonRunMismatch      ReasonCode = "run_mismatch"      // a stated run or stage differs from the token's
+	ReasonWorkflowChanged  ReasonCode = "workflow_changed"
+	ReasonNoPermission     ReasonCode = "not_permitted" // no permission of the stage for this agent, action, target
+	ReasonArgument         ReasonCode = "argument_mismatch"
+	ReasonHours            ReasonCode = "outside_hours"
+	ReasonUnder            ReasonCode = "not_inside_call"
+	ReasonEvidenceMissing  ReasonCode = "evidence_missing"
+	ReasonEvidenceInvalid  ReasonCode = "evidence_invalid" // signature or structure
+	ReasonEvidenceSigner   ReasonCode = "evidence_signer"  // a signer that the source does not list
+	ReasonEvidenceSubject  ReasonCode = "evidence_subject" // about another image
+	ReasonEvidenceStale    ReasonCode = "evidence_stale"
+	ReasonEvidenceSeverity ReasonCode = "evidence_severity"
+	ReasonEvidenceField    ReasonCode = "evidence_field" // a field says something else: repository, ref, state
+	ReasonSuperseded       ReasonCode = "evidence_superseded"
+	ReasonEvidenceSource   ReasonCode = "evidence_unavailable" // the source did not answer in time
+	ReasonApproval         ReasonCode = "approval_needed"
+	ReasonRule             ReasonCode = "organisation_rule"
+	ReasonLevel            ReasonCode = "attestation_level"
+	ReasonConflict         ReasonCode = "state_changed" // S11
+	ReasonLimit            ReasonCode = "limit"
+	ReasonFault            ReasonCode = "fault" // a fault of ours; fail closed
+)
+
+// Reason says why, and what would have to be true.
+type Reason struct {
+	Code ReasonCode `json:"code"`
+	// Of names the part: "evidence.scan", "where.image", the rule. It is the agent's own request seen back.
+	Of string `json:"of,omitempty"`
+	// Want and Got are for people with a role and for `remit why`; enforcement points cut them for agents (S30).
+	Want string `json:"want,omitempty"`
+	Got  string `json:"got,omitempty"`
+}
+
+// PermissionRef names a permission.
+type PermissionRef struct {
+	Workflow string `json:"workflow"`
+	Stage    string `json:"stage"`
+	Name     string `json:"permission"`
+}
+
+// Match is the plan's answer before evidence: which permission holds and what it needs, or why none does.
+type Match struct {
+	Permission *Permission // nil: none
+	Ref        PermissionRef
+	Args       Args // the request's, with what Fill added
+	Needs      []Need
+	Reasons    []Reason // when Permission is nil
+	Policy     Digest   // of the revision that answered
+	Epoch      uint64   // of the policy
+}
+
+// Found is what the evidence package found for one Need: the fact, or why there is none.
+type Found struct {
+	Need     Need
+	Evidence *Evidence
+	Reason   *Reason // set when Evidence is nil
+}
+
+// Judgement is the plan's answer with evidence, after the organisation's rules narrowed it.
+type Judgement struct {
+	Effect      Effect
+	Reasons     []Reason
+	TTL         time.Duration
+	Limits      map[string]int64
+	Obligations []string
+}
+
+// Decision is a recorded answer.
+type Decision struct {
+	ID          DecisionID       `json:"id"`
+	At          time.Time        `json:"at"`
+	Effect      Effect           `json:"effect"`
+	Reasons     []Reason         `json:"reasons,omitempty"`
+	Caller      string           `json:"caller"`
+	Credential  string           `json:"credential,omitempty"` // serial or jti of the caller's SVID
+	Level       string           `json:"level,omitempty"`
+	Agent       Name             `json:"agent"`
+	Action      string           `json:"action"`
+	Target      string           `json:"target"`
+	Args        Args             `json:"args,omitempty"`
+	Run         RunID            `json:"run,omitempty"`
+	Under       DecisionID       `json:"under,omitempty"`
+	Permission  PermissionRef    `json:"permission,omitzero"`
+	Asked       string           `json:"asked,omitempty"`  // the permission's name as the caller stated it
+	Params      map[string]Value `json:"params,omitempty"` // of the run, as they were: the decision can be judged again
+	Evidence    []Evidence       `json:"evidence,omitempty"`
+	Missing     []Found          `json:"-"`
+	TTL         time.Duration    `json:"ttl,omitempty"`
+	Limits      map[string]int64 `json:"limits,omitempty"`
+	Obligations []string         `json:"obligations,omitempty"`
+	Policy      Digest           `json:"policy"`
+	Via         string           `json:"via,omitempty"`
+	Receipt     *Receipt         `json:"-"`
+}

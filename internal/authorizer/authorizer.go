@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package authorizer is the straight line: one request goes through who, posture, run, permission, evidence and judgement to
+// a decision that is durable before it is answered, and, for a grant, on to a credential whose lease was on record before
+// anything was minted. It calls the rest of Remit through the small interfaces below and starts no goroutine.
+package authorizer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"remit"
+)
+
+// Config are the parts on the line; all are required and safe for concurrent use.
+type Config struct {
+	Policy   func() Policy // the active revision; one call a request, so that one revision judges all of it
+	State    State
+	Evidence Evidence
+	Record   Record
+	Broker   Broker
+}
+
+// Policy is one immutable revision of workflows and organisation rules.
+type Policy interface {
+	// Match finds the permission under which the run may do what is asked, and what evidence that needs.
+	Match(req *remit.Request, run *remit.Run) remit.Match
+	// Judge weighs the evidence found and lets the organisation's rules narrow the answer. Any fault inside is a Deny.
+	Judge(ctx context.Context, req *remit.Request, run *remit.Run, m *remit.Match, found []remit.Found) remit.Judgement
+}
+
+// State answers from memory.
+type State interface {
+	Posture(agent remit.Name) remit.Posture
+	Run(id remit.RunID) (remit.Run, bool)
+	EvidenceEpoch(source string) uint64
+}
+
+// Evidence finds the verified facts for all needs, in their order, within the context's deadline.
+type Evidence interface {
+	Collect(ctx context.Context, needs []remit.Need, req *remit.Request) []remit.Found
+}
+
+// Record makes changes durable, or returns an error of remit.CodeConflict when a precondition no longer holds. The receipt
+// is of the change's first event.
+type Record interface {
+	Commit(ctx context.Context, c remit.Change) (remit.Receipt, error)
+}
+
+// Broker turns an allowed decision into a live credential in two steps around the first commit.
+type Broker interface {
+	// Prepare plans grant and lease without touching the target; an error is a denial for the reason it carries.
+	Prepare(ctx context.Context, d *remit.Decision, req *remit.Request, run *remit.Run) (remit.Grant, remit.Lease, error)
+	// Mint calls the target for a lease that is on record as pending, and commits it active under require. When anything
+	// fails it returns an error and sees to it that nothing stays usable.
+	Mint(ctx context.Context, g remit.Grant, l remit.Lease, require []remit.Precondition) (remit.Grant, remit.Credential, error)
+}
+
+// Authorizer is the line. It is safe for concurrent use.
+type Authorizer struct{ cfg Config }
+
+// New checks that every part is there.
+func New(cfg Config) (*Authorizer, error) {
+	if cfg.Policy == nil || cfg.State == nil || cfg.Evidence == nil || cfg.Record == nil || cfg.Broker == nil {
+		return nil, errors.New("authorizer: a part of the line is missing")
+	}
+	return &Authorizer{cfg: cfg}, nil
+}
+
+// Decide answers req. A denial is an answer; the error means that the answer could not be recorded and so there is none.
+func (a *Authorizer) Decide(ctx context.Context, req *remit.Request) (remit.Decision, error) {
+	w := a.weigh(ctx, req)
+	err := a.record(ctx, &w, remit.Change{})
+	return w.decision, err
+}
+
+// Grant answers req and, when the answer is Allow, returns a live credential for exactly what was decided.
+func (a *Authorizer) Grant(ctx context.Context, req *remit.Request) (remit.Decision, remit.Grant, remit.Credential, error) {
+	none := func(d remit.Decision, err error) (remit.Decision, remit.Grant, remit.Credential, error) {
+		return d, remit.Grant{}, remit.Credential{}, err
+	}
+	w := a.weigh(ctx, req)
+	if w.decision.Effect != remit.Allow {
+		return none(w.decision, a.record(ctx, &w, remit.Change{}))
+	}
+	grant, lease, err := a.cfg.Broker.Prepare(ctx, &w.decision, req, &w.run)
+	if err != nil {
+		w.deny(remit.Reason{Code: remit.ReasonLimit, Of: "target " + req.Target, Got: err.Error()})
+		return none(w.decision, a.record(ctx, &w, remit.Change{}))
+	}
+	change := remit.Change{Rows: []remit.Row{grant, lease}, Events: []remit.Event{grantEvent(&w.decision, &grant, &lease)}}
+	if err := a.record(ctx, &w, change); err != nil || w.decision.Effect != remit.Allow {
+		return none(w.decision, err)
+	}
+	grant, cred, err := a.cfg.Broker.Mint(ctx, grant, lease, w.seen)
+	if err != nil {
+		return none(w.decision, fmt.Errorf("mint under grant %s: %w", grant.ID, err))
+	}
+	return w.decision, grant, cred, nil
+}
+
+// weighed is a decision before it is recorded, with the epochs that it rests on.
+type weighed struct {
+	decision remit.Decision
+	run      remit.Run
+	seen     []remit.Precondition
+}
+
+func (w *weighed) deny(reasons ...remit.Reason) weighed {
+	w.decision.Effect, w.decision.Reasons, w.decision.TTL = remit.Deny, reasons, 0
+	return *w
+}
+
+func (w *weighed) rests(key remit.EpochKey, epoch uint64) {
+	w.seen = append(w.seen, remit.Precondition{Key: key, Epoch: epoch})
+}
+
+// weigh is the line up to the decision. It reads only memory, and evidence within the context's deadline.
+func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
+	w := weighed{decision: newDecision(req)}
+	if req.Agent == "" || req.Caller.IsZero() {
+		return w.deny(remit.Reason{Code: remit.ReasonUnknownAgent})
+	}
+	posture := a.cfg.State.Posture(req.Agent)
+	w.rests(remit.AgentKey(req.Agent), posture.Epoch)
+	if posture.Suspended {
+		return w.deny(remit.Reason{Code: remit.ReasonSuspended, Got: posture.Reason})
+	}
+	if req.Run == "" {
+		return w.deny(remit.Reason{Code: remit.ReasonNoRun})
+	}
+	run, ok := a.cfg.State.Run(req.Run)
+	if !ok {
+		return w.deny(remit.Reason{Code: remit.ReasonNoRun})
+	}
+	w.run, w.decision.Params = run, run.Params
+	w.rests(remit.RunKey(run.ID), run.Epoch)
+	if !run.Live(req.At) {
+		return w.deny(remit.Reason{Code: remit.ReasonRunEnded, Got: string(run.State)})
+	}
+	if req.Stage != "" && req.Stage != run.Stage {
+		return w.deny(remit.Reason{Code: remit.ReasonRunMismatch, Of: "stage", Want: run.Stage, Got: req.Stage})
+	}
+	policy := a.cfg.Policy()
+	m := policy.Match(req, &run)
+	w.decision.Policy, w.decision.Permission, w.decision.Args = m.Policy, m.Ref, m.Args
+	w.rests(remit.PolicyKey, m.Epoch)
+	if m.Permission == nil {
+		return w.deny(m.Reasons...)
+	}
+	for _, n := range m.Needs { // read before collecting: what arrives in between must move the commit
+		w.rests(remit.EvidenceKey(n.Source), a.cfg.State.EvidenceEpoch(n.Source))
+	}
+	found := a.cfg.Evidence.Collect(ctx, m.Needs, req)
+	w.judge(policy.Judge(ctx, req, &run, &m, found), found)
+	return w
+}
+
+func (w *weighed) judge(j remit.Judgement, found []remit.Found) {
+	d := &w.decision
+	for _, f := range found {
+		if f.Evidence != nil {
+			d.Evidence = append(d.Evidence, *f.Evidence)
+		} else {
+			d.Missing = append(d.Missing, f)
+		}
+	}
+	d.Effect, d.Reasons, d.TTL, d.Limits, d.Obligations = j.Effect, j.Reasons, j.TTL, j.Limits, j.Obligations
+}
+
+// record commits the decision with what belongs to it. State that moved since it was read turns an Allow into a recorded
+// denial; then nothing of more is written.
+func (a *Authorizer) record(ctx context.Context, w *weighed, more remit.Change) error {
+	change := remit.Change{Rows: more.Rows, Events: append([]remit.Event{decisionEvent(&w.decision)}, more.Events...)}
+	if w.decision.Effect == remit.Allow {
+		change.Require = w.seen
+	}
+	receipt, err := a.cfg.Record.Commit(ctx, change)
+	if remit.CodeOf(err) == remit.CodeConflict && w.decision.Effect == remit.Allow {
+		w.deny(remit.Reason{Code: remit.ReasonConflict, Got: err.Error()})
+		return a.record(ctx, w, remit.Change{})
+	}
+	if err != nil {
+		w.deny(remit.Reason{Code: remit.ReasonFault})
+		return fmt.Errorf("record decision %s: %w", w.decision.ID, err)
+	}
+	w.decision.Receipt = &receipt
+	return nil
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remit
+
+import "time"
+
+// Request is one ask with its full context. An enforcement point fills it from the exact message that it will act on;
+// nothing in it is believed because the caller said so: Caller is verified, Run comes from a verified run token, and what
+// Args claim is compared with the run's parameters and with verified evidence.
+type Request struct {
+	At         time.Time // the one time of this decision; set by the enforcement point when the message arrived
+	Caller     Principal
+	Agent      Name   // on whose behalf; resolved from Caller, or from a verified subject by an enforcement point
+	Run        RunID  // from the run token; empty: no run, which no workflow permits
+	Stage      string // what the caller believes; empty or equal to the run's, else denied
+	Permission string // the permission's name, where the caller names one; it narrows the match, never widens it
+	Action     string
+	Target     string
+	Args       Args
+	Under      DecisionID    // the parent decision of a tool's inner request
+	TTL        time.Duration // asked; 0: the permission's
+	Via        string        // the enforcement point: token, authzen, cli …
+	Fill       bool          // arguments that are absent take the permission's only possible value; only with Permission
+}
