@@ -40,11 +40,11 @@ type Attestation struct{ Selectors []string }
 
 // Launch says who may start a process with the agent's identity, and which (S4).
 type Launch struct {
-	By      []Name
-	Command Digest // of the executable's bytes; required
-	UID     uint32 // the child's user; with ownUID false the child keeps the launcher's
-	OwnUID  bool
-	Inherit bool // whether descendants of the child may use its socket
+	By       []Name
+	Commands []Digest // of the executables' bytes; at least one
+	UID      uint32   // the child's user; with OwnUID false the child keeps the launcher's
+	OwnUID   bool
+	Inherit  bool // whether descendants of the child may use its socket
 }
 
 // EnforcementPoint is an enrolled identity that may speak for agents (S6).

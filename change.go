@@ -77,6 +77,7 @@ func (r Revision) EpochKey() EpochKey { return PolicyKey }
 type Used struct {
 	Issuer string    `json:"issuer"`
 	JTI    string    `json:"jti"`
+	By     RunID     `json:"by,omitempty"` // which run used it up, where that matters (a ticket serves one run, S15)
 	Until  time.Time `json:"until"`
 }
 

@@ -62,6 +62,7 @@ const (
 	ReasonRule             ReasonCode = "organisation_rule"
 	ReasonLevel            ReasonCode = "attestation_level"
 	ReasonConflict         ReasonCode = "state_changed" // S11
+	ReasonTarget           ReasonCode = "target_unfit"  // the target cannot hold this grant now
 	ReasonLimit            ReasonCode = "limit"
 	ReasonFault            ReasonCode = "fault" // a fault of ours; fail closed
 )
@@ -101,6 +102,13 @@ type Found struct {
 	Reason   *Reason // set when Evidence is nil
 }
 
+// Lack is a need without a fact: its place among the decision's needs, and why there is none, as the source said (maybe nothing).
+type Lack struct {
+	Need   int          `json:"need"`
+	Kind   EvidenceKind `json:"kind"`
+	Reason Reason       `json:"reason"`
+}
+
 // Judgement is the plan's answer with evidence, after the organisation's rules narrowed it.
 type Judgement struct {
 	Effect      Effect
@@ -112,28 +120,33 @@ type Judgement struct {
 
 // Decision is a recorded answer.
 type Decision struct {
-	ID          DecisionID       `json:"id"`
-	At          time.Time        `json:"at"`
-	Effect      Effect           `json:"effect"`
-	Reasons     []Reason         `json:"reasons,omitempty"`
-	Caller      string           `json:"caller"`
-	Credential  string           `json:"credential,omitempty"` // serial or jti of the caller's SVID
-	Level       string           `json:"level,omitempty"`
-	Agent       Name             `json:"agent"`
-	Action      string           `json:"action"`
-	Target      string           `json:"target"`
-	Args        Args             `json:"args,omitempty"`
-	Run         RunID            `json:"run,omitempty"`
-	Under       DecisionID       `json:"under,omitempty"`
-	Permission  PermissionRef    `json:"permission,omitzero"`
-	Asked       string           `json:"asked,omitempty"`  // the permission's name as the caller stated it
-	Params      map[string]Value `json:"params,omitempty"` // of the run, as they were: the decision can be judged again
-	Evidence    []Evidence       `json:"evidence,omitempty"`
-	Missing     []Found          `json:"-"`
-	TTL         time.Duration    `json:"ttl,omitempty"`
-	Limits      map[string]int64 `json:"limits,omitempty"`
-	Obligations []string         `json:"obligations,omitempty"`
-	Policy      Digest           `json:"policy"`
-	Via         string           `json:"via,omitempty"`
-	Receipt     *Receipt         `json:"-"`
+	ID         DecisionID       `json:"id"`
+	At         time.Time        `json:"at"`
+	Effect     Effect           `json:"effect"`
+	Reasons    []Reason         `json:"reasons,omitempty"`
+	Caller     string           `json:"caller"`
+	Credential string           `json:"credential,omitempty"` // serial or jti of the caller's SVID
+	Level      string           `json:"level,omitempty"`
+	Agent      Name             `json:"agent"`
+	Action     string           `json:"action"`
+	Target     string           `json:"target"`
+	Args       Args             `json:"args,omitempty"`
+	Run        RunID            `json:"run,omitempty"`
+	Under      DecisionID       `json:"under,omitempty"`
+	Permission PermissionRef    `json:"permission,omitzero"`
+	Asked      string           `json:"asked,omitempty"`  // the permission's name as the caller stated it
+	Params     map[string]Value `json:"params,omitempty"` // of the run, as they were: the decision can be judged again
+	Evidence   []Evidence       `json:"evidence,omitempty"`
+	Missing    []Found          `json:"-"`
+	// AskedTTL, WorkflowDigest and Lacking, with the rest, are what judging the decision again needs. WorkflowDigest is the
+	// run's: of the workflow as it was when the run started. Evidence and Lacking together are the needs, in order.
+	AskedTTL       time.Duration    `json:"asked_ttl,omitempty"`
+	WorkflowDigest Digest           `json:"workflow_digest,omitempty"`
+	Lacking        []Lack           `json:"lacking,omitempty"`
+	TTL            time.Duration    `json:"ttl,omitempty"`
+	Limits         map[string]int64 `json:"limits,omitempty"`
+	Obligations    []string         `json:"obligations,omitempty"`
+	Policy         Digest           `json:"policy"`
+	Via            string           `json:"via,omitempty"`
+	Receipt        *Receipt         `json:"-"`
 }

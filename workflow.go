@@ -85,6 +85,7 @@ type Predicate struct {
 	Kind     PredicateKind
 	Terms    []Term
 	Min, Max *Value
+	Above    *Value         // a number, Above < x; only in an approval's When
 	Pattern  *regexp.Regexp // anchored by the parser: ^(?:…)$
 	Fields   map[string]Predicate
 	From     string // permission name
