@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"zombiezen.com/go/sqlite"
+
+	"remit"
+)
+
+const (
+	putAgentSQL = `INSERT INTO agents (name, epoch, body) VALUES (?, ?, ?)
+		ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch, body = excluded.body`
+	agentsSQL = `SELECT body, epoch FROM agents`
+	agentSQL  = `SELECT body, epoch FROM agents WHERE name = ?`
+)
+
+func putAgent(conn *sqlite.Conn, a *remit.AgentStatus, w *write) error {
+	return exec(conn, putAgentSQL, string(a.Agent), w.epoch, w.body)
+}
+
+// publishAgent shows a written status, unless the agent was suspended in memory after the writer had checked the change:
+// then the suspension stays.
+func (s *Store) publishAgent(a *remit.AgentStatus, epoch uint64) {
+	s.agents.update(a.Agent, func(old slot[remit.Posture]) slot[remit.Posture] {
+		next := &remit.Posture{Suspended: a.Suspended, Reason: a.Reason}
+		if old.epoch >= epoch {
+			epoch = old.epoch + 1
+			if old.row != nil && old.row.Suspended && !a.Suspended {
+				next = old.row
+			}
+		}
+		return slot[remit.Posture]{row: next, epoch: epoch}
+	})
+}
+
+func (s *Store) loadAgents(conn *sqlite.Conn) error {
+	return query1(conn, agentsSQL, func(st *sqlite.Stmt) error {
+		a, err := decode[remit.AgentStatus](st, 0)
+		if err == nil {
+			s.agents.put(a.Agent, &remit.Posture{Suspended: a.Suspended, Reason: a.Reason}, uint64(st.ColumnInt64(1)))
+		}
+		return err
+	})
+}
+
+// Posture returns what is known about an agent, from memory. An agent that never had a status is not suspended, at epoch 0.
+func (s *Store) Posture(agent remit.Name) remit.Posture {
+	slot, _ := s.agents.get(agent)
+	p := remit.Posture{Epoch: slot.epoch}
+	if slot.row != nil {
+		p.Suspended, p.Reason = slot.row.Suspended, slot.row.Reason
+	}
+	return p
+}
+
+// SetSuspended suspends an agent in memory at once and moves its epoch, without the disk (S20). The caller then commits the
+// AgentStatus, and tries again for as long as that fails: only what is committed outlives the process.
+func (s *Store) SetSuspended(agent remit.Name, reason string) {
+	s.agents.update(agent, func(old slot[remit.Posture]) slot[remit.Posture] {
+		return slot[remit.Posture]{row: &remit.Posture{Suspended: true, Reason: reason}, epoch: old.epoch + 1}
+	})
+}
+
+// AgentStatus returns the last recorded status of an agent, which may lag behind Posture.
+func (s *Store) AgentStatus(agent remit.Name) (remit.AgentStatus, bool) {
+	var found *remit.AgentStatus
+	err := s.read(func(conn *sqlite.Conn) error {
+		return query1(conn, agentSQL, func(st *sqlite.Stmt) (err error) {
+			found, err = decode[remit.AgentStatus](st, 0)
+			return err
+		}, string(agent))
+	})
+	if err != nil || found == nil {
+		return remit.AgentStatus{}, false
+	}
+	return *found, true
+}

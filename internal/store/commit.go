@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"remit"
+)
+
+// pending is one change on its way to the writer and back. The caller owns it until the writer takes it.
+type pending struct {
+	require []remit.Precondition
+	rows    []write
+	events  []draft
+	bytes   int
+
+	taken atomic.Bool // set once, by the writer or by a caller who gives up
+	done  chan error
+
+	tree  *batchTree // set by the writer before done, when the change has events
+	first uint64     // number of the first event
+}
+
+// write is one row, encoded.
+type write struct {
+	row   remit.Row
+	key   remit.EpochKey
+	body  []byte
+	epoch uint64 // the new one, set by the writer
+}
+
+// Commit makes a change durable and returns the receipt of its first event (the zero Receipt when it has none). Rows and
+// events are written together or not at all, and reads show them before Commit returns.
+//
+// Preconditions are checked by the writer, one change after the other; a moved epoch fails this change with
+// remit.CodeConflict and writes nothing. Each row moves the epoch of its key. A context that ends while the change is queued
+// is remit.CodeUnavailable with nothing written; once the writer has it, Commit waits for the outcome. A disk that is full
+// or fails is remit.CodeUnavailable for all changes of the batch, none of which is then acknowledged; the store goes on and
+// works again when the disk does.
+func (s *Store) Commit(ctx context.Context, c remit.Change) (remit.Receipt, error) {
+	p, err := prepare(c)
+	if err != nil {
+		return remit.Receipt{}, err
+	}
+	select {
+	case <-s.closing:
+		return remit.Receipt{}, errClosed
+	default:
+	}
+	select {
+	case s.queue <- p:
+	case <-ctx.Done():
+		return remit.Receipt{}, gaveUp(ctx)
+	case <-s.closing:
+		return remit.Receipt{}, errClosed
+	}
+	if err := s.await(ctx, p); err != nil {
+		return remit.Receipt{}, err
+	}
+	if len(p.events) == 0 {
+		return remit.Receipt{}, nil
+	}
+	return p.tree.receipt(p.first), nil
+}
+
+func (s *Store) await(ctx context.Context, p *pending) error {
+	select {
+	case err := <-p.done:
+		return err
+	case <-ctx.Done():
+		if p.taken.CompareAndSwap(false, true) {
+			return gaveUp(ctx)
+		}
+	case <-s.stopped:
+		if p.taken.CompareAndSwap(false, true) {
+			return errClosed
+		}
+	}
+	return <-p.done // the writer has it: the outcome is what happened
+}
+
+func gaveUp(ctx context.Context) error {
+	return &remit.Error{Code: remit.CodeUnavailable, Msg: "the store did not get to this change in time; nothing was written",
+		Hint: "try again", Cause: context.Cause(ctx)}
+}
+
+// prepare checks and encodes a change in the caller's goroutine, so that the writer has little left to do.
+func prepare(c remit.Change) (*pending, error) {
+	if len(c.Rows)+len(c.Events)+len(c.Require) > maxChangeItems {
+		return nil, tooLarge("a change has more than %d items", maxChangeItems)
+	}
+	p := &pending{require: c.Require, done: make(chan error, 1)}
+	for _, r := range c.Rows {
+		body, err := encode(r, c.Require)
+		if err != nil {
+			return nil, err
+		}
+		p.rows = append(p.rows, write{row: r, key: r.EpochKey(), body: body})
+		p.bytes += len(body)
+	}
+	p.events = make([]draft, len(c.Events))
+	for i := range c.Events {
+		d, err := newDraft(&c.Events[i])
+		if err != nil {
+			return nil, err
+		}
+		p.events[i] = d
+		p.bytes += len(d.rest)
+	}
+	return p, nil
+}
+
+func tooLarge(format string, args ...any) error {
+	return &remit.Error{Code: remit.CodeExhausted, Msg: fmt.Sprintf(format, args...)}
+}

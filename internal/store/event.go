@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"strconv"
+	"sync"
+
+	"zombiezen.com/go/sqlite"
+
+	"remit"
+)
+
+const (
+	insertEventSQL = `INSERT INTO events (seq, body) VALUES (?, ?)`
+	lastEventSQL   = `SELECT ifnull(max(seq), 0) FROM events`
+	entriesSQL     = `SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?`
+	entrySQL       = `SELECT seq, body FROM events WHERE seq = ?`
+)
+
+// draft is an event encoded but for its number, which only the writer knows.
+type draft struct {
+	rest []byte // what follows the number
+	refs []uint64
+}
+
+// entryHead is how every entry of version 1 begins, up to its number.
+const entryHead = `{"v":1,"seq":`
+
+func newDraft(e *remit.Event) (draft, error) {
+	b := e.AppendJSON(make([]byte, 0, len(e.Data)+320), 0)
+	rest, ok := bytes.CutPrefix(b, []byte(entryHead+"0"))
+	if !ok {
+		return draft{}, fmt.Errorf("event %s does not begin with %s0", e.Kind, entryHead)
+	}
+	if len(b)+20 > maxEventBytes {
+		return draft{}, tooLarge("an event of kind %s has %d bytes, more than %d", e.Kind, len(b), maxEventBytes)
+	}
+	return draft{rest: rest, refs: refsOf(e)}, nil
+}
+
+// insertEvents numbers and writes the events of the batch, and leaves their leaf hashes and refs in the writer.
+func (s *Store) insertEvents(ready []*pending, first uint64) error {
+	w := &s.w
+	st, err := w.conn.Prepare(insertEventSQL)
+	if err != nil {
+		return err
+	}
+	seq := first
+	for _, p := range ready {
+		p.first = seq
+		for i := range p.events {
+			d := &p.events[i]
+			w.entry = append(w.entry[:0], 0) // RFC 6962 leaf prefix; the body follows
+			w.entry = append(w.entry, entryHead...)
+			w.entry = strconv.AppendUint(w.entry, seq, 10)
+			w.entry = append(w.entry, d.rest...)
+			w.leaves = append(w.leaves, sha256.Sum256(w.entry))
+			for _, r := range d.refs {
+				w.refs = append(w.refs, ref{r, seq})
+			}
+			st.BindInt64(1, int64(seq))
+			st.BindBytes(2, w.entry[1:])
+			if _, err := st.Step(); err != nil {
+				return err
+			}
+			if err := st.Reset(); err != nil {
+				return err
+			}
+			seq++
+		}
+	}
+	return nil
+}
+
+// loadEvents finds the last number, and the refs of events that were not indexed yet.
+func (s *Store) loadEvents(conn *sqlite.Conn) error {
+	err := query1(conn, lastEventSQL, func(st *sqlite.Stmt) error {
+		s.last.Store(uint64(st.ColumnInt64(0)))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.loadRefs(conn)
+}
+
+// LastSeq returns the number of the last durable event; 0 when there is none.
+func (s *Store) LastSeq() uint64 { return s.last.Load() }
+
+// Committed returns a channel that is closed at the next durable change. Take it before reading, so that none is missed.
+func (s *Store) Committed() <-chan struct{} { return s.committed.next() }
+
+// Entries returns the entries after a number, in order, at most limit (1 to 4096).
+func (s *Store) Entries(after uint64, limit int) ([]remit.Entry, error) {
+	limit = min(max(limit, 1), 4096)
+	var out []remit.Entry
+	err := s.read(func(conn *sqlite.Conn) error {
+		return query1(conn, entriesSQL, func(st *sqlite.Stmt) error {
+			out = append(out, scanEntry(st))
+			return nil
+		}, after, limit)
+	})
+	return out, err
+}
+
+// Entry returns one entry by its number.
+func (s *Store) Entry(seq uint64) (remit.Entry, bool, error) {
+	var found []remit.Entry
+	err := s.read(func(conn *sqlite.Conn) error {
+		return query1(conn, entrySQL, func(st *sqlite.Stmt) error {
+			found = append(found, scanEntry(st))
+			return nil
+		}, seq)
+	})
+	if err != nil || len(found) == 0 {
+		return remit.Entry{}, false, err
+	}
+	return found[0], true, nil
+}
+
+func scanEntry(st *sqlite.Stmt) remit.Entry {
+	return remit.Entry{Seq: uint64(st.ColumnInt64(0)), Body: columnBytes(st, 1)}
+}
+
+// broadcast wakes all who wait.
+type broadcast struct {
+	mu sync.Mutex // guards ch
+	ch chan struct{}
+}
+
+func (b *broadcast) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ch
+}
+
+func (b *broadcast) signal() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.ch)
+	b.ch = make(chan struct{})
+}

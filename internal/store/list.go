@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"errors"
+
+	"zombiezen.com/go/sqlite"
+
+	"remit"
+)
+
+// maxScanned bounds the events that one list looks at; next then says where to go on.
+const maxScanned = 50_000
+
+// Events lists the entries after a number that match, in order, at most limit (1 to 1000). next is the number to pass as after
+// for the following page, 0 when there is none. A filter by nothing but Kind looks at every event, at most 50,000 of them in
+// one call: then a page may be short, or empty, and still have a next.
+func (s *Store) Events(f EventFilter, after uint64, limit int) (entries []remit.Entry, next uint64, err error) {
+	limit = clampLimit(limit)
+	hash, indexed := f.hash()
+	err = s.read(func(conn *sqlite.Conn) error {
+		if indexed {
+			entries, next, err = s.listByRef(conn, &f, hash, after, limit)
+		} else {
+			entries, next, err = listAll(conn, &f, after, limit)
+		}
+		return err
+	})
+	return entries, next, err
+}
+
+// Decision returns the event that recorded a decision.
+func (s *Store) Decision(id remit.DecisionID) (remit.Entry, bool, error) {
+	entries, _, err := s.Events(EventFilter{Kind: remit.EventDecision, Decision: id}, 0, 1)
+	if err != nil || len(entries) == 0 {
+		return remit.Entry{}, false, err
+	}
+	return entries[0], true, nil
+}
+
+// errEnough ends a scan early.
+var errEnough = errors.New("enough")
+
+func (s *Store) listByRef(conn *sqlite.Conn, f *EventFilter, hash, after uint64, limit int) ([]remit.Entry, uint64, error) {
+	tail := s.refs.find(hash, after) // before the database: what moves there in between is seen twice, not never
+	var seqs []uint64
+	err := query1(conn, seqsOfRefSQL, func(st *sqlite.Stmt) error {
+		seqs = append(seqs, uint64(st.ColumnInt64(0)))
+		return nil
+	}, int64(hash), after, maxScanned)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, seq := range tail {
+		if len(seqs) == 0 || seq > seqs[len(seqs)-1] {
+			seqs = append(seqs, seq)
+		}
+	}
+	var out []remit.Entry
+	for i, seq := range seqs {
+		if len(out) == limit || i == maxScanned {
+			return out, seqs[i-1], nil
+		}
+		err := query1(conn, entrySQL, func(st *sqlite.Stmt) error {
+			if e := scanEntry(st); f.matches(e.Body) {
+				out = append(out, e)
+			}
+			return nil
+		}, seq)
+		if err != nil {
+			return nil, 0, err
+		}
+	}
+	return out, 0, nil
+}
+
+func listAll(conn *sqlite.Conn, f *EventFilter, after uint64, limit int) (out []remit.Entry, next uint64, err error) {
+	scanned := 0
+	err = query1(conn, entriesSQL, func(st *sqlite.Stmt) error {
+		e := scanEntry(st)
+		if scanned++; f.matches(e.Body) {
+			out = append(out, e)
+		}
+		if len(out) == limit || scanned == maxScanned {
+			next = e.Seq
+			return errEnough
+		}
+		return nil
+	}, after, maxScanned)
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return out, next, err
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"zombiezen.com/go/sqlite"
+
+	"remit"
+)
+
+// encode checks that a row is of the closed set, and returns its body.
+func encode(r remit.Row, require []remit.Precondition) ([]byte, error) {
+	switch v := r.(type) {
+	case remit.Run, remit.Grant, remit.Lease, remit.Statement, remit.Revision, remit.Used, remit.Issued, remit.LaunchRecord:
+	case remit.AgentStatus:
+		if !v.Suspended && !requires(require, v.EpochKey()) {
+			return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "a reinstatement must require the epoch of the suspension it lifts",
+				Hint: "require remit.AgentKey with Posture's epoch"}
+		}
+	default:
+		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("the store keeps no rows of type %T", r)}
+	}
+	body, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("encode %T: %w", r, err)
+	}
+	if len(body) > maxRowBytes {
+		return nil, tooLarge("a %T has %d bytes, more than %d", r, len(body), maxRowBytes)
+	}
+	return body, nil
+}
+
+func requires(require []remit.Precondition, key remit.EpochKey) bool {
+	for _, r := range require {
+		if r.Key == key {
+			return true
+		}
+	}
+	return false
+}
+
+// putRow writes a row in the open transaction.
+func putRow(conn *sqlite.Conn, w *write) error {
+	switch r := w.row.(type) {
+	case remit.Run:
+		return putRun(conn, &r, w)
+	case remit.AgentStatus:
+		return putAgent(conn, &r, w)
+	case remit.Grant:
+		return putGrant(conn, &r, w)
+	case remit.Lease:
+		return putLease(conn, &r, w)
+	case remit.Statement:
+		return putStatement(conn, &r, w)
+	case remit.Revision:
+		return putRevision(conn, &r, w)
+	case remit.Used:
+		return putUsed(conn, &r, w)
+	case remit.Issued:
+		return putIssued(conn, &r, w)
+	case remit.LaunchRecord:
+		return putLaunch(conn, &r, w)
+	}
+	return fmt.Errorf("row of type %T", w.row) // encode let it pass: a fault of ours, and the batch fails
+}
+
+// publish shows a durable row in the read model.
+func (s *Store) publish(w *write) {
+	switch r := w.row.(type) {
+	case remit.Run:
+		s.publishRun(&r, w.epoch)
+	case remit.AgentStatus:
+		s.publishAgent(&r, w.epoch)
+	case remit.Grant:
+		s.publishGrant(&r, w.epoch)
+	case remit.Lease:
+		s.publishLease(&r, w.epoch)
+	case remit.Statement:
+		s.sources.moveTo(r.Source, w.epoch)
+	case remit.Revision:
+		s.policy.put(activeRevision, &r, w.epoch)
+	case remit.Used:
+		s.used.put(usedID(&r), &r, w.epoch)
+	case remit.Issued:
+		s.issued.put(r.Credential, &r, w.epoch)
+	case remit.LaunchRecord:
+		s.publishLaunch(&r, w.epoch)
+	}
+}
+
+// roomFor bounds the tables that outsiders fill: they are in memory whole.
+func (s *Store) roomFor(rows []write) error {
+	for i := range rows {
+		switch rows[i].row.(type) {
+		case remit.Used:
+			if s.used.count.Load() >= maxSingleUse {
+				return tooLarge("more than %d single-use assertions are remembered", maxSingleUse)
+			}
+		case remit.Issued:
+			if s.issued.count.Load() >= maxSingleUse {
+				return tooLarge("more than %d issued identities are remembered", maxSingleUse)
+			}
+		}
+	}
+	return nil
+}

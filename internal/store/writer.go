@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"errors"
+	"runtime"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+
+	"remit"
+)
+
+// Bounds of one batch: what waits is written together up to here.
+const (
+	maxBatch      = 1024
+	maxBatchBytes = 4 << 20
+	idleAfter     = 20 * time.Millisecond
+	purgeEvery    = time.Minute
+)
+
+// writer is the state of the writer goroutine.
+type writer struct {
+	conn   *sqlite.Conn
+	batch  []*pending
+	moved  map[remit.EpochKey]uint64 // epochs that this batch moves, not yet visible
+	leaves [][32]byte
+	refs   []ref
+	entry  []byte // scratch: one leaf
+	purged time.Time
+	spent  bool // idle work is done until the next batch
+}
+
+// write is the writer goroutine.
+func (s *Store) write() {
+	defer close(s.stopped)
+	defer s.refuseQueued()
+	idle := time.NewTimer(idleAfter)
+	defer idle.Stop()
+	for {
+		select {
+		case p := <-s.queue:
+			s.collect(p)
+			s.commitBatch()
+			s.w.spent = false
+			s.chores(false)
+			idle.Reset(idleAfter)
+		case <-idle.C:
+			s.chores(true)
+			if !s.w.spent {
+				idle.Reset(idleAfter)
+			} else {
+				idle.Reset(purgeEvery)
+			}
+		case <-s.closing:
+			return
+		}
+	}
+}
+
+func (s *Store) refuseQueued() {
+	for {
+		select {
+		case p := <-s.queue:
+			if p.taken.CompareAndSwap(false, true) {
+				p.done <- errClosed
+			}
+		default:
+			return
+		}
+	}
+}
+
+// collect takes what waits. One yield lets committers that the last batch has just woken join this one.
+func (s *Store) collect(p *pending) {
+	s.w.batch = s.w.batch[:0]
+	bytes := 0
+	yielded := false
+	for {
+		if p.taken.CompareAndSwap(false, true) {
+			s.w.batch = append(s.w.batch, p)
+			bytes += p.bytes
+		}
+		if len(s.w.batch) >= maxBatch || bytes >= maxBatchBytes {
+			return
+		}
+		select {
+		case p = <-s.queue:
+			continue
+		default:
+		}
+		if yielded {
+			return
+		}
+		yielded = true
+		runtime.Gosched()
+		select {
+		case p = <-s.queue:
+		default:
+			return
+		}
+	}
+}
+
+// commitBatch writes the batch and answers all of it.
+func (s *Store) commitBatch() {
+	w := &s.w
+	clear(w.moved)
+	if w.moved == nil {
+		w.moved = map[remit.EpochKey]uint64{}
+	}
+	w.leaves, w.refs = w.leaves[:0], w.refs[:0]
+	ready := w.batch[:0]
+	for _, p := range w.batch {
+		if err := s.admit(p); err != nil {
+			p.done <- err
+			continue
+		}
+		ready = append(ready, p)
+	}
+	if len(ready) == 0 {
+		return
+	}
+	tree, err := s.transact(ready)
+	if err != nil {
+		err = &remit.Error{Code: remit.CodeUnavailable, Msg: "the store could not write; nothing was recorded",
+			Hint: "check the disk of the state directory", Cause: err}
+		for _, p := range ready {
+			p.done <- err
+		}
+		return
+	}
+	s.last.Add(uint64(len(w.leaves)))
+	s.copying.wrote(sizeOf(ready))
+	s.refs.add(w.refs)
+	for _, p := range ready {
+		for i := range p.rows {
+			s.publish(&p.rows[i])
+		}
+	}
+	s.committed.signal()
+	for _, p := range ready {
+		p.tree = tree
+		p.done <- nil
+	}
+}
+
+func sizeOf(ready []*pending) (bytes int) {
+	for _, p := range ready {
+		bytes += p.bytes
+	}
+	return bytes
+}
+
+// admit checks a change against the state as the changes before it leave it, and gives out epochs.
+func (s *Store) admit(p *pending) error {
+	for _, r := range p.require {
+		now, err := s.epochInBatch(r.Key)
+		if err != nil {
+			return &remit.Error{Code: remit.CodeUnavailable, Msg: "the store could not check what the change rests on", Cause: err}
+		}
+		if now != r.Epoch {
+			return &remit.Error{Code: remit.CodeConflict, Msg: "the state of " + string(r.Key) + " moved since it was read",
+				Hint: "read it again and decide anew"}
+		}
+	}
+	if err := s.roomFor(p.rows); err != nil {
+		return err
+	}
+	for i := range p.rows {
+		row := &p.rows[i]
+		now, err := s.epochInBatch(row.key)
+		if err != nil {
+			return &remit.Error{Code: remit.CodeUnavailable, Msg: "the store could not read an epoch", Cause: err}
+		}
+		row.epoch = now + 1
+		s.w.moved[row.key] = row.epoch
+	}
+	return nil
+}
+
+func (s *Store) epochInBatch(key remit.EpochKey) (uint64, error) {
+	written, ok := s.w.moved[key]
+	if !ok {
+		return s.epoch(s.w.conn, key)
+	}
+	now, err := s.epoch(s.w.conn, key) // Tighten may act while the batch is put together
+	return max(written, now), err
+}
+
+// transact writes rows and events of the batch in one transaction and returns the signed tree over its entries. The
+// signature is made while the disk works and leaves this function only when the entries are durable.
+func (s *Store) transact(ready []*pending) (tree *batchTree, err error) {
+	conn := s.w.conn
+	if err := exec(conn, "BEGIN IMMEDIATE"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil && !conn.AutocommitEnabled() { // SQLite has rolled back by itself after some errors
+			err = errors.Join(err, exec(conn, "ROLLBACK"))
+		}
+	}()
+	for _, p := range ready {
+		for i := range p.rows {
+			if err := putRow(conn, &p.rows[i]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	first := s.last.Load() + 1
+	if err := s.insertEvents(ready, first); err != nil {
+		return nil, err
+	}
+	if len(s.w.leaves) == 0 {
+		return nil, exec(conn, "COMMIT")
+	}
+	tree = newBatchTree(first, s.w.leaves)
+	signed := make(chan error, 1)
+	go func() { signed <- tree.sign(s.cfg.Sign) }()
+	err = exec(conn, "COMMIT")
+	return tree, errors.Join(err, <-signed)
+}
+
+// chores does what may wait: joining the log of pages, indexing events, purging what expired.
+func (s *Store) chores(idle bool) {
+	s.joinLog()
+	more := s.indexEvents(idle)
+	if idle && s.cfg.Now().Sub(s.w.purged) >= purgeEvery {
+		s.w.purged = s.cfg.Now()
+		s.purge()
+	}
+	s.w.spent = !more
+}
