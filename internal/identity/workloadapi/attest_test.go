@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workloadapi_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"remit"
+	"remit/internal/identity/workloadapi"
+)
+
+func TestSelectors(t *testing.T) {
+	needRoot(t)
+	f := newFixture(t, nil)
+	path := filepath.Join(f.dir, "helper")
+	f.configure(agent("other", "unix:uid:4001")) // so that the helper is copied
+	_ = f.ask(4001, "fetch", f.socket)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(b)
+	hash := hex.EncodeToString(sum[:])
+	for _, c := range []struct {
+		selectors []string
+		uid       int
+		want      string
+	}{
+		{[]string{"unix:uid:4001"}, 4001, "OK"},
+		{[]string{"unix:uid:4001"}, 4002, "PermissionDenied"},
+		{[]string{"unix:uid:4001"}, 0, "PermissionDenied"},
+		{[]string{"unix:gid:4002"}, 4002, "OK"},
+		{[]string{"unix:gid:400"}, 4002, "PermissionDenied"},
+		{[]string{"unix:uid:4001 unix:gid:4002"}, 4001, "PermissionDenied"},
+		{[]string{"unix:uid:4009", "unix:uid:4002"}, 4002, "OK"},
+		{[]string{"unix:uid:4001 unix:path:" + path}, 4001, "OK"},
+		{[]string{"unix:uid:4001 unix:path:" + path + "-evil"}, 4001, "PermissionDenied"},
+		{[]string{"unix:uid:4001 unix:path:" + filepath.Dir(path)}, 4001, "PermissionDenied"},
+		{[]string{"unix:uid:4001 unix:sha256:" + hash}, 4001, "OK"},
+		{[]string{"unix:uid:4001 unix:sha256:" + hash[:63] + "x"}, 4001, "PermissionDenied"},
+		{[]string{"unix:user:daemon"}, 4001, "PermissionDenied"},
+		{[]string{"k8s:ns:default"}, 4001, "PermissionDenied"},
+		{[]string{""}, 4001, "PermissionDenied"},
+		{nil, 4001, "PermissionDenied"},
+	} {
+		f.configure(agent("deploy", c.selectors...))
+		got := f.ask(c.uid, "fetch", f.socket)
+		if code := codeOf(got); code != c.want {
+			t.Errorf("%v for user %d: %s, want %s", c.selectors, c.uid, code, c.want)
+		}
+	}
+}
+
+func codeOf(a answer) string {
+	if a.Code == "" {
+		return "OK"
+	}
+	return a.Code
+}
+
+func TestRecordsAndLevels(t *testing.T) {
+	needRoot(t)
+	for _, allow := range []bool{false, true} {
+		f := newFixture(t, nil2(func(c *workloadapi.Config) { c.AllowOwnUID = allow }), agent("deploy", "unix:uid:4001", "unix:uid:0"))
+		got := f.ask(4001, "fetch", f.socket)
+		rec, ok := f.Issued(got.Serial)
+		want := remit.Issued{Credential: got.Serial, Agent: "agent/deploy", Level: remit.LevelUser, Workload: map[string]string{"uid": "4001", "gid": "4001"}}
+		rec.Until = time.Time{}
+		if diff := cmp.Diff(want, rec); !ok || diff != "" {
+			t.Errorf("record (-want +got):\n%s", diff)
+		}
+		level := remit.LevelNone
+		if allow {
+			level = remit.LevelUser
+		}
+		got = f.ask(0, "fetch", f.socket) // the server's own user
+		if rec, ok := f.Issued(got.Serial); !ok || rec.Level != level || rec.Workload["uid"] != "0" {
+			t.Errorf("own user, allowed %v: %+v", allow, rec)
+		}
+		if j := f.ask(4001, "jwt", f.socket); j.Code != "" {
+			t.Errorf("JWT: %s", j.Code)
+		} else if rec, ok := f.Issued(j.Serial); !ok || rec.Level != remit.LevelUser {
+			t.Errorf("JWT record: %+v", rec)
+		}
+	}
+}
+
+func (f *fixture) bind(b workloadapi.Binding) *workloadapi.Bound {
+	f.t.Helper()
+	b.Agent, b.Path = "agent/deploy", filepath.Join(f.dir, fmt.Sprintf("launch-%d", time.Now().UnixNano()), "api.sock")
+	b.Launch = remit.NewLaunchID()
+	bound, err := f.server.Bind(b)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { _ = bound.Close() })
+	return bound
+}
+
+func TestBoundSocket(t *testing.T) {
+	needRoot(t)
+	const launched, evil = "spiffe://company.com/agent/deploy", "PermissionDenied"
+	f := newFixture(t, nil, agent("deploy"), agent("evil", "unix:uid:4002"))
+	for _, c := range []struct {
+		name    string
+		inherit bool
+		mode    string
+		want    string
+	}{
+		{"the process itself", false, "fetch", launched},
+		{"its child", false, "child", evil},
+		{"its child, inherited", true, "child", launched},
+		{"an orphan, inherited", true, "orphan", evil},
+	} {
+		b := f.bind(workloadapi.Binding{Inherit: c.inherit, Owner: 4001})
+		if got := f.ask(0, "fetch", b.Path); got.Code != evil {
+			t.Errorf("%s: before the process is known: %+v", c.name, got)
+		}
+		p := f.start(4001, c.mode, b.Path)
+		if err := b.Attach(p.cmd.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Attach(os.Getpid()); err == nil {
+			t.Error("attached twice")
+		}
+		if got := f.ask(0, "fetch", b.Path); got.Code != evil {
+			t.Errorf("%s: a stranger got %+v", c.name, got)
+		}
+		if got := f.ask(4002, "fetch", b.Path); got.Code == "" {
+			t.Errorf("%s: another user got %+v", c.name, got)
+		}
+		p.release()
+		got := p.next()
+		if c.want == evil {
+			if got.Code != evil {
+				t.Errorf("%s got %+v", c.name, got)
+			}
+			continue
+		}
+		if len(got.IDs) != 1 || got.IDs[0] != c.want {
+			t.Errorf("%s got %+v", c.name, got)
+		}
+		if rec, _ := f.Issued(got.Serial); rec.Level != remit.LevelLaunched || rec.Launch != b.Launch || rec.Workload["uid"] != "4001" {
+			t.Errorf("%s: record %+v", c.name, rec)
+		}
+	}
+	if got := f.ask(4001, "fetch", f.socket); got.Code != evil {
+		t.Errorf("the launched agent's identity over the shared socket: %+v", got)
+	}
+}
+
+// TestBoundSocketSharedByUser: without an owner every user may connect; the process is what counts.
+func TestBoundSocketWithoutOwner(t *testing.T) {
+	needRoot(t)
+	f := newFixture(t, nil, agent("deploy"))
+	b := f.bind(workloadapi.Binding{Owner: -1})
+	p := f.start(4001, "fetch", b.Path)
+	if err := b.Attach(p.cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.ask(4001, "fetch", b.Path); got.Code != "PermissionDenied" {
+		t.Errorf("another process of the same user got %+v", got)
+	}
+	p.release()
+	if got := p.next(); got.Code != "" {
+		t.Errorf("the process got %+v", got)
+	}
+}
+
+func TestBoundSocketOfAnotherUser(t *testing.T) {
+	needRoot(t)
+	a := agent("deploy")
+	a.Launch = &remit.Launch{OwnUID: true, UID: 4001}
+	f := newFixture(t, nil, a)
+	b := f.bind(workloadapi.Binding{Owner: -1})
+	p := f.start(4002, "fetch", b.Path)
+	if err := b.Attach(p.cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	p.release()
+	if got := p.next(); got.Code != "PermissionDenied" {
+		t.Errorf("a process of the wrong user got %+v", got)
+	}
+}
+
+func TestBoundSocketEnds(t *testing.T) {
+	needRoot(t)
+	f := newFixture(t, nil, agent("deploy"))
+	b := f.bind(workloadapi.Binding{Owner: 4001})
+	p := f.start(4001, "watch", b.Path)
+	if err := b.Attach(p.cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	p.release()
+	if got := p.next(); got.Code != "" {
+		t.Fatalf("got %+v", got)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.next(); got.Code == "" {
+		t.Errorf("after the end: %+v", got)
+	}
+	if _, err := os.Stat(b.Path); !os.IsNotExist(err) {
+		t.Errorf("the socket is left: %v", err)
+	}
+	if err := b.Attach(os.Getpid()); err == nil {
+		t.Error("attached after the end")
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLaunchedUnderTheServersUser(t *testing.T) {
+	needRoot(t)
+	for _, allow := range []bool{false, true} {
+		f := newFixture(t, nil2(func(c *workloadapi.Config) { c.AllowOwnUID = allow }), agent("deploy"))
+		b := f.bind(workloadapi.Binding{Owner: -1})
+		p := f.start(0, "fetch", b.Path)
+		if err := b.Attach(p.cmd.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		p.release()
+		want := remit.LevelNone
+		if allow {
+			want = remit.LevelLaunched
+		}
+		if rec, _ := f.Issued(p.next().Serial); rec.Level != want {
+			t.Errorf("allowed %v: level %s", allow, rec.Level)
+		}
+	}
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workloadapi
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"remit"
+	"remit/internal/identity"
+)
+
+// Binding says for whom a private socket is.
+type Binding struct {
+	Launch  remit.LaunchID // required
+	Agent   remit.Name     // required; the only identity that the socket serves
+	Inherit bool           // whether descendants of the launched process are served, too
+	// Path of the socket: absolute, at most 103 bytes. Its folder is made with mode 0711 if absent: the name is no secret, the
+	// process is checked.
+	Path string
+	// Owner of the socket, which then has mode 0600; -1: mode 0666, where the child keeps the launcher's user.
+	Owner int
+}
+
+// Bound is a private socket. It serves nobody before Attach named the process. It is safe for concurrent use. Close it when the
+// process ends.
+type Bound struct {
+	Binding
+	listener *net.UnixListener
+	done     chan struct{} // closed by Close
+
+	mu    sync.Mutex // guards the rest
+	root  *identity.Peer
+	conns map[*connection]struct{}
+	ended bool
+}
+
+// Bind makes the socket and serves it.
+func (s *Server) Bind(b Binding) (*Bound, error) {
+	if b.Launch == "" || b.Agent == "" {
+		return nil, errors.New("workloadapi: a bound socket needs a launch and an agent")
+	}
+	if err := os.MkdirAll(filepath.Dir(b.Path), 0o711); err != nil { //nolint:gosec // others must reach their own socket in it
+		return nil, fmt.Errorf("make folder of the launch's socket: %w", err)
+	}
+	mode := os.FileMode(0o600)
+	if b.Owner < 0 {
+		mode = 0o666
+	}
+	l, err := listen(b.Path, mode, b.Owner)
+	if err != nil {
+		return nil, err
+	}
+	bound := &Bound{Binding: b, listener: l, done: make(chan struct{}), conns: map[*connection]struct{}{}}
+	s.serve(l, b.Path, bound)
+	return bound, nil
+}
+
+// Attach names the launched process, once. The process must be waiting then, so that the number is still its own: from here on
+// it is held by a pidfd, and no other process can come into its place.
+func (b *Bound) Attach(pid int) error {
+	p, err := identity.OpenPeer(pid)
+	if err != nil {
+		return &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("process %d cannot be attached to launch %s", pid, b.Launch), Cause: err}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended || b.root != nil {
+		p.Close()
+		return &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf("launch %s has its process already, or has ended", b.Launch)}
+	}
+	b.root = p
+	return nil
+}
+
+// Alive reports whether the launched process runs; one that was not attached yet counts as alive.
+func (b *Bound) Alive() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.ended && (b.root == nil || b.root.Alive() == nil)
+}
+
+// admits returns nil for the launched process, and with Inherit for its descendants.
+func (b *Bound) admits(p *identity.Peer) error {
+	b.mu.Lock()
+	root := b.root
+	b.mu.Unlock()
+	switch {
+	case root == nil:
+		return errors.New("the launch has no process yet")
+	case p.PID == root.PID:
+		return errors.Join(p.Alive(), root.Alive()) // both alive: one process
+	case b.Inherit:
+		return p.Descends(root)
+	}
+	return errors.New("not the launched process")
+}
+
+func (b *Bound) join(c *connection) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended {
+		return false
+	}
+	leave := c.leave
+	c.leave = func() {
+		leave()
+		b.mu.Lock()
+		delete(b.conns, c)
+		b.mu.Unlock()
+	}
+	b.conns[c] = struct{}{}
+	return true
+}
+
+// Close stops serving: streams end, connections close, the socket is gone. Closing twice is fine.
+func (b *Bound) Close() error {
+	b.mu.Lock()
+	if b.ended {
+		b.mu.Unlock()
+		return nil
+	}
+	b.ended = true
+	close(b.done)
+	conns := make([]*connection, 0, len(b.conns))
+	for c := range b.conns {
+		conns = append(conns, c)
+	}
+	root := b.root
+	b.mu.Unlock()
+	errs := []error{b.listener.Close()}
+	if err := os.Remove(b.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	for _, c := range conns {
+		_ = c.Close() // outside the lock: leaving takes it
+	}
+	if root != nil {
+		root.Close()
+	}
+	return errors.Join(errs...)
+}
