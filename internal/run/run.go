@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package run is the state machine of runs and the tokens that name them. A transition is a pure function from a run, its
+// workflow, who asks and when to the next run and the events that describe it; storing both in one commit, with the old
+// epoch as its precondition, is the caller's. The package does no I/O, has no clock, keeps no run and starts no goroutine.
+//
+//	            Advance                Finish
+//	start ──> active ──> active … ──> finished
+//	            │  ▲
+//	     Freeze │  │ Unfreeze      Expire: active or frozen ──> expired
+//	            ▼  │
+//	           frozen
+//
+// Nothing leads out of finished and expired, and no stage is entered twice.
+package run
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"remit"
+)
+
+// Actor is who asks: the verified principal and the name that the directory of the active revision gives it.
+type Actor struct {
+	Name      remit.Name
+	Principal remit.Principal
+}
+
+// check refuses an actor that nobody verified, and a person or workload under a name of the other.
+func (a Actor) check() error {
+	p := a.Principal
+	named := p.Person == a.Name
+	if p.Person == "" {
+		named = strings.HasPrefix(string(a.Name), "agent/") || strings.HasPrefix(string(a.Name), "tool/")
+	}
+	if p.IsZero() || !named {
+		return &remit.Error{Code: remit.CodeUnauthenticated, Msg: "who asks is not verified", Hint: "connect with an SVID or over the admin socket"}
+	}
+	return nil
+}
+
+// Active reports whether name may use a token of the run now: it stands in a `may` or `end` of the run's present stage
+// (S10). It does not look at the time; Live does.
+func Active(r *remit.Run, w *remit.Workflow, name remit.Name) bool {
+	if r.State != remit.RunActive || name == "" || w.Name != r.Workflow || w.Digest != r.Digest {
+		return false
+	}
+	i := stageIndex(w, r.Stage)
+	if i < 0 {
+		return false
+	}
+	s := &w.Stages[i]
+	return slices.Contains(s.End, name) || slices.ContainsFunc(s.May, func(p remit.Permission) bool { return p.Who == name })
+}
+
+func stageIndex(w *remit.Workflow, name string) int {
+	return slices.IndexFunc(w.Stages, func(s remit.Stage) bool { return s.Name == name })
+}
+
+// Start begins a run at the workflow's first stage. Errors: CodeUnauthenticated, CodeForbidden (who asks may not start it),
+// CodeInvalid (a parameter).
+func Start(w *remit.Workflow, id remit.RunID, by Actor, in Input, at time.Time) (remit.Run, []remit.Event, error) {
+	if err := by.check(); err != nil {
+		return remit.Run{}, nil, err
+	}
+	if err := mayStart(w, by.Name); err != nil {
+		return remit.Run{}, nil, err
+	}
+	params, sources, err := parameters(w, by.Name, in)
+	if err != nil {
+		return remit.Run{}, nil, err
+	}
+	r := remit.Run{ID: id, Workflow: w.Name, Digest: w.Digest, Params: params, Sources: sources, Starter: by.Name,
+		State: remit.RunActive, Started: at, Expires: at.Add(w.Start.Expires)}
+	enter(&r, &w.Stages[0], at)
+	data := remit.Args{"workflow": text(w.Name), "digest": text(string(w.Digest)), "starter": text(string(by.Name)), "stage": text(r.Stage),
+		"params": remit.ObjectValue(params), "sources": sourcesValue(sources), "expires": stamp(r.Expires), "stage_expires": stamp(r.StageExpires)}
+	return r, []remit.Event{event(&r, remit.EventRunStarted, by.Principal.String(), at, data)}, nil
+}
+
+func mayStart(w *remit.Workflow, name remit.Name) error {
+	if len(w.Stages) == 0 || w.Start.Expires <= 0 {
+		return &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("workflow %s has no stage or no time", w.Name)}
+	}
+	if !slices.Contains(w.Start.By, name) {
+		return forbidden("%s may not start workflow %s", "start: by lists who may", name, w.Name)
+	}
+	if acts(w, name) && !w.Start.Self {
+		return forbidden("%s acts in workflow %s and so may not start it", "let another start it, or write self: true", name, w.Name)
+	}
+	return nil
+}
+
+// acts reports whether name stands in a `may` of any stage.
+func acts(w *remit.Workflow, name remit.Name) bool {
+	return slices.ContainsFunc(w.Stages, func(s remit.Stage) bool {
+		return slices.ContainsFunc(s.May, func(p remit.Permission) bool { return p.Who == name })
+	})
+}
+
+func enter(r *remit.Run, s *remit.Stage, at time.Time) {
+	r.Stage, r.StageStarted, r.StageExpires = s.Name, at, r.Expires
+	if end := at.Add(s.Expires); s.Expires > 0 && end.Before(r.Expires) {
+		r.StageExpires = end
+	}
+}
+
+// Advance leaves the present stage for the next one; to, when stated, must name it. It is for whom the stage's `end` names,
+// and for the starter where it names nobody. Errors: CodeUnauthenticated, CodeForbidden, CodeConflict (the run is not live,
+// there is no next stage, to is another one, the workflow changed).
+func Advance(r remit.Run, w *remit.Workflow, by Actor, to string, at time.Time) (remit.Run, []remit.Event, error) {
+	i, err := present(&r, w, by, at)
+	if err != nil {
+		return r, nil, err
+	}
+	if !mayLeave(&r, &w.Stages[i], by.Name) {
+		return r, nil, forbidden("%s may not end stage %s", "end: by lists who may", by.Name, r.Stage)
+	}
+	if i+1 == len(w.Stages) {
+		return r, nil, conflict("stage %s is the last one", "finish the run", r.Stage)
+	}
+	next := &w.Stages[i+1]
+	if to != "" && to != next.Name {
+		if j := stageIndex(w, to); j >= 0 && j <= i {
+			return r, nil, conflict("stage %s lies behind: a run never goes back", "the next stage is "+next.Name, to)
+		}
+		return r, nil, conflict("stage %s does not follow stage %s", "the next stage is "+next.Name, to, r.Stage)
+	}
+	from := r.Stage
+	r = changed(r)
+	enter(&r, next, at)
+	data := remit.Args{"from": text(from), "to": text(r.Stage), "stage_expires": stamp(r.StageExpires)}
+	return r, []remit.Event{event(&r, remit.EventRunStage, by.Principal.String(), at, data)}, nil
+}
+
+// Finish ends the run. It is for whom the present stage's `end` names, for the starter, and for a person with the role
+// responder: ending takes authority and gives none. w is nil when the active revision has no such workflow any more; then only
+// the latter two may. Errors as Advance has.
+func Finish(r remit.Run, w *remit.Workflow, by Actor, at time.Time) (remit.Run, []remit.Event, error) {
+	if err := by.check(); err != nil {
+		return r, nil, err
+	}
+	if over(&r) {
+		return r, nil, conflict("run %s is %s", "start another", r.ID, r.State)
+	}
+	leaves := false
+	if w != nil && w.Name == r.Workflow && w.Digest == r.Digest {
+		i := stageIndex(w, r.Stage)
+		leaves = i >= 0 && mayLeave(&r, &w.Stages[i], by.Name)
+	}
+	if !leaves && by.Name != r.Starter && !by.Principal.HasRole("responder") {
+		return r, nil, forbidden("%s may not finish run %s", "its starter, whom the stage's end names, and a responder may", by.Name, r.ID)
+	}
+	r = changed(r)
+	r.State = remit.RunFinished
+	return r, []remit.Event{ended(&r, by.Principal.String(), at, "finished by "+string(by.Name))}, nil
+}
+
+// Expire ends a run whose time, or whose stage's time, is over at `at`; due is false, and nothing changes, when it is not.
+func Expire(r remit.Run, at time.Time) (next remit.Run, events []remit.Event, due bool) {
+	why := "the run's time is over"
+	switch {
+	case over(&r):
+		return r, nil, false
+	case !at.Before(r.Expires):
+	case !at.Before(r.StageExpires):
+		why = "the time of stage " + r.Stage + " is over"
+	default:
+		return r, nil, false
+	}
+	r = changed(r)
+	r.State = remit.RunExpired
+	return r, []remit.Event{ended(&r, "remit", at, why)}, true
+}
+
+// Freeze stops an active run because an agent of it was suspended (S23); by is who caused it. CodeConflict unless active.
+func Freeze(r remit.Run, by, why string, at time.Time) (remit.Run, []remit.Event, error) {
+	if r.State != remit.RunActive {
+		return r, nil, conflict("run %s is %s", "only an active run can be frozen", r.ID, r.State)
+	}
+	r = changed(r)
+	r.State = remit.RunFrozen
+	data := remit.Args{"stage": text(r.Stage), "state": text(string(r.State)), "why": text(why)}
+	return r, []remit.Event{event(&r, remit.EventRunStage, by, at, data)}, nil
+}
+
+// Unfreeze lets a frozen run go on where it stood; the time that it was frozen is not given back. CodeConflict unless it is
+// frozen and its time is not over.
+func Unfreeze(r remit.Run, by, why string, at time.Time) (remit.Run, []remit.Event, error) {
+	if r.State != remit.RunFrozen {
+		return r, nil, conflict("run %s is %s", "only a frozen run can go on", r.ID, r.State)
+	}
+	thawed := r
+	thawed.State = remit.RunActive
+	if !thawed.Live(at) {
+		return r, nil, conflict("the time of run %s is over", "start another", r.ID)
+	}
+	r = changed(thawed)
+	data := remit.Args{"stage": text(r.Stage), "state": text(string(r.State)), "why": text(why)}
+	return r, []remit.Event{event(&r, remit.EventRunStage, by, at, data)}, nil
+}
+
+// present checks what every step within a run needs, and returns the index of its stage.
+func present(r *remit.Run, w *remit.Workflow, by Actor, at time.Time) (int, error) {
+	if err := by.check(); err != nil {
+		return 0, err
+	}
+	if !r.Live(at) {
+		state := r.State
+		if state == remit.RunActive {
+			state = remit.RunExpired // its time is over, though nobody wrote it down yet
+		}
+		return 0, conflict("run %s is %s", "start another", r.ID, state)
+	}
+	i := stageIndex(w, r.Stage)
+	if w.Name != r.Workflow || w.Digest != r.Digest || i < 0 {
+		return 0, conflict("workflow %s changed since run %s started", "finish the run and start another", r.Workflow, r.ID)
+	}
+	return i, nil
+}
+
+func mayLeave(r *remit.Run, s *remit.Stage, name remit.Name) bool {
+	if len(s.End) == 0 {
+		return name == r.Starter
+	}
+	return slices.Contains(s.End, name)
+}
+
+func over(r *remit.Run) bool { return r.State != remit.RunActive && r.State != remit.RunFrozen }
+
+// changed copies what a run shares with its predecessor, and moves the epoch.
+func changed(r remit.Run) remit.Run {
+	r.Params, r.Sources = maps.Clone(r.Params), maps.Clone(r.Sources)
+	r.Epoch++
+	return r
+}
+
+func event(r *remit.Run, kind remit.EventKind, by string, at time.Time, data remit.Args) remit.Event {
+	return remit.Event{At: at, Kind: kind, Run: r.ID, By: by, Data: data.AppendJSON(nil)}
+}
+
+func ended(r *remit.Run, by string, at time.Time, why string) remit.Event {
+	return event(r, remit.EventRunEnded, by, at, remit.Args{"stage": text(r.Stage), "state": text(string(r.State)), "why": text(why)})
+}
+
+func text(s string) remit.Value { return remit.StringValue(s) }
+
+func stamp(t time.Time) remit.Value { return text(t.UTC().Format(time.RFC3339Nano)) }
+
+func sourcesValue(m map[string]string) remit.Value {
+	out := make(map[string]remit.Value, len(m))
+	for k, v := range m {
+		out[k] = text(v)
+	}
+	return remit.ObjectValue(out)
+}
+
+func forbidden(format, hint string, args ...any) error {
+	return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+func conflict(format, hint string, args ...any) error {
+	return &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf(format, args...), Hint: hint}
+}
