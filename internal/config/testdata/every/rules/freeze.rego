@@ -1,0 +1,3 @@
+package remit.freeze
+
+import rego.v1

@@ -1,0 +1,1 @@
+package remit.freeze_test
