@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"remit"
+)
+
+// leeway is how far a source's clock may run ahead of ours.
+const leeway = time.Minute
+
+// Judge weighs what was found for m.Needs, then lets the organisation's rules narrow the answer. Everything that is not as
+// it must be denies; the answer is Hold only when nothing but people's approval is missing. Any fault denies.
+func (p *Plan) Judge(ctx context.Context, req *remit.Request, run *remit.Run, m *remit.Match, found []remit.Found) (j remit.Judgement) {
+	defer func() {
+		if r := recover(); r != nil {
+			j = deny(remit.Reason{Code: remit.ReasonFault, Of: "policy", Got: fmt.Sprint(r)})
+		}
+	}()
+	if m.Permission == nil {
+		return deny(append(slices.Clone(m.Reasons), remit.Reason{Code: remit.ReasonNoPermission})...)
+	}
+	if m.Policy != p.cfg.Digest || len(found) != len(m.Needs) || req.TTL < 0 {
+		return deny(remit.Reason{Code: remit.ReasonFault, Of: "policy", Got: "the match, its evidence or the asked ttl does not belong here"})
+	}
+	reasons := p.weigh(req, m, found)
+	if slices.ContainsFunc(reasons, func(r remit.Reason) bool { return r.Code != remit.ReasonApproval }) {
+		return deny(reasons...)
+	}
+	var given ruling
+	if p.rules != nil {
+		given = p.rules.eval(ctx, p.ruleInput(req, run, m, found))
+		given.narrow(p.rules, req, m)
+		if len(given.denied) > 0 {
+			return deny(append(reasons, given.denied...)...)
+		}
+	}
+	if reasons = append(reasons, given.held...); len(reasons) > 0 {
+		return remit.Judgement{Effect: remit.Hold, Reasons: reasons}
+	}
+	return remit.Judgement{Effect: remit.Allow, TTL: ttl(req, m, found, &given), Limits: limits(m, &given), Obligations: obligations(m, &given)}
+}
+
+func deny(reasons ...remit.Reason) remit.Judgement { return remit.Judgement{Reasons: reasons} }
+
+// weigh lists what the evidence and the caller's attestation lack.
+func (p *Plan) weigh(req *remit.Request, m *remit.Match, found []remit.Found) []remit.Reason {
+	var reasons []remit.Reason
+	for i := range found {
+		reasons = append(reasons, lacks(&m.Needs[i], &found[i], req.At)...)
+	}
+	if m.Permission.Sandbox != "" && req.Caller.Level < remit.LevelSandbox {
+		reasons = append(reasons, remit.Reason{Code: remit.ReasonLevel, Of: "sandbox", Want: m.Permission.Sandbox, Got: req.Caller.Level.String()})
+	}
+	return reasons
+}
+
+// lackReason is why there is no fact, or nil when there is one. Only a missing approval may be called approval_needed.
+func lackReason(need *remit.Need, f *remit.Found) *remit.Reason {
+	if f.Evidence != nil {
+		return nil
+	}
+	of := "evidence." + string(need.Kind)
+	switch {
+	case f.Reason == nil && need.Kind == remit.EvidenceApproval:
+		return &remit.Reason{Code: remit.ReasonApproval, Of: of}
+	case f.Reason == nil:
+		return &remit.Reason{Code: remit.ReasonEvidenceMissing, Of: of, Want: describeNeed(need)}
+	case f.Reason.Code == remit.ReasonApproval && need.Kind != remit.EvidenceApproval:
+		return &remit.Reason{Code: remit.ReasonFault, Of: of, Got: "a source asked for an approval"}
+	}
+	r := *f.Reason
+	if r.Want == "" {
+		r.Want = describeNeed(need)
+	}
+	if r.Of == "" {
+		r.Of = of
+	}
+	return &r
+}
+
+// lacks holds a fact against what is needed. A source's answer is not trusted to be the one that was asked for.
+func lacks(need *remit.Need, f *remit.Found, at time.Time) []remit.Reason {
+	if r := lackReason(need, f); r != nil {
+		return []remit.Reason{*r}
+	}
+	e := f.Evidence
+	var out []remit.Reason
+	lack := func(code remit.ReasonCode, want, got string) {
+		out = append(out, remit.Reason{Code: code, Of: "evidence." + string(need.Kind), Want: clip(want), Got: clip(got)})
+	}
+	if e.Kind != need.Kind || need.Kind != remit.EvidenceApproval && e.Source != need.Source {
+		lack(remit.ReasonFault, string(need.Kind)+" of "+need.Source, string(e.Kind)+" of "+e.Source)
+	}
+	if e.Superseded != "" {
+		lack(remit.ReasonSuperseded, "the newest statement", "superseded by "+string(e.Superseded))
+	}
+	if need.ID != "" && e.Name != need.ID {
+		lack(remit.ReasonEvidenceField, "id = "+need.ID, "id = "+e.Name)
+	}
+	if d := need.Of.Digest; d != "" && !e.About(d) {
+		lack(remit.ReasonEvidenceSubject, string(d), fmt.Sprint(e.Subjects))
+	}
+	if want, got := stale(need, e, at); want != "" {
+		lack(remit.ReasonEvidenceStale, want, got)
+	}
+	if need.Worst != remit.SeverityUnset && (e.Worst == remit.SeverityUnset || e.Worst > need.Worst) {
+		lack(remit.ReasonEvidenceSeverity, "at worst "+need.Worst.String(), "worst "+e.Worst.String())
+	}
+	for _, name := range slices.Sorted(maps.Keys(need.Match)) {
+		if got, ok := e.Fields[name]; !ok || got != need.Match[name] {
+			lack(remit.ReasonEvidenceField, name+" = "+need.Match[name], name+" = "+got)
+		}
+	}
+	return out
+}
+
+// stale says what is wrong with the fact's times, or nothing. A fact that does not say when it was made is stale.
+func stale(need *remit.Need, e *remit.Evidence, at time.Time) (want, got string) {
+	switch {
+	case e.Made.IsZero():
+		return "a fact with its time", "no time"
+	case e.Made.After(at.Add(leeway)):
+		return "made by " + stamp(at), "made " + stamp(e.Made)
+	case need.Within > 0 && at.Sub(e.Made) > need.Within:
+		return "at most " + need.Within.String() + " old", "made " + stamp(e.Made)
+	case !e.Until.IsZero() && !at.Before(e.Until):
+		return "valid at " + stamp(at), "ended " + stamp(e.Until)
+	}
+	return "", ""
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// ttl is the least of what was asked, what the permission and the rules give, and how long each fact lasts. It is above
+// zero: weigh denied facts that have ended.
+func ttl(req *remit.Request, m *remit.Match, found []remit.Found, given *ruling) time.Duration {
+	least := m.Permission.TTL
+	if least == 0 {
+		least = DefaultTTL
+	}
+	for _, d := range []time.Duration{req.TTL, given.ttl} {
+		if d > 0 {
+			least = min(least, d)
+		}
+	}
+	for i := range found {
+		if e := found[i].Evidence; !e.Until.IsZero() {
+			least = min(least, e.Until.Sub(req.At))
+		}
+	}
+	return least
+}
+
+func limits(m *remit.Match, given *ruling) map[string]int64 {
+	if given.rows == nil {
+		return m.Permission.Limits
+	}
+	out := map[string]int64{"rows": *given.rows}
+	for name, n := range m.Permission.Limits {
+		if name == "rows" {
+			n = min(n, *given.rows)
+		}
+		out[name] = n
+	}
+	return out
+}
+
+// obligations are what the enforcement point must see to: the sandbox tier, and what rules added.
+func obligations(m *remit.Match, given *ruling) []string {
+	out := slices.Clone(given.obligations)
+	tier := max(slices.Index(tiers(), m.Permission.Sandbox), slices.Index(tiers(), given.tier))
+	if tier >= 0 {
+		out = append(out, "sandbox="+tiers()[tier])
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// narrow turns what rules say about columns and sandbox into denials of requests that do not keep to it.
+func (g *ruling) narrow(r *rules, req *remit.Request, m *remit.Match) {
+	if g.columns != nil && !within(m.Args["columns"], g.columns) {
+		g.deny(r, "columns", "of ["+strings.Join(g.columns, ", ")+"]", m.Args["columns"].String())
+	}
+	if g.tier != "" && req.Caller.Level < remit.LevelSandbox {
+		g.deny(r, "tier", g.tier, "caller of level "+req.Caller.Level.String())
+	}
+}
+
+// within reports whether v is one of names, or a list that is not empty of nothing else.
+func within(v remit.Value, names []string) bool {
+	of := func(e remit.Value) bool { return e.Kind() == remit.String && slices.Contains(names, e.Text()) }
+	if v.Kind() != remit.List {
+		return of(v)
+	}
+	return len(v.Elements()) > 0 && !slices.ContainsFunc(v.Elements(), func(e remit.Value) bool { return !of(e) })
+}
+
+// describeNeed says what was looked for.
+func describeNeed(n *remit.Need) string {
+	text := string(n.Kind)
+	if n.ID != "" {
+		text += " " + n.ID
+	}
+	if n.Of.Digest != "" {
+		text += " of " + n.Of.String()
+	}
+	return clip(text + " by " + n.Source)
+}
