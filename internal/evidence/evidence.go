@@ -2,6 +2,10 @@
 
 // Package evidence turns claims into facts: it finds what a Need asks for, verifies who vouches for it, and answers with
 // the fact or with the reason why there is none. It never judges what a fact says: that is policy's.
+//
+// The folders below are the sources: attestation (signed statements: scans, provenance, the CI run), ticket (a change desk
+// over HTTPS), and registry, which resolves image names for them. Collector asks the sources; it owns the goroutines that do
+// so, and Close waits for them.
 package evidence
 
 import (
@@ -14,9 +18,18 @@ import (
 // Source is one configured place that vouches for facts. It is safe for concurrent use, honours the context's deadline, and
 // never returns a fact whose origin it did not verify during this call or, for a cached one, within the age it documents.
 type Source interface {
-	// Find answers one need at time at. It returns exactly one of the two: a fact, whatever it says, or a reason of the
-	// evidence_* kinds. A source that cannot be reached is remit.ReasonEvidenceSource.
-	Find(ctx context.Context, need remit.Need, at time.Time) (*remit.Evidence, *remit.Reason)
+	// Find answers one need for req, as of req.At. It returns exactly one of the two: a fact, whatever it says, or a reason
+	// of the evidence_* kinds. A source that cannot be reached is remit.ReasonEvidenceSource. From req a source reads who
+	// asks, for which run and target: who vouches must not be who profits (S14, S15). It does not change req.
+	Find(ctx context.Context, need remit.Need, req *remit.Request) (*remit.Evidence, *remit.Reason)
+}
+
+// Adder is a source whose facts arrive as signed statements that somebody hands in. Collector looks for it once, in New.
+type Adder interface {
+	// Add verifies envelope as Find would and returns the row to store, with the fact that it states. What no signer of the
+	// source signed, or what is of a kind that the source does not vouch for, is an error of CodeForbidden or CodeInvalid.
+	// A statement that is already stored is returned as it stands, so adding twice is harmless. Nothing is stored here.
+	Add(envelope []byte, by string, at time.Time) (remit.Statement, *remit.Evidence, error)
 }
 
 // Statements is what sources of signed statements read; the store implements it.
