@@ -1,3 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command kubectl is the unmodified kubectl, built from its own module for machines that have none.
 package main
 
 import (
