@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package broker turns allowed decisions into live credentials and sees to it that every one of them ends: by expiry, with
+// its stage or run, by revocation, by suspension, and after a crash. It writes a lease as pending before a driver is called,
+// so that from the record alone everything can be undone; it never holds a credential longer than the call that hands it
+// over. Run owns the one goroutine that ends what is due, and waits for the ones it starts.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"remit"
+	"remit/internal/credential"
+)
+
+// Store is what the broker reads and writes. Reads are from memory.
+type Store interface {
+	Commit(ctx context.Context, c remit.Change) (remit.Receipt, error)
+	Lease(id remit.LeaseID) (remit.Lease, bool)
+	Grant(id remit.GrantID) (remit.Grant, bool)
+	// LiveLeases returns all leases that are pending, active or revoking.
+	LiveLeases() []remit.Lease
+	Epoch(key remit.EpochKey) uint64
+	Tighten(key remit.EpochKey)
+}
+
+// Target is one configured backend with its driver; the optional parts were looked up when it was configured.
+type Target struct {
+	Driver     credential.Driver
+	Lister     credential.Lister  // nil: cannot list, so unknown outcomes end by time alone
+	Checker    credential.Checker // nil: nothing to check
+	Planner    credential.Planner // nil: states no bounds
+	Production bool               // requires a launched workload or better (S3)
+}
+
+// Config of a Broker; Store, Targets and Log are required.
+type Config struct {
+	Store   Store
+	Targets func(name string) (Target, bool) // the active revision's; also those removed while leases live
+	Names   func() []string                  // of the targets to reconcile
+	AgentID func(remit.Name) string          // SPIFFE ID of an agent
+	Log     *slog.Logger
+	Now     func() time.Time
+	// MintTimeout bounds one mint; default 10 s.
+	MintTimeout time.Duration
+	// Settle is how long after MintBefore a create that was sent may still arrive at a target: its API's own timeout.
+	// Default 60 s, the Kubernetes API server's. Until then an unknown outcome is revoked again and again (S18).
+	Settle time.Duration
+	// Tick is how often due leases are looked for; default 100 ms.
+	Tick time.Duration
+}
+
+// Broker mints and ends. It is safe for concurrent use.
+type Broker struct {
+	cfg Config
+
+	mu     sync.Mutex               // guards ending
+	ending map[remit.LeaseID]string // leases whose end began and is not on record yet, with why
+}
+
+// leastLife is the shortest grant worth minting: less would be dead on arrival.
+const leastLife = 5 * time.Second
+
+// New checks cfg and sets defaults.
+func New(cfg Config) (*Broker, error) {
+	if cfg.Store == nil || cfg.Targets == nil || cfg.Names == nil || cfg.AgentID == nil || cfg.Log == nil {
+		return nil, errors.New("broker: Store, Targets, Names, AgentID and Log are required")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{{&cfg.MintTimeout, 10 * time.Second}, {&cfg.Settle, time.Minute}, {&cfg.Tick, 100 * time.Millisecond}} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	return &Broker{cfg: cfg, ending: map[remit.LeaseID]string{}}, nil
+}
+
+// Prepare plans grant and lease for an allowed decision without touching more of the target than its guard objects.
+func (b *Broker) Prepare(ctx context.Context, d *remit.Decision, req *remit.Request, run *remit.Run) (remit.Grant, remit.Lease, error) {
+	none := func(err error) (remit.Grant, remit.Lease, error) { return remit.Grant{}, remit.Lease{}, err }
+	target, ok := b.cfg.Targets(d.Target)
+	if !ok {
+		return none(fmt.Errorf("target %s is not configured", d.Target))
+	}
+	expires := earliest(d, req, run)
+	if expires.Sub(req.At) < leastLife {
+		return none(fmt.Errorf("only %s would be left", expires.Sub(req.At).Round(time.Second)))
+	}
+	if target.Checker != nil {
+		cctx, cancel := context.WithTimeout(ctx, b.cfg.MintTimeout)
+		defer cancel()
+		if err := target.Checker.Check(cctx); err != nil {
+			return none(fmt.Errorf("target %s is not fit for grants: %w", d.Target, err))
+		}
+	}
+	l := remit.Lease{
+		ID: remit.NewLeaseID(), Grant: remit.NewGrantID(), Agent: d.Agent, AgentID: b.cfg.AgentID(d.Agent), Run: d.Run,
+		Target: d.Target, Action: d.Action, Scope: d.Args, Issued: req.At, Expires: expires,
+		MintBefore: b.cfg.Now().Add(b.cfg.MintTimeout), State: remit.GrantPending,
+	}
+	g := remit.Grant{
+		ID: l.Grant, Decision: d.ID, Agent: d.Agent, Run: d.Run, Permission: d.Permission, Action: d.Action,
+		Target: d.Target, Scope: d.Args, Issued: req.At, Expires: expires, State: remit.GrantPending,
+	}
+	if target.Planner != nil {
+		var err error
+		if g.Bounds, g.NotBounded, g.WorstCase, err = target.Planner.Plan(l); err != nil {
+			return none(err)
+		}
+	}
+	return g, l, nil
+}
+
+// earliest is S12: ttl, stage, run, evidence and the caller's own SVID.
+func earliest(d *remit.Decision, req *remit.Request, run *remit.Run) time.Time {
+	end := req.At.Add(d.TTL)
+	ends := []time.Time{run.Expires, run.StageExpires, req.Caller.Expires}
+	for _, e := range d.Evidence {
+		ends = append(ends, e.Until)
+	}
+	for _, t := range ends {
+		if !t.IsZero() && t.Before(end) {
+			end = t
+		}
+	}
+	return end
+}
+
+// Mint calls the driver for a pending lease that is on record, and commits the lease active. The credential is returned
+// only after that commit; whatever goes wrong before leaves the lease revoking, and Run ends it.
+func (b *Broker) Mint(ctx context.Context, g remit.Grant, l remit.Lease, require []remit.Precondition) (remit.Grant, remit.Credential, error) {
+	target, ok := b.cfg.Targets(l.Target)
+	if !ok {
+		b.abandon(ctx, g, l, "target removed")
+		return g, remit.Credential{}, fmt.Errorf("target %s was removed", l.Target)
+	}
+	mctx, cancel := context.WithDeadline(ctx, l.MintBefore)
+	defer cancel()
+	cred, err := target.Driver.Mint(mctx, l)
+	if err != nil {
+		b.abandon(ctx, g, l, "mint failed")
+		return g, remit.Credential{}, &remit.Error{Code: remit.CodeUnavailable, Msg: "target " + l.Target + " did not mint a credential",
+			Hint: "try again; remit doctor " + l.Target + " says what is wrong there", ID: string(g.ID), Cause: err}
+	}
+	g, l = activated(g, l, &cred)
+	change := remit.Change{
+		Rows:   []remit.Row{g, l},
+		Events: []remit.Event{b.event(remit.EventLeaseActive, &l, "remit", activeData{cred.IDs, l.Expires, cred.Native})},
+		// The pending lease was its first write; a revocation in between moved it on.
+		Require: append([]remit.Precondition{{Key: l.EpochKey(), Epoch: 1}}, require...),
+	}
+	if _, err := b.cfg.Store.Commit(ctx, change); err != nil {
+		b.abandon(ctx, g, l, "state changed before hand-over")
+		return g, remit.Credential{}, fmt.Errorf("record credential of %s: %w", l.Target, err)
+	}
+	return g, cred, nil
+}
+
+func activated(g remit.Grant, l remit.Lease, cred *remit.Credential) (remit.Grant, remit.Lease) {
+	if !cred.Expires.IsZero() && cred.Expires.Before(l.Expires) {
+		l.Expires = cred.Expires
+	}
+	cred.Expires = l.Expires
+	cred.Bounds, cred.NotBounded, cred.WorstCase = g.Bounds, g.NotBounded, g.WorstCase
+	l.State, l.Credentials = remit.GrantActive, cred.IDs
+	g.State, g.Expires = remit.GrantActive, l.Expires
+	return g, l
+}
+
+// abandon begins the end of a lease whose mint did not succeed as far as we know. The caller may be gone; cleaning up is not.
+func (b *Broker) abandon(ctx context.Context, g remit.Grant, l remit.Lease, why string) {
+	l.State = remit.GrantPending // nothing was handed over, whatever was made
+	if err := b.end(context.WithoutCancel(ctx), l, why, "remit"); err != nil {
+		b.cfg.Log.Warn("ending an abandoned lease; it will be tried again", "lease", l.ID, "grant", g.ID, "err", err)
+	}
+}

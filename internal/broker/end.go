@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"remit"
+)
+
+// revokeTimeout bounds one attempt to end one lease at its target; recordTimeout one attempt to write that down.
+const (
+	revokeTimeout = 15 * time.Second
+	recordTimeout = 5 * time.Second
+	parallelEnds  = 16
+)
+
+// Revoke ends a grant: at the target first, on record after (S20). It returns when the target confirmed. Ending what has
+// ended succeeds.
+func (b *Broker) Revoke(ctx context.Context, id remit.GrantID, why, by string) error {
+	if _, ok := b.cfg.Store.Grant(id); !ok {
+		return &remit.Error{Code: remit.CodeNotFound, Msg: fmt.Sprintf("there is no grant %s", id), Hint: "remit grant list shows them"}
+	}
+	return b.End(ctx, func(l *remit.Lease) bool { return l.Grant == id }, why, by)
+}
+
+// End ends every live lease that which selects, in parallel, and joins what failed; what failed is tried again by Run.
+func (b *Broker) End(ctx context.Context, which func(*remit.Lease) bool, why, by string) error {
+	var due []remit.Lease
+	for _, l := range b.cfg.Store.LiveLeases() {
+		if which(&l) {
+			due = append(due, l)
+		}
+	}
+	for _, l := range due { // before any slow call: nothing is live for our own enforcement points from here on
+		b.mark(l.ID, why)
+	}
+	return b.endAll(ctx, due, func(remit.Lease) string { return why }, by)
+}
+
+func (b *Broker) endAll(ctx context.Context, due []remit.Lease, why func(remit.Lease) string, by string) error {
+	var (
+		wg   sync.WaitGroup
+		slot = make(chan struct{}, parallelEnds)
+		errs = make([]error, len(due))
+	)
+	for i, l := range due {
+		slot <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slot }()
+			errs[i] = b.end(ctx, l, why(l), by)
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// mark makes the lease dead for our own enforcement points and moves its epoch, so that a mint in flight cannot activate it.
+func (b *Broker) mark(id remit.LeaseID, why string) {
+	b.mu.Lock()
+	_, already := b.ending[id]
+	b.ending[id] = why
+	b.mu.Unlock()
+	if !already {
+		b.cfg.Store.Tighten(remit.LeaseKey(id))
+	}
+}
+
+// Live reports whether the lease is active now; webhook authorizers ask it for every request. Memory only.
+func (b *Broker) Live(id remit.LeaseID) (remit.Lease, bool) {
+	l, ok := b.cfg.Store.Lease(id)
+	if !ok || l.State != remit.GrantActive || !b.cfg.Now().Before(l.Expires) {
+		return l, false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, ending := b.ending[id]
+	return l, !ending
+}
+
+// end removes authority at the target, then writes down what is known. A lease whose mint may still be under way is written
+// as revoking, and ended for good when nothing can arrive any more (S18).
+func (b *Broker) end(ctx context.Context, l remit.Lease, why, by string) error {
+	b.mark(l.ID, why)
+	began := b.cfg.Now()
+	if err := b.revoke(ctx, l); err != nil {
+		return err
+	}
+	settled, err := b.settled(ctx, l)
+	if err != nil {
+		return err
+	}
+	next := l
+	next.State, next.Why, next.Ended = remit.GrantEnded, why, b.cfg.Now()
+	kind := remit.EventLeaseEnded
+	switch {
+	case !settled && l.State == remit.GrantRevoking:
+		return nil // already on record as revoking
+	case !settled:
+		next.State, next.Ended, kind = remit.GrantRevoking, time.Time{}, remit.EventLeaseRevoking
+	case l.State != remit.GrantActive && len(l.Credentials) == 0:
+		next.State, kind = remit.GrantFailed, remit.EventLeaseFailed
+	}
+	return b.recordEnd(ctx, next, kind, by, endData{why, b.cfg.Now().Sub(began).Seconds() * 1e3})
+}
+
+func (b *Broker) revoke(ctx context.Context, l remit.Lease) error {
+	target, ok := b.cfg.Targets(l.Target)
+	if !ok {
+		return fmt.Errorf("revoke lease %s: its target %s is not configured any more: restore it and apply", l.ID, l.Target)
+	}
+	rctx, cancel := context.WithTimeout(ctx, revokeTimeout)
+	defer cancel()
+	if err := target.Driver.Revoke(rctx, l); err != nil {
+		return fmt.Errorf("revoke lease %s at %s: %w", l.ID, l.Target, err)
+	}
+	return nil
+}
+
+// settled reports whether nothing that was sent for l can arrive at the target any more, and nothing is there. A lease that
+// became active has answered all its creates.
+func (b *Broker) settled(ctx context.Context, l remit.Lease) (bool, error) {
+	if l.State == remit.GrantActive {
+		return true, nil
+	}
+	if b.cfg.Now().Before(l.MintBefore.Add(b.cfg.Settle)) {
+		return false, nil
+	}
+	target, _ := b.cfg.Targets(l.Target)
+	if target.Lister == nil {
+		return true, nil
+	}
+	lctx, cancel := context.WithTimeout(ctx, revokeTimeout)
+	defer cancel()
+	ids, err := target.Lister.List(lctx)
+	if err != nil {
+		return false, fmt.Errorf("list what is left at %s: %w", l.Target, err)
+	}
+	for _, id := range ids {
+		if id == l.ID {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+func (b *Broker) recordEnd(ctx context.Context, l remit.Lease, kind remit.EventKind, by string, data endData) error {
+	rows := []remit.Row{l}
+	if g, ok := b.cfg.Store.Grant(l.Grant); ok {
+		g.State, g.Why, g.Ended = l.State, l.Why, l.Ended
+		rows = append(rows, g)
+	}
+	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	_, err := b.cfg.Store.Commit(rctx, remit.Change{Rows: rows, Events: []remit.Event{b.event(kind, &l, by, data)}})
+	if err != nil {
+		// The authority is gone. What is missing is the record: Run ends the lease again, which changes nothing, and records.
+		b.cfg.Log.Error("lease ended at its target but not on record", "lease", l.ID, "err", err)
+		return nil
+	}
+	if l.State != remit.GrantRevoking {
+		b.mu.Lock()
+		delete(b.ending, l.ID)
+		b.mu.Unlock()
+	}
+	return nil
+}
+
+type activeData struct {
+	Credentials []string  `json:"credentials,omitempty"`
+	Expires     time.Time `json:"expires"`
+	Native      time.Time `json:"native_expires,omitzero"`
+}
+
+type endData struct {
+	Why string  `json:"why"`
+	MS  float64 `json:"ms"` // from the first call to the target's confirmation
+}
+
+func (b *Broker) event(kind remit.EventKind, l *remit.Lease, by string, data any) remit.Event {
+	body, err := json.Marshal(data)
+	if err != nil {
+		panic("broker: " + err.Error()) // plain structs of ours
+	}
+	g, _ := b.cfg.Store.Grant(l.Grant)
+	return remit.Event{At: b.cfg.Now(), Kind: kind, Agent: l.Agent, Run: l.Run, Decision: g.Decision, Grant: l.Grant, Lease: l.ID,
+		By: by, Data: body}
+}
