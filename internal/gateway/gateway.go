@@ -6,6 +6,10 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"remit"
 )
@@ -22,4 +26,28 @@ type Granted struct {
 	Decision   remit.Decision
 	Grant      remit.Grant
 	Credential remit.Credential
+}
+
+// Authenticator verifies who is calling; internal/identity implements it. Both methods are safe for concurrent use and
+// return a *remit.Error of CodeUnauthenticated for whoever did not prove an identity.
+type Authenticator interface {
+	// Certificate verifies the peer's X.509-SVID of a finished handshake: chain to the bundle of its own trust domain,
+	// exactly one URI SAN, a leaf, valid now. It is called once per connection and Recheck, not once per request.
+	Certificate(state *tls.ConnectionState) (remit.Principal, error)
+	// Assertion verifies a JWT-SVID whose only audience is this server, by the keys of its subject's trust domain, and uses
+	// it up: the same assertion is refused the second time, also after a restart (S5).
+	Assertion(ctx context.Context, jwt string) (remit.Principal, error)
+}
+
+// RunTokens verifies run tokens; internal/run implements it. It should remember verified tokens until they end: it is on
+// the path of every decision.
+type RunTokens interface {
+	// RunToken returns the run that the token names if it is genuine, alive at the time given, and bound to p (S10).
+	RunToken(token string, p remit.Principal, at time.Time) (remit.RunID, error)
+}
+
+// Directory answers from the active revision who is configured, in memory.
+type Directory interface {
+	Agent(id spiffeid.ID) (remit.Name, bool)
+	EnforcementPoint(id spiffeid.ID) (remit.EnforcementPoint, bool)
 }

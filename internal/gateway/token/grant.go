@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package token
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"time"
+
+	"remit"
+	"remit/internal/gateway"
+)
+
+// clientCredentials asks the line for a grant.
+func (h *Handler) clientCredentials(ctx context.Context, c *call) ([]byte, error) {
+	req, err := h.request(c)
+	if err != nil {
+		return nil, err
+	}
+	got, err := h.cfg.Line.Grant(ctx, &req)
+	if err != nil {
+		return nil, &problem{status: 503, code: unavailable, text: "no credential could be made; nothing was handed over", retry: true,
+			decision: got.Decision.ID, cause: err}
+	}
+	switch got.Decision.Effect {
+	case remit.Allow:
+		return granted(&got, h.cfg.Now())
+	case remit.Hold:
+		return nil, &problem{code: authorizationPending, text: "a person has to agree first", decision: got.Decision.ID,
+			reasons: got.Decision.Reasons, receipt: got.Decision.Receipt, handle: string(got.Decision.ID)}
+	}
+	text := "denied"
+	if len(got.Decision.Reasons) > 0 {
+		text = "denied: " + gateway.Next(got.Decision.Reasons[0].Code)
+	}
+	return nil, &problem{code: accessDenied, text: text, decision: got.Decision.ID, reasons: got.Decision.Reasons,
+		receipt: got.Decision.Receipt}
+}
+
+// request builds the Request. What is wrong with the run token is the line's to record.
+func (h *Handler) request(c *call) (remit.Request, error) {
+	if c.form.get("scope") != "" {
+		return remit.Request{}, &problem{code: "invalid_scope", text: "scopes are not used here: say it in authorization_details"}
+	}
+	text := c.form.get("authorization_details")
+	if text == "" {
+		return remit.Request{}, badDetails("it is missing")
+	}
+	e, err := parseDetails(text)
+	if err != nil {
+		return remit.Request{}, err
+	}
+	target, err := h.where(&e, c.form.get("resource"))
+	if err != nil {
+		return remit.Request{}, err
+	}
+	req := remit.Request{At: c.at, Caller: c.client, Agent: c.agent, Stage: e.stage, Permission: e.permission, Action: e.action,
+		Target: target, Args: e.args, TTL: e.ttl, Via: "token", Fill: e.permission != ""}
+	if e.call != "" {
+		if req.Under, err = remit.ParseDecisionID(e.call); err != nil {
+			return req, badDetails("under is not the id of a decision")
+		}
+	}
+	if c.txn == "" {
+		return req, nil
+	}
+	run, err := h.cfg.RunTokens.RunToken(c.txn, c.client, c.at)
+	switch {
+	case err != nil:
+		req.Refused = []remit.Reason{{Code: remit.ReasonRunToken}}
+	case e.run != "" && e.run != string(run):
+		req.Refused = []remit.Reason{{Code: remit.ReasonRunMismatch, Of: "run"}}
+	default:
+		req.Run = run
+	}
+	return req, nil
+}
+
+// granted writes the answer of RFC 6749 section 5.1 and RFC 9396 section 7. expires_in is the effective end, rounded down.
+func granted(got *gateway.Granted, now time.Time) ([]byte, error) {
+	cred, g := &got.Credential, &got.Grant
+	left := int64(cred.Expires.Sub(now) / time.Second)
+	if cred.Secret.IsZero() || left < 1 {
+		return nil, &problem{status: 503, code: unavailable, text: "the credential ended before it could be handed over", retry: true,
+			decision: got.Decision.ID, cause: errors.New("grant " + string(g.ID) + ": no live credential")}
+	}
+	b := remit.AppendJSONString([]byte(`{"access_token":`), cred.Secret.Reveal()) // handed over here, and nowhere else
+	b = append(b, `,"token_type":"N_A"`...)
+	b = remit.AppendJSONString(append(b, `,"issued_token_type":`...), "urn:remit:token-type:"+cred.Type)
+	b = strconv.AppendInt(append(b, `,"expires_in":`...), left, 10)
+	b = cred.Expires.UTC().AppendFormat(append(b, `,"expires_at":"`...), time.RFC3339)
+	b = appendGranted(append(b, `","authorization_details":[`...), g, left)
+	b = append(append(b, `],"decision_id":"`...), got.Decision.ID...)
+	b = append(append(append(b, `","grant_id":"`...), g.ID...), '"')
+	b = gateway.AppendTexts(append(b, `,"bounds":`...), cred.Bounds)
+	b = gateway.AppendTexts(append(b, `,"not_bounded":`...), cred.NotBounded)
+	b = strconv.AppendInt(append(b, `,"worst_case_s":`...), int64((cred.WorstCase+time.Second-1)/time.Second), 10)
+	fields := make(remit.Args, len(cred.Fields))
+	for k, v := range cred.Fields {
+		fields[k] = remit.StringValue(v)
+	}
+	b = fields.AppendJSON(append(b, `,"credential":`...))
+	if got.Decision.Receipt != nil {
+		b = gateway.AppendReceipt(append(b, `,"receipt":`...), got.Decision.Receipt)
+	}
+	return append(b, '}'), nil
+}
+
+// appendGranted writes the entry as it was granted: the decided scope, maybe narrowed, never the request's own words.
+func appendGranted(b []byte, g *remit.Grant, seconds int64) []byte {
+	b = remit.AppendJSONString(append(b, `{"type":`...), g.Action)
+	b = remit.AppendJSONString(append(b, `,"target":`...), g.Target)
+	b = remit.AppendJSONString(append(b, `,"permission":`...), g.Permission.Name)
+	b = remit.AppendJSONString(append(b, `,"run":`...), string(g.Run))
+	b = remit.AppendJSONString(append(b, `,"stage":`...), g.Permission.Stage)
+	b = strconv.AppendInt(append(b, `,"ttl":`...), seconds, 10)
+	names := make([]string, 0, len(g.Scope))
+	for name := range g.Scope {
+		if !slices.Contains(reserved, name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		b = append(remit.AppendJSONString(append(b, ','), name), ':')
+		b = g.Scope[name].AppendJSON(b)
+	}
+	return append(b, '}')
+}
+
+// reserved are the members of an entry that are no arguments.
+var reserved = []string{"type", "target", "locations", "actions", "permission", "run", "stage", "under", "ttl"}
