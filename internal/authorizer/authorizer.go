@@ -20,6 +20,7 @@ type Config struct {
 	Evidence Evidence
 	Record   Record
 	Broker   Broker
+	Acts     Acts
 }
 
 // Policy is one immutable revision of workflows and organisation rules.
@@ -62,7 +63,7 @@ type Authorizer struct{ cfg Config }
 
 // New checks that every part is there.
 func New(cfg Config) (*Authorizer, error) {
-	if cfg.Policy == nil || cfg.State == nil || cfg.Evidence == nil || cfg.Record == nil || cfg.Broker == nil {
+	if cfg.Policy == nil || cfg.State == nil || cfg.Evidence == nil || cfg.Record == nil || cfg.Broker == nil || cfg.Acts == nil {
 		return nil, errors.New("authorizer: a part of the line is missing")
 	}
 	return &Authorizer{cfg: cfg}, nil
@@ -86,7 +87,7 @@ func (a *Authorizer) Grant(ctx context.Context, req *remit.Request) (remit.Decis
 	}
 	grant, lease, err := a.cfg.Broker.Prepare(ctx, &w.decision, req, &w.run)
 	if err != nil {
-		w.deny(remit.Reason{Code: remit.ReasonLimit, Of: "target " + req.Target, Got: err.Error()})
+		w.deny(remit.Reason{Code: remit.ReasonTarget, Of: "target " + req.Target, Got: err.Error()})
 		return none(w.decision, a.record(ctx, &w, remit.Change{}))
 	}
 	change := remit.Change{Rows: []remit.Row{grant, lease}, Events: []remit.Event{grantEvent(&w.decision, &grant, &lease)}}
@@ -119,6 +120,9 @@ func (w *weighed) rests(key remit.EpochKey, epoch uint64) {
 // weigh is the line up to the decision. It reads only memory, and evidence within the context's deadline.
 func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	w := weighed{decision: newDecision(req)}
+	if len(req.Refused) > 0 {
+		return w.deny(req.Refused...)
+	}
 	if req.Agent == "" || req.Caller.IsZero() {
 		return w.deny(remit.Reason{Code: remit.ReasonUnknownAgent})
 	}
@@ -134,7 +138,7 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	if !ok {
 		return w.deny(remit.Reason{Code: remit.ReasonNoRun})
 	}
-	w.run, w.decision.Params = run, run.Params
+	w.run, w.decision.Params, w.decision.WorkflowDigest = run, run.Params, run.Digest
 	w.rests(remit.RunKey(run.ID), run.Epoch)
 	if !run.Live(req.At) {
 		return w.deny(remit.Reason{Code: remit.ReasonRunEnded, Got: string(run.State)})
@@ -152,19 +156,25 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	for _, n := range m.Needs { // read before collecting: what arrives in between must move the commit
 		w.rests(remit.EvidenceKey(n.Source), a.cfg.State.EvidenceEpoch(n.Source))
 	}
-	found := a.cfg.Evidence.Collect(ctx, m.Needs, req)
+	filled := *req // sources compare their fact with the arguments that are decided on
+	filled.Args = m.Args
+	found := a.cfg.Evidence.Collect(ctx, m.Needs, &filled)
 	w.judge(policy.Judge(ctx, req, &run, &m, found), found)
 	return w
 }
 
 func (w *weighed) judge(j remit.Judgement, found []remit.Found) {
 	d := &w.decision
-	for _, f := range found {
+	for i, f := range found {
 		if f.Evidence != nil {
 			d.Evidence = append(d.Evidence, *f.Evidence)
-		} else {
-			d.Missing = append(d.Missing, f)
+			continue
 		}
+		lack := remit.Lack{Need: i, Kind: f.Need.Kind}
+		if f.Reason != nil {
+			lack.Reason = *f.Reason
+		}
+		d.Missing, d.Lacking = append(d.Missing, f), append(d.Lacking, lack)
 	}
 	d.Effect, d.Reasons, d.TTL, d.Limits, d.Obligations = j.Effect, j.Reasons, j.TTL, j.Limits, j.Obligations
 }

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package authorizer_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"remit"
+	"remit/internal/authorizer"
+	"remit/internal/store"
+)
+
+// line is the real authorizer and store, with parts whose steps a test can interrupt.
+type line struct {
+	store *store.Store
+	auth  *authorizer.Authorizer
+	now   time.Time
+	run   remit.Run
+
+	judgement remit.Judgement
+	needs     []remit.Need
+	permitted bool
+	epoch     uint64
+	step      func(name string) // called between every two steps
+	minted    int
+	handed    bool
+}
+
+func (l *line) Match(req *remit.Request, _ *remit.Run) remit.Match {
+	l.step("match")
+	m := remit.Match{Args: req.Args, Policy: "sha256:test", Epoch: l.epoch, Needs: l.needs}
+	if l.permitted {
+		m.Permission = &remit.Permission{Name: "apply"}
+	} else {
+		m.Reasons = []remit.Reason{{Code: remit.ReasonNoPermission}}
+	}
+	return m
+}
+
+func (l *line) Judge(context.Context, *remit.Request, *remit.Run, *remit.Match, []remit.Found) remit.Judgement {
+	l.step("judge")
+	return l.judgement
+}
+
+func (l *line) Collect(_ context.Context, needs []remit.Need, _ *remit.Request) []remit.Found {
+	l.step("collect")
+	out := make([]remit.Found, len(needs))
+	for i, n := range needs {
+		out[i] = remit.Found{Need: n, Evidence: &remit.Evidence{ID: remit.NewEvidenceID(), Kind: n.Kind, Source: n.Source}}
+	}
+	return out
+}
+
+func (l *line) Prepare(_ context.Context, d *remit.Decision, _ *remit.Request, _ *remit.Run) (remit.Grant, remit.Lease, error) {
+	l.step("prepare")
+	g := remit.Grant{ID: remit.NewGrantID(), Decision: d.ID, Agent: d.Agent, Run: d.Run, State: remit.GrantPending}
+	return g, remit.Lease{ID: remit.NewLeaseID(), Grant: g.ID, Agent: d.Agent, Run: d.Run, State: remit.GrantPending}, nil
+}
+
+func (l *line) Mint(ctx context.Context, g remit.Grant, le remit.Lease, require []remit.Precondition) (remit.Grant, remit.Credential, error) {
+	l.step("mint")
+	l.minted++
+	le.State, g.State = remit.GrantActive, remit.GrantActive
+	if _, err := l.store.Commit(ctx, remit.Change{Rows: []remit.Row{g, le}, Require: require}); err != nil {
+		return g, remit.Credential{}, err
+	}
+	l.handed = true
+	return g, remit.Credential{Secret: remit.NewSecret("x")}, nil
+}
+
+const agent = remit.Name("agent/deploy")
+
+func setUp(t *testing.T) *line {
+	t.Helper()
+	_, key, _ := ed25519.GenerateKey(nil)
+	s, err := store.Open(store.Config{Path: filepath.Join(t.TempDir(), "db"), Sign: func(_, _ uint64, root [32]byte) (string, []byte, error) {
+		return "test", ed25519.Sign(key, root[:]), nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	now := time.Now()
+	l := &line{store: s, now: now, permitted: true, judgement: remit.Judgement{Effect: remit.Allow, TTL: time.Minute},
+		needs: []remit.Need{{Kind: remit.EvidenceScan, Source: "trivy"}}, step: func(string) {}}
+	l.run = remit.Run{ID: remit.NewRunID(), Workflow: "deploy", Stage: "deploy", State: remit.RunActive, Started: now,
+		Expires: now.Add(time.Hour), StageExpires: now.Add(time.Hour), Epoch: 1}
+	if _, err := s.Commit(t.Context(), remit.Change{Rows: []remit.Row{l.run}}); err != nil {
+		t.Fatal(err)
+	}
+	l.auth, err = authorizer.New(authorizer.Config{Policy: func() authorizer.Policy { return l }, State: s, Evidence: l, Record: s, Broker: l, Acts: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func (l *line) request() *remit.Request {
+	return &remit.Request{At: l.now, Agent: agent, Run: l.run.ID, Action: "kubernetes.apply", Target: "cluster",
+		Caller: remit.Principal{ID: spiffeid.RequireFromString("spiffe://company.com/agent/deploy"), Method: remit.MethodX509}}
+}
+
+// lastEffect reads the effect that the ledger holds, not the one that was answered.
+func (l *line) lastDecision(t *testing.T) remit.Decision {
+	t.Helper()
+	entries, err := l.store.Entries(0, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := len(entries) - 1; i >= 0; i-- {
+		var e struct {
+			Kind remit.EventKind
+			Data json.RawMessage
+		}
+		if err := json.Unmarshal(entries[i].Body, &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Kind == remit.EventDecision {
+			var d remit.Decision
+			if err := json.Unmarshal(e.Data, &d); err != nil {
+				t.Fatal(err)
+			}
+			return d
+		}
+	}
+	t.Fatal("no decision is in the ledger")
+	return remit.Decision{}
+}
+
+func TestAllowIsRecordedBeforeItIsAnswered(t *testing.T) {
+	l := setUp(t)
+	d, err := l.auth.Decide(t.Context(), l.request())
+	if err != nil || d.Effect != remit.Allow || d.Receipt == nil {
+		t.Fatalf("%v, %+v", err, d)
+	}
+	if got := l.lastDecision(t); got.ID != d.ID || got.Effect != remit.Allow {
+		t.Errorf("the ledger says %+v", got)
+	}
+}
+
+func TestDefaultDeny(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(*line, *remit.Request)
+		want  remit.ReasonCode
+	}{
+		"refused before": {func(_ *line, r *remit.Request) {
+			r.Refused = []remit.Reason{{Code: remit.ReasonRunToken}}
+		}, remit.ReasonRunToken},
+		"no agent":        {func(_ *line, r *remit.Request) { r.Agent = "" }, remit.ReasonUnknownAgent},
+		"nobody verified": {func(_ *line, r *remit.Request) { r.Caller = remit.Principal{} }, remit.ReasonUnknownAgent},
+		"suspended":       {func(l *line, _ *remit.Request) { l.store.SetSuspended(agent, "test") }, remit.ReasonSuspended},
+		"no run":          {func(_ *line, r *remit.Request) { r.Run = "" }, remit.ReasonNoRun},
+		"unknown run":     {func(_ *line, r *remit.Request) { r.Run = remit.NewRunID() }, remit.ReasonNoRun},
+		"run over":        {func(l *line, r *remit.Request) { r.At = l.now.Add(2 * time.Hour) }, remit.ReasonRunEnded},
+		"other stage":     {func(_ *line, r *remit.Request) { r.Stage = "build" }, remit.ReasonRunMismatch},
+		"no permission":   {func(l *line, _ *remit.Request) { l.permitted = false }, remit.ReasonNoPermission},
+		"zero judgement": {func(l *line, _ *remit.Request) {
+			l.judgement = remit.Judgement{Reasons: []remit.Reason{{Code: remit.ReasonFault}}}
+		}, remit.ReasonFault},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := setUp(t)
+			req := l.request()
+			c.spoil(l, req)
+			d, _, cred, err := l.auth.Grant(t.Context(), req)
+			if err != nil || d.Effect != remit.Deny || len(d.Reasons) != 1 || d.Reasons[0].Code != c.want {
+				t.Fatalf("%v, %+v", err, d)
+			}
+			if l.minted != 0 || !cred.Secret.IsZero() {
+				t.Error("something was minted")
+			}
+			if got := l.lastDecision(t); got.ID != d.ID || got.Effect != remit.Deny {
+				t.Errorf("the ledger says %+v", got)
+			}
+		})
+	}
+}
+
+// S11: whatever moves between any two steps of the line, nothing is handed over, and the ledger holds no Allow that stands.
+func TestNothingBetweenCheckAndUse(t *testing.T) {
+	moves := map[string]func(*testing.T, *line){
+		"suspend":   func(_ *testing.T, l *line) { l.store.SetSuspended(agent, "test") },
+		"stage end": func(t *testing.T, l *line) { l.moveRun(t) },
+		"new evidence": func(t *testing.T, l *line) {
+			l.commit(t, remit.Statement{ID: remit.NewEvidenceID(), Source: "trivy", Subjects: []remit.Digest{remit.DigestOf(nil)}})
+		},
+		"policy change": func(t *testing.T, l *line) {
+			l.commit(t, remit.Revision{Digest: remit.DigestOf([]byte("new")), At: l.now})
+		},
+	}
+	for name, move := range moves {
+		for _, step := range []string{"match", "collect", "judge", "prepare", "mint"} {
+			if name == "new evidence" && step == "match" {
+				continue // read after it: the collector sees the new statement
+			}
+			t.Run(name+" before "+step, func(t *testing.T) {
+				l := setUp(t)
+				done := false
+				l.step = func(s string) {
+					if s == step && !done {
+						done = true
+						move(t, l)
+					}
+				}
+				d, _, cred, err := l.auth.Grant(t.Context(), l.request())
+				if !done {
+					t.Fatal("the step was not reached")
+				}
+				if l.handed || !cred.Secret.IsZero() {
+					t.Fatalf("a credential was handed over: %v %+v", err, d)
+				}
+				if step != "mint" && (err != nil || l.lastDecision(t).Effect != remit.Deny || d.Reasons[0].Code != remit.ReasonConflict) {
+					t.Errorf("%v, %+v", err, d)
+				}
+			})
+		}
+	}
+}
+
+func (l *line) moveRun(t *testing.T) {
+	r := l.run
+	r.State = remit.RunFinished
+	l.commit(t, r)
+}
+
+func (l *line) commit(t *testing.T, r remit.Row) {
+	t.Helper()
+	if _, err := l.store.Commit(t.Context(), remit.Change{Rows: []remit.Row{r}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// failing refuses every write, as a full disk does.
+type failing struct{}
+
+func (failing) Commit(context.Context, remit.Change) (remit.Receipt, error) {
+	return remit.Receipt{}, errors.New("disk full")
+}
+
+func TestNoAnswerWithoutRecord(t *testing.T) {
+	l := setUp(t)
+	auth, err := authorizer.New(authorizer.Config{Policy: func() authorizer.Policy { return l }, State: l.store, Evidence: l, Record: failing{}, Broker: l, Acts: l.store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := auth.Decide(t.Context(), l.request()); err == nil || d.Effect != remit.Deny {
+		t.Errorf("answered %v without a record: %v", d.Effect, err)
+	}
+	if d, _, cred, err := auth.Grant(t.Context(), l.request()); err == nil || d.Effect != remit.Deny || l.minted != 0 || !cred.Secret.IsZero() {
+		t.Errorf("granted %v without a record: %v", d.Effect, err)
+	}
+}

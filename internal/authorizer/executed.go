@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package authorizer
+
+import (
+	"context"
+	"fmt"
+
+	"remit"
+)
+
+// Acts finds what an executed act was done under, in memory or the store.
+type Acts interface {
+	Lease(id remit.LeaseID) (remit.Lease, bool)
+	LeaseByCredential(id string) (remit.Lease, bool)
+	Grant(id remit.GrantID) (remit.Grant, bool)
+}
+
+// Executed records acts that an enforcement point or a target's audit log reports, each joined to its lease by the
+// credential's id. An act under an identity of ours without a lease is recorded as a finding. All are durable, or none is.
+func (a *Authorizer) Executed(ctx context.Context, acts []remit.Outcome) error {
+	change := remit.Change{}
+	for i := range acts {
+		change.Events = append(change.Events, a.actEvent(&acts[i]))
+	}
+	if len(change.Events) == 0 {
+		return nil
+	}
+	if _, err := a.cfg.Record.Commit(ctx, change); err != nil {
+		return fmt.Errorf("record %d executed acts: %w", len(acts), err)
+	}
+	return nil
+}
+
+func (a *Authorizer) actEvent(o *remit.Outcome) remit.Event {
+	l, ok := a.cfg.Acts.Lease(o.Lease)
+	if !ok && o.Credential != "" {
+		l, ok = a.cfg.Acts.LeaseByCredential(o.Credential)
+	}
+	if !ok || l.Target != o.Target {
+		return remit.Event{At: o.At, Kind: remit.EventFinding, By: o.Source, Data: mustJSON(unjoined{"act_without_grant", o})}
+	}
+	g, _ := a.cfg.Acts.Grant(l.Grant)
+	o.Lease = l.ID
+	return remit.Event{At: o.At, Kind: remit.EventAction, Agent: l.Agent, Run: l.Run, Decision: g.Decision, Grant: l.Grant, Lease: l.ID,
+		By: o.Source, Data: mustJSON(o)}
+}
+
+type unjoined struct {
+	Finding string         `json:"finding"`
+	Act     *remit.Outcome `json:"act"`
+}
