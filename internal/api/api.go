@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package api is the management API: its types, its errors and its Go client. The API is JSON over HTTP on the admin socket
+// (S2); errors are {code, message, hint, id} of remit.Error. Lists take limit and after and answer next. The package starts
+// no goroutine.
+package api
+
+import (
+	"encoding/json"
+	"time"
+
+	"remit"
+)
+
+// List is one page. Next is what to pass as after for the next one; empty at the end.
+type List[T any] struct {
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty"`
+}
+
+// Status is what a running server says of itself.
+type Status struct {
+	Version     string       `json:"version"`
+	TrustDomain string       `json:"trust_domain"`
+	Revision    remit.Digest `json:"revision"`
+	Started     time.Time    `json:"started"`
+	HTTPS       string       `json:"https"`
+	Workload    string       `json:"workload_socket"`
+	LedgerSize  uint64       `json:"ledger_size"` // events on record
+	Sequenced   uint64       `json:"sequenced"`   // of them in the log
+	You         string       `json:"you"`
+	Roles       []string     `json:"roles"`
+}
+
+// StartRun starts a run.
+type StartRun struct {
+	Workflow string            `json:"workflow"`
+	Params   map[string]string `json:"params"`
+}
+
+// AdvanceRun leaves the present stage; To, when stated, must be the stage that follows.
+type AdvanceRun struct {
+	To string `json:"to,omitempty"`
+}
+
+// TokenRequest asks for a run token bound to the certificate that an agent holds.
+type TokenRequest struct {
+	Agent      remit.Name `json:"agent"`
+	Thumbprint string     `json:"x5t#S256"`
+}
+
+// Token is a run token. It is shown once.
+type Token struct {
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expires"`
+}
+
+// Launch asks to start a process with an agent's identity (S4).
+type Launch struct {
+	Run     remit.RunID  `json:"run"`
+	Agent   remit.Name   `json:"agent"`
+	Command remit.Digest `json:"command"` // of the executable's bytes
+	Path    string       `json:"path"`    // for the ledger
+	For     string       `json:"for"`     // the permission it is launched for
+}
+
+// Launched is how the child is to be started: with this socket as its Workload API and, with SetUID, under UID.
+type Launched struct {
+	ID     remit.LaunchID `json:"id"`
+	Socket string         `json:"socket"`
+	Token  string         `json:"token"` // run token bound to the launch
+	SetUID bool           `json:"set_uid"`
+	UID    uint32         `json:"uid"`
+	HTTPS  string         `json:"https"` // the server's URL
+	// Client is what a client of the permission's target needs and is no secret: server, ca, namespace.
+	Client map[string]string `json:"client,omitempty"`
+}
+
+// LaunchPID names the launched process: from here on its socket serves it, and nobody before.
+type LaunchPID struct {
+	PID int `json:"pid"`
+}
+
+// Agent is a configured identity with its posture.
+type Agent struct {
+	Name      remit.Name `json:"name"`
+	ID        string     `json:"id"`
+	Owner     string     `json:"owner,omitempty"`
+	Suspended bool       `json:"suspended"`
+	Reason    string     `json:"reason,omitempty"`
+	Live      int        `json:"live_grants"`
+}
+
+// Reasoned is a change that needs a reason: suspend, reinstate, revoke.
+type Reasoned struct {
+	Reason string `json:"reason"`
+}
+
+// Suspended is what suspending did and what is left.
+type Suspended struct {
+	Agent  Agent         `json:"agent"`
+	Runs   []remit.RunID `json:"frozen_runs"`
+	Ended  []remit.Grant `json:"ended_grants"`
+	Failed []string      `json:"failed,omitempty"` // what could not be ended yet; it is tried again every second
+	MS     float64       `json:"ms"`               // until every target had confirmed
+}
+
+// AddEvidence stores a signed statement.
+type AddEvidence struct {
+	Source   string          `json:"source"`
+	Envelope json.RawMessage `json:"envelope"` // DSSE
+}
+
+// Applied is the outcome of an apply.
+type Applied struct {
+	Revision remit.Digest `json:"revision"`
+	Previous remit.Digest `json:"previous"`
+	DryRun   bool         `json:"dry_run"`
+	Changed  []string     `json:"changed_files"`
+	Ended    int          `json:"ended_grants"` // of removed agents and targets
+}
+
+// Entry is a ledger entry.
+type Entry struct {
+	Seq   uint64          `json:"seq"`
+	Event json.RawMessage `json:"event"`
+}
+
+// Why explains a decision. Text is for people; Explanation is the same as data.
+type Why struct {
+	Decision    json.RawMessage `json:"decision"`
+	Explanation json.RawMessage `json:"explanation"`
+	Text        string          `json:"text"`
+	Grant       *remit.Grant    `json:"grant,omitempty"`
+	Acts        []Entry         `json:"acts,omitempty"`
+}
+
+// Check is one line of doctor.
+type Check struct {
+	Name string `json:"name"`
+	OK   bool   `json:"ok"`
+	Warn bool   `json:"warn,omitempty"` // works, but is worth less than it could be
+	Text string `json:"text"`
+	Fix  string `json:"fix,omitempty"`
+}
+
+// Workflow is a loaded workflow in short.
+type Workflow struct {
+	Name       string       `json:"name"`
+	Digest     remit.Digest `json:"digest"`
+	Parameters []string     `json:"parameters"`
+	Stages     []Stage      `json:"stages"`
+}
+
+// Stage is a stage in short.
+type Stage struct {
+	Name string   `json:"name"`
+	May  []string `json:"may"` // "NAME: WHO ACTION TARGET"
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"remit"
+)
+
+// asker adds the flags of a request to a command.
+func asker(cmd *cobra.Command, q *ask) (args *[]string) {
+	args = new([]string)
+	f := cmd.Flags()
+	f.StringVar(&q.permission, "for", "", "the permission's name in the workflow; fixes what it alone allows")
+	f.StringVar(&q.target, "target", "", "the target; not needed with --for")
+	f.StringVar(&q.action, "action", "", "the action; not needed with --for")
+	f.StringArrayVar(args, "arg", nil, "NAME=VALUE: an argument; VALUE is JSON, else a string")
+	f.DurationVar(&q.ttl, "ttl", 0, "how long; never longer than the permission's ttl")
+	f.StringVar(&q.url, "url", "", "the server's HTTPS address (default $"+envURL+")")
+	f.StringVar(&q.tokenFile, "run-token", "", "file with the run token (default $"+envRunToken+")")
+	return args
+}
+
+func (q *ask) setArgs(pairs []string) error {
+	m, err := parsePairs(pairs, "--arg")
+	if err != nil {
+		return err
+	}
+	q.args = map[string]json.RawMessage{}
+	for k, v := range m {
+		if json.Valid([]byte(v)) {
+			q.args[k] = json.RawMessage(v)
+			continue
+		}
+		q.args[k] = remit.AppendJSONString(nil, v)
+	}
+	return nil
+}
+
+func (a *app) credentialCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "credential", Short: "Credentials in the form that other programs call for, as the agent of this process"}
+	cmd.AddCommand(a.credentialKubernetes(), a.credentialToken())
+	return cmd
+}
+
+// execCredential is client.authentication.k8s.io/v1 ExecCredential, as far as a plugin reads and writes it.
+type execCredential struct {
+	APIVersion string          `json:"apiVersion"`
+	Kind       string          `json:"kind"`
+	Spec       struct{}        `json:"spec"`
+	Status     *execCredStatus `json:"status,omitempty"`
+}
+
+type execCredStatus struct {
+	Expires time.Time `json:"expirationTimestamp"`
+	Token   string    `json:"token"`
+}
+
+const execAPIVersion = "client.authentication.k8s.io/v1"
+
+func (a *app) credentialKubernetes() *cobra.Command {
+	q := &ask{action: "kubernetes.apply"}
+	cmd := &cobra.Command{Use: "kubernetes", Short: "kubectl's exec credential plugin (ExecCredential v1)", Args: cobra.NoArgs}
+	args := asker(cmd, q)
+	cmd.RunE = func(c *cobra.Command, _ []string) error {
+		if err := checkExecInfo(os.Getenv("KUBERNETES_EXEC_INFO")); err != nil {
+			return err
+		}
+		if err := q.setArgs(*args); err != nil {
+			return err
+		}
+		asked := time.Now()
+		got, err := q.request(c.Context())
+		if err != nil {
+			return err
+		}
+		out := execCredential{APIVersion: execAPIVersion, Kind: "ExecCredential",
+			Status: &execCredStatus{Expires: asked.Add(time.Duration(got.ExpiresIn) * time.Second).UTC().Truncate(time.Second), Token: got.AccessToken}}
+		return json.NewEncoder(a.out).Encode(out)
+	}
+	return cmd
+}
+
+// checkExecInfo refuses callers that speak another version; an unset variable is a person who tries the command.
+func checkExecInfo(info string) error {
+	if info == "" {
+		return nil
+	}
+	var in execCredential
+	if len(info) > 1<<20 || json.Unmarshal([]byte(info), &in) != nil {
+		return badUse("KUBERNETES_EXEC_INFO is not an ExecCredential")
+	}
+	if in.Kind != "ExecCredential" || in.APIVersion != execAPIVersion {
+		return badUse("KUBERNETES_EXEC_INFO asks for %.60q", in.APIVersion+" "+in.Kind).hint("write apiVersion: %s in the kubeconfig", execAPIVersion)
+	}
+	return nil
+}
+
+func (a *app) credentialToken() *cobra.Command {
+	q := &ask{}
+	cmd := &cobra.Command{Use: "token", Short: "Print the credential's token alone", Args: cobra.NoArgs}
+	args := asker(cmd, q)
+	cmd.RunE = func(c *cobra.Command, _ []string) error {
+		if err := q.setArgs(*args); err != nil {
+			return err
+		}
+		got, err := q.request(c.Context())
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(a.out, got.AccessToken)
+		return nil
+	}
+	return cmd
+}
+
+func (a *app) grantRequestCommand() *cobra.Command {
+	q := &ask{}
+	cmd := &cobra.Command{Use: "request", Short: "Ask for a grant as the agent of this process; prints the token endpoint's answer",
+		Args: cobra.NoArgs}
+	args := asker(cmd, q)
+	cmd.RunE = func(c *cobra.Command, _ []string) error {
+		if err := q.setArgs(*args); err != nil {
+			return err
+		}
+		got, err := q.request(c.Context())
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(a.out, "%s\n", got.raw)
+		return nil
+	}
+	return cmd
+}

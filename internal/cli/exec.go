@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"remit"
+	"remit/internal/api"
+)
+
+// What remit exec and the trampoline that becomes the child share: descriptors 3 and 4.
+const (
+	goFD      = 3 // a byte arrives when the server knows the pid
+	commandFD = 4 // the opened, measured executable
+)
+
+func (a *app) execCommand() *cobra.Command {
+	var run, as, perm string
+	cmd := &cobra.Command{
+		Use:     "exec --run RUN --as agent/NAME --for PERMISSION -- COMMAND [ARG...]",
+		Short:   "Launch a command with an agent's identity and everything set up",
+		Long:    "Launch COMMAND as an agent: with a Workload API socket of its own, a run token bound to this launch and, for a\nKubernetes target, a kubeconfig that asks Remit for the credential when the first request is made. The agent's file\nsays who may launch which executable (launch: by, command). Exits as the child does.",
+		Example: "  remit exec --run run-… --as agent/deploy --for apply -- kubectl apply -f foo.yaml",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.launch(c.Context(), api.Launch{Run: remit.RunID(run), Agent: remit.Name(as), For: perm}, args)
+		},
+	}
+	f := cmd.Flags()
+	f.SetInterspersed(false)
+	f.StringVar(&run, "run", "", "the run")
+	f.StringVar(&as, "as", "", "agent/NAME or tool/NAME")
+	f.StringVar(&perm, "for", "", "the permission's name")
+	for _, name := range []string{"run", "as", "for"} {
+		_ = cmd.MarkFlagRequired(name)
+	}
+	trampoline := &cobra.Command{Use: "child", Hidden: true, DisableFlagParsing: true, RunE: func(_ *cobra.Command, args []string) error {
+		return becomeChild(args)
+	}}
+	cmd.AddCommand(trampoline)
+	return cmd
+}
+
+// launch measures the command, asks to launch it, starts it and waits.
+func (a *app) launch(ctx context.Context, l api.Launch, argv []string) error {
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		return badUse("%v", err)
+	}
+	if l.Path, err = filepath.Abs(path); err != nil {
+		return badUse("%v", err)
+	}
+	file, digest, err := measure(l.Path)
+	if err != nil {
+		return badUse("%v", err)
+	}
+	defer file.Close()
+	l.Command = digest
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	var launched api.Launched
+	if err := client.Post(ctx, "/v1/launches", l, &launched); err != nil {
+		return err
+	}
+	defer func() {
+		_ = client.Post(context.WithoutCancel(ctx), "/v1/launches/"+string(launched.ID)+"/end", nil, nil)
+	}()
+	home, err := childHome(&launched, l.For)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(home)
+	return a.runChild(ctx, client, &launched, file, home, argv)
+}
+
+// measure hashes the executable through the descriptor that will be executed, so that what ran is what was measured.
+func measure(path string) (*os.File, remit.Digest, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, "", err
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		_ = f.Close()
+		return nil, "", fmt.Errorf("read %s: %w", path, err)
+	}
+	return f, remit.Digest("sha256:" + hex.EncodeToString(h.Sum(nil))), nil
+}
+
+// childHome makes the folder with the child's run token and kubeconfig, readable by the child alone.
+func childHome(l *api.Launched, permission string) (string, error) {
+	home, err := os.MkdirTemp("", "remit-exec-")
+	if err != nil {
+		return "", fmt.Errorf("make the child's folder: %w", err)
+	}
+	files := map[string][]byte{"run-token": []byte(l.Token + "\n")}
+	if server := l.Client["server"]; server != "" {
+		self, err := os.Executable()
+		if err != nil {
+			return "", fmt.Errorf("find this executable: %w", err)
+		}
+		files["kubeconfig"] = kubeconfig(self, server, l.Client["ca"], l.Client["namespace"], permission)
+	}
+	errs := []error{}
+	for name, content := range files {
+		errs = append(errs, os.WriteFile(filepath.Join(home, name), content, 0o600))
+		if l.SetUID {
+			errs = append(errs, os.Chown(filepath.Join(home, name), int(l.UID), int(l.UID)))
+		}
+	}
+	if l.SetUID {
+		errs = append(errs, os.Chown(home, int(l.UID), int(l.UID)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		_ = os.RemoveAll(home)
+		return "", fmt.Errorf("write the child's files: %w", err)
+	}
+	return home, nil
+}
+
+// kubeconfig names the cluster and this program as the exec plugin that gets the credential. JSON is YAML.
+func kubeconfig(self, server, ca, namespace, permission string) []byte {
+	type object = map[string]any
+	b, _ := json.MarshalIndent(object{
+		"apiVersion": "v1", "kind": "Config", "current-context": "remit",
+		"clusters": []any{object{"name": "remit", "cluster": object{"server": server, "certificate-authority-data": []byte(ca)}}},
+		"contexts": []any{object{"name": "remit", "context": object{"cluster": "remit", "user": "remit", "namespace": namespace}}},
+		"users": []any{object{"name": "remit", "user": object{"exec": object{
+			"apiVersion": execAPIVersion, "command": self, "args": []string{"credential", "kubernetes", "--for", permission},
+			"interactiveMode": "Never"}}}},
+	}, "", " ")
+	return b
+}
+
+func (a *app) runChild(ctx context.Context, client *api.Client, l *api.Launched, command *os.File, home string, argv []string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this executable: %w", err)
+	}
+	ready, release, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("make a pipe: %w", err)
+	}
+	defer ready.Close()
+	defer release.Close()
+	child := exec.Command(self, append([]string{"exec", "child"}, argv...)...)
+	child.Stdin, child.Stdout, child.Stderr = a.in, a.out, a.err
+	child.ExtraFiles = []*os.File{ready, command} // become goFD and commandFD
+	child.Env = childEnv(os.Environ(), l, home)
+	if l.SetUID {
+		child.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: l.UID, Gid: l.UID, Groups: []uint32{}}}
+	}
+	if err := child.Start(); err != nil {
+		return fmt.Errorf("start the child: %w", err)
+	}
+	if err := client.Post(ctx, "/v1/launches/"+string(l.ID)+"/pid", api.LaunchPID{PID: child.Process.Pid}, nil); err != nil {
+		_ = child.Process.Kill()
+		_ = child.Wait()
+		return err
+	}
+	stop := forwardSignals(child.Process)
+	defer stop()
+	_, _ = release.Write([]byte{1})
+	if err := child.Wait(); err != nil {
+		if exited, ok := errors.AsType[*exec.ExitError](err); ok {
+			return &childError{code: exitCode(exited)}
+		}
+		return fmt.Errorf("wait for the child: %w", err)
+	}
+	return nil
+}
+
+func exitCode(e *exec.ExitError) int {
+	if ws, ok := e.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return e.ExitCode()
+}
+
+// childEnv is ours without what would lead the child elsewhere: no operator's socket, no other kubeconfig.
+func childEnv(env []string, l *api.Launched, home string) []string {
+	drop := []string{"KUBECONFIG=", "SPIFFE_ENDPOINT_SOCKET=", "REMIT_", "KUBERNETES_EXEC_INFO="}
+	out := slices.DeleteFunc(slices.Clone(env), func(e string) bool {
+		return slices.ContainsFunc(drop, func(p string) bool { return strings.HasPrefix(e, p) })
+	})
+	out = append(out, "SPIFFE_ENDPOINT_SOCKET=unix://"+l.Socket, envURL+"="+l.HTTPS, envRunToken+"="+filepath.Join(home, "run-token"))
+	if l.Client["server"] != "" {
+		out = append(out, "KUBECONFIG="+filepath.Join(home, "kubeconfig"))
+	}
+	if l.SetUID {
+		out = append(out, "HOME="+home)
+	}
+	return out
+}
+
+// forwardSignals sends the child what is sent to us; a terminal sends to both, which does no harm.
+func forwardSignals(p *os.Process) (stop func()) {
+	signals := make(chan os.Signal, 4)
+	done := make(chan struct{})
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		for {
+			select {
+			case s := <-signals:
+				_ = p.Signal(s)
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() { signal.Stop(signals); close(done); <-finished }
+}
+
+// becomeChild waits until the server knows this pid, then executes the measured file in its place; the pid stays.
+func becomeChild(argv []string) error {
+	ready := os.NewFile(goFD, "go")
+	if n, err := ready.Read(make([]byte, 1)); n != 1 {
+		return fmt.Errorf("the launch was given up: %w", err)
+	}
+	_ = ready.Close()
+	syscall.CloseOnExec(commandFD)
+	return syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", commandFD), argv, os.Environ())
+}

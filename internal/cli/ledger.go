@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"remit"
+	"remit/internal/api"
+	"remit/internal/ledger"
+)
+
+func (a *app) ledgerCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "ledger", Short: "The tamper-evident record: list, show, prove, verify, audit"}
+	cmd.AddCommand(a.ledgerListCommand(),
+		&cobra.Command{Use: "show SEQ", Short: "Show one entry", Args: cobra.ExactArgs(1), RunE: a.ledgerShow},
+		&cobra.Command{Use: "prove SEQ", Short: "Prove that an entry is in the log (JSON: entry, path, checkpoint)", Args: cobra.ExactArgs(1), RunE: a.ledgerProve},
+		a.ledgerVerifyCommand(), a.ledgerAuditCommand())
+	return cmd
+}
+
+func (a *app) ledgerListCommand() *cobra.Command {
+	filter := map[string]*string{}
+	cmd := &cobra.Command{Use: "list", Short: "List entries, oldest first", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		q := a.page()
+		for k, v := range filter {
+			if *v != "" {
+				q.Set(k, *v)
+			}
+		}
+		return a.ledgerList(c.Context(), q)
+	}}
+	for _, k := range []string{"kind", "agent", "run", "decision", "grant", "lease"} {
+		filter[k] = cmd.Flags().String(k, "", "only entries of this "+k)
+	}
+	return cmd
+}
+
+// head is what every entry has.
+type head struct {
+	At       string          `json:"at"`
+	Kind     string          `json:"kind"`
+	Agent    string          `json:"agent"`
+	By       string          `json:"by"`
+	Decision string          `json:"decision"`
+	Grant    string          `json:"grant"`
+	Data     json.RawMessage `json:"data"`
+}
+
+func (a *app) ledgerList(ctx context.Context, q url.Values) error {
+	var list api.List[api.Entry]
+	if err := a.get(ctx, "/v1/ledger", q, &list); err != nil {
+		return err
+	}
+	return a.show(list, func() {
+		var rows [][]string
+		for _, e := range list.Items {
+			var h head
+			_ = json.Unmarshal(e.Event, &h)
+			rows = append(rows, []string{strconv.FormatUint(e.Seq, 10), h.At, h.Kind, h.Agent, h.Decision, summary(h)})
+		}
+		a.table("SEQ AT KIND AGENT DECISION WHAT", rows)
+		a.noteNext(list.Next)
+	})
+}
+
+// summary says the gist of an entry in a few words.
+func summary(h head) string {
+	var d struct {
+		Effect  string         `json:"effect"`
+		Action  string         `json:"action"`
+		Reasons []remit.Reason `json:"reasons"`
+		Why     string         `json:"why"`
+		Reason  string         `json:"reason"`
+		Op      string         `json:"op"`
+		Verb    string         `json:"verb"`
+		Res     string         `json:"resource"`
+	}
+	_ = json.Unmarshal(h.Data, &d)
+	words := []string{d.Effect, d.Action, d.Op, d.Verb, d.Res, d.Why, d.Reason}
+	for _, r := range d.Reasons {
+		words = append(words, string(r.Code))
+	}
+	return strings.Join(strings.Fields(strings.Join(words, " ")), " ")
+}
+
+func (a *app) ledgerShow(c *cobra.Command, args []string) error {
+	var e api.Entry
+	if err := a.get(c.Context(), "/v1/ledger/"+args[0], nil, &e); err != nil {
+		return err
+	}
+	return a.show(e, func() {
+		b, _ := json.MarshalIndent(e.Event, "", "  ")
+		fmt.Fprintln(a.out, string(b))
+	})
+}
+
+func (a *app) ledgerProve(c *cobra.Command, args []string) error {
+	var raw []byte
+	if err := a.get(c.Context(), "/v1/ledger/"+args[0]+"/proof", nil, &raw); err != nil {
+		return err
+	}
+	_, err := a.out.Write(raw)
+	return err
+}
+
+// openLog opens the files of a log and its public key, given as a file or as the key's text.
+func openLog(dir, key string) (*ledger.Log, error) {
+	if b, err := os.ReadFile(key); err == nil {
+		key = strings.TrimSpace(string(b))
+	}
+	public, err := ledger.ParsePublicKey(key)
+	if err != nil {
+		return nil, badUse("--key: %v", err).hint("give the file ledger.pub that remit init wrote, kept apart from the log")
+	}
+	return ledger.OpenLog(dir, public)
+}
+
+func (a *app) ledgerVerifyCommand() *cobra.Command {
+	var key, remember, receipts string
+	cmd := &cobra.Command{Use: "verify DIR", Short: "Verify a log offline: its files and the public key are enough", Args: cobra.ExactArgs(1),
+		Long: "Verify a log offline. Finds a flipped bit, a removed, reordered or inserted entry; with --remember also a log that was\nrolled back since the last visit, with --receipts entries that were promised and are not there.",
+		RunE: func(c *cobra.Command, args []string) error {
+			log, err := openLog(args[0], key)
+			if err != nil {
+				return err
+			}
+			opts := ledger.VerifyOptions{}
+			if remember != "" {
+				if b, err := os.ReadFile(remember); err == nil {
+					opts.Remembered = [][]byte{b}
+				}
+			}
+			if opts.Receipts, err = readReceipts(receipts); err != nil {
+				return err
+			}
+			report, err := log.Verify(c.Context(), opts)
+			if err != nil {
+				return err
+			}
+			if err := a.showReport(&report); err != nil {
+				return err
+			}
+			if remember != "" && report.Intact() {
+				_, err = log.Remember(c.Context(), remember)
+			}
+			return err
+		}}
+	f := cmd.Flags()
+	f.StringVar(&key, "key", "", "the ledger's public key: a file, or the key itself")
+	f.StringVar(&remember, "remember", "", "file that keeps the checkpoint of the last visit; made or renewed when all is well")
+	f.StringVar(&receipts, "receipts", "", "file with receipts, one JSON object a line")
+	_ = cmd.MarkFlagRequired("key")
+	return cmd
+}
+
+func readReceipts(file string) ([]remit.Receipt, error) {
+	if file == "" {
+		return nil, nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, badUse("%v", err)
+	}
+	defer f.Close()
+	return ledger.ReadReceipts(f)
+}
+
+func (a *app) showReport(r *ledger.Report) error {
+	err := a.show(r, func() {
+		for _, p := range r.Problems {
+			fmt.Fprintf(a.out, "entry %d: %s: %s\n", p.Seq, p.Kind, clean(p.What))
+		}
+		if r.Unsequenced != nil {
+			fmt.Fprintf(a.out, "entries %d to %d are durable but not in the log yet\n", r.Unsequenced.First, r.Unsequenced.Last)
+		}
+		if r.Intact() {
+			fmt.Fprintf(a.out, "intact: %s, %d entries, root %s\n", r.Origin, r.Size, base64.StdEncoding.EncodeToString(r.Root))
+		}
+	})
+	if err == nil && !r.Intact() {
+		return fmt.Errorf("the log is NOT intact: %d problems, the first: %s", len(r.Problems)+r.Unlisted, r.Problems[0].What)
+	}
+	return err
+}
+
+func (a *app) ledgerAuditCommand() *cobra.Command {
+	var key, dir string
+	cmd := &cobra.Command{Use: "audit RECEIPTS", Short: "Prove that every receipted entry is in the log", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			log, err := openLog(dir, key)
+			if err != nil {
+				return err
+			}
+			receipts, err := readReceipts(args[0])
+			if err != nil {
+				return err
+			}
+			results, err := log.Audit(c.Context(), receipts)
+			if err != nil {
+				return err
+			}
+			return a.showAudit(results)
+		}}
+	cmd.Flags().StringVar(&key, "key", "", "the ledger's public key: a file, or the key itself")
+	cmd.Flags().StringVar(&dir, "log", "", "the log's folder")
+	_ = cmd.MarkFlagRequired("key")
+	_ = cmd.MarkFlagRequired("log")
+	return cmd
+}
+
+func (a *app) showAudit(results []ledger.AuditResult) error {
+	bad := 0
+	for _, r := range results {
+		if r.Status == ledger.AuditFalse || r.Status == ledger.AuditMissing {
+			bad++
+		}
+	}
+	err := a.show(results, func() {
+		for _, r := range results {
+			fmt.Fprintf(a.out, "%d %s %s\n", r.Seq, r.Status, r.Why)
+		}
+	})
+	if err == nil && bad > 0 {
+		return fmt.Errorf("%d of %d receipts do not hold", bad, len(results))
+	}
+	return err
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"remit/internal/api"
+	"remit/internal/config"
+	"remit/internal/server"
+)
+
+func (a *app) serveCommands() []*cobra.Command {
+	return []*cobra.Command{a.initCommand(), a.serveCommand(), a.applyCommand(), a.schemaCommand(), a.backupCommand(), a.restoreCommand(),
+		a.versionCommand()}
+}
+
+func (a *app) initCommand() *cobra.Command {
+	var o server.InitOptions
+	cmd := &cobra.Command{Use: "init", Short: "Make a server's directory: keys, remit.yaml, an empty configuration", Args: cobra.NoArgs,
+		Long: "Make a server's directory. The trust domain is permanent: every identity carries it. Your user becomes the\nfirst operator, with the role admin.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.Dir, o.UID = a.dir, uint32(os.Getuid())
+			if err := server.Init(c.Context(), o); err != nil {
+				return err
+			}
+			a.note("made %s for trust domain %s; the ledger's public key is %s: keep a copy elsewhere", a.dir, o.TrustDomain,
+				filepath.Join(a.dir, "ledger.pub"))
+			a.note("next: put workflows into %s, then remit --dir %s serve", filepath.Join(a.dir, "config"), a.dir)
+			return nil
+		}}
+	f := cmd.Flags()
+	f.StringVar(&o.TrustDomain, "trust-domain", "", "the SPIFFE trust domain, such as company.com; permanent")
+	f.StringVar(&o.Operator, "operator", "admin", "your name as operator")
+	f.StringVar(&o.HTTPS, "https", "127.0.0.1:8443", "where agents and enforcement points connect")
+	_ = cmd.MarkFlagRequired("trust-domain")
+	return cmd
+}
+
+func (a *app) serveCommand() *cobra.Command {
+	var level, format string
+	cmd := &cobra.Command{Use: "serve", Short: "Run the server", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		log, err := a.logger(level, format)
+		if err != nil {
+			return err
+		}
+		s, err := server.New(c.Context(), server.Options{Dir: a.dir, Log: log, Version: Version})
+		if err != nil {
+			return err
+		}
+		return s.Run(c.Context(), func(st api.Status) {
+			fmt.Fprintf(a.out, "ready %s, trust domain %s, revision %.19s…\n", st.HTTPS, st.TrustDomain, st.Revision)
+		})
+	}}
+	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	cmd.Flags().StringVar(&format, "log-format", "text", "text or json")
+	return cmd
+}
+
+func (a *app) logger(level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, badUse("--log-level is debug, info, warn or error, not %q", level)
+	}
+	opts := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(a.err, opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(a.err, opts)), nil
+	}
+	return nil, badUse("--log-format is text or json, not %q", format)
+}
+
+func (a *app) applyCommand() *cobra.Command {
+	var dry bool
+	cmd := &cobra.Command{Use: "apply", Short: "Check the configuration directory and make it the active revision (as SIGHUP does)", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			path := "/v1/apply"
+			if dry {
+				path += "?dry_run=true"
+			}
+			var r api.Applied
+			if err := a.post(c.Context(), path, nil, &r); err != nil {
+				return err
+			}
+			return a.show(r, func() {
+				verb := "active"
+				if r.DryRun {
+					verb = "would become active"
+				}
+				fmt.Fprintf(a.out, "revision %s %s; changed: %s\n", r.Revision, verb, clean(strings.Join(r.Changed, ", ")))
+				if r.Ended > 0 {
+					fmt.Fprintf(a.out, "%d grants of removed agents or targets ended\n", r.Ended)
+				}
+			})
+		}}
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "check and compare only")
+	return cmd
+}
+
+func (a *app) schemaCommand() *cobra.Command {
+	return &cobra.Command{Use: "schema", Short: "Print the JSON Schema of the configuration files", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := a.out.Write(config.Schema())
+			return err
+		}}
+}
+
+func (a *app) workflowCheckCommand() *cobra.Command {
+	return &cobra.Command{Use: "check DIR", Short: "Check configuration files without a server", Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			n, err := server.Check(args[0])
+			if err != nil {
+				return badUse("%v", err)
+			}
+			a.note("%d workflows are well", n)
+			return nil
+		}}
+}
+
+func (a *app) backupCommand() *cobra.Command {
+	return &cobra.Command{Use: "backup FILE", Short: "Write a consistent copy of the state while the server runs; keys are not in it", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			path, err := filepath.Abs(args[0])
+			if err != nil {
+				return badUse("%v", err)
+			}
+			if err := a.post(c.Context(), "/v1/backup", map[string]string{"path": path}, nil); err != nil {
+				return err
+			}
+			a.note("wrote %s; keep it with the keys of %s and the ledger's folder", path, filepath.Join(a.dir, "keys"))
+			return nil
+		}}
+}
+
+func (a *app) restoreCommand() *cobra.Command {
+	return &cobra.Command{Use: "restore FILE", Short: "Put a backup in the place of the state of a stopped server", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := server.Restore(c.Context(), a.dir, args[0]); err != nil {
+				return err
+			}
+			a.note("restored; the old state was kept beside it. Start the server with remit serve")
+			return nil
+		}}
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		return a.show(map[string]string{"version": Version}, func() { fmt.Fprintln(a.out, "remit", Version) })
+	}}
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"encoding/json"
+
+	"remit"
+	"remit/internal/api"
+	"remit/internal/gateway/admin"
+)
+
+type evidenceData struct {
+	Source  string             `json:"source"`
+	Kind    remit.EvidenceKind `json:"kind"`
+	ID      remit.EvidenceID   `json:"id"`
+	Name    string             `json:"name,omitempty"`
+	Signer  string             `json:"signer"`
+	Subject []remit.Digest     `json:"subjects"`
+	Digest  remit.Digest       `json:"digest"`
+}
+
+// opEvidenceAdd stores a statement that a signer of the source signed. Who hands it in does not matter: the signature does.
+func (s *Server) opEvidenceAdd(ctx context.Context, c admin.Call) (any, error) {
+	var in api.AddEvidence
+	if err := c.Decode(&in); err != nil {
+		return nil, err
+	}
+	st, fact, err := s.rev.Load().collector.Add(in.Source, in.Envelope, c.Who.String(), s.now())
+	if err != nil {
+		return nil, err
+	}
+	if _, known := s.store.Statement(st.ID); known {
+		return fact, nil
+	}
+	body, err := json.Marshal(evidenceData{in.Source, st.Kind, st.ID, fact.Name, fact.Signer, st.Subjects, fact.Digest})
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.store.Commit(ctx, remit.Change{Rows: []remit.Row{st},
+		Events: []remit.Event{{At: s.now(), Kind: remit.EventEvidence, By: c.Who.String(), Data: body}}})
+	return fact, err
+}
+
+func (s *Server) opEvidenceList(_ context.Context, c admin.Call) (any, error) {
+	limit, after, err := page(c.Query)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.store.ListStatements("", limit, remit.EvidenceID(after))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]remit.Evidence, 0, len(rows))
+	for i := range rows {
+		out = append(out, s.verifiedNow(&rows[i]))
+	}
+	return listed(out, limit, func(e remit.Evidence) string { return string(e.ID) }), nil
+}
+
+func (s *Server) opEvidence(_ context.Context, c admin.Call) (any, error) {
+	id, err := remit.ParseEvidenceID(c.Path("id"))
+	if err != nil {
+		return nil, err
+	}
+	st, ok := s.store.Statement(id)
+	if !ok {
+		return nil, notFound("evidence", string(id))
+	}
+	return s.verifiedNow(&st), nil
+}
+
+// verifiedNow judges a stored statement by the active revision's signers, as the line would.
+func (s *Server) verifiedNow(st *remit.Statement) remit.Evidence {
+	_, fact, err := s.rev.Load().collector.Add(st.Source, st.Envelope, st.AddedBy, st.Added)
+	if err != nil {
+		return remit.Evidence{ID: st.ID, Kind: st.Kind, Source: st.Source, Name: st.Name, Subjects: st.Subjects,
+			Fields: map[string]string{"not accepted now": err.Error()}}
+	}
+	return *fact
+}

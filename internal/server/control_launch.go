@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"remit"
+	"remit/internal/api"
+	"remit/internal/gateway/admin"
+)
+
+type launchData struct {
+	Launch   remit.LaunchID `json:"launch"`
+	Command  remit.Digest   `json:"command"`
+	Path     string         `json:"path"`
+	For      string         `json:"for,omitempty"`
+	Outcome  string         `json:"outcome"`
+	Identity string         `json:"identity,omitempty"`
+}
+
+// opLaunch decides whether a person may start a process with an agent's identity (S4), and makes its private socket and a run
+// token that is bound to it. Every answer is recorded before it leaves.
+func (s *Server) opLaunch(ctx context.Context, c admin.Call) (any, error) {
+	var in api.Launch
+	if err := c.Decode(&in); err != nil {
+		return nil, err
+	}
+	a, ok := s.registry.Named(in.Agent)
+	if !ok {
+		return nil, notFound("agent", string(in.Agent))
+	}
+	r, ok := s.store.Run(in.Run)
+	if !ok {
+		return nil, notFound("run", string(in.Run))
+	}
+	id := remit.NewLaunchID()
+	data := launchData{Launch: id, Command: in.Command, Path: in.Path, For: in.For, Outcome: "launched", Identity: a.ID.String()}
+	refused := s.mayLaunch(c.Who, &a, &r, &in)
+	if refused != nil {
+		data.Outcome = "refused: " + refused.Error()
+	}
+	body, err := json.Marshal(data)
+	if err != nil {
+		return nil, err
+	}
+	change := remit.Change{Events: []remit.Event{{At: s.now(), Kind: remit.EventLaunch, Agent: a.Name, Run: r.ID, By: c.Who.String(), Data: body}}}
+	if refused == nil {
+		change.Rows = []remit.Row{remit.LaunchRecord{ID: id, Agent: a.Name, Run: r.ID, By: c.Who.Person, Started: s.now()}}
+	}
+	if _, err := s.store.Commit(ctx, change); err != nil {
+		return nil, err
+	}
+	if refused != nil {
+		return nil, refused
+	}
+	return s.launched(&a, &r, id, in.For)
+}
+
+func (s *Server) mayLaunch(who remit.Principal, a *remit.Agent, r *remit.Run, in *api.Launch) error {
+	if a.Launch == nil || !slices.Contains(a.Launch.By, who.Person) {
+		return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s may not launch %s", who, a.Name),
+			Hint: "the agent's file says who may: launch: {by: [" + who.String() + "], …}"}
+	}
+	if !slices.Contains(a.Launch.Commands, in.Command) {
+		return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s may not be launched with %s (%s)", a.Name, in.Path, in.Command),
+			Hint: "add that digest to the agent's launch: commands, if it is the right executable"}
+	}
+	w, ok := s.rev.Load().workflow(r.Workflow)
+	if !ok {
+		return notFound("workflow", r.Workflow)
+	}
+	return s.mayEnter(who, r, w, a.Name)
+}
+
+// launched prepares the child's side. The socket's path is short, since socket addresses are.
+func (s *Server) launched(a *remit.Agent, r *remit.Run, id remit.LaunchID, permission string) (api.Launched, error) {
+	path := filepath.Join(filepath.Dir(s.cfg.Workload), "l", string(id)+".sock")
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return api.Launched{}, fmt.Errorf("make the folder of launch sockets: %w", err)
+	}
+	if err := s.ids.bind(id, a, path); err != nil {
+		return api.Launched{}, err
+	}
+	token, err := s.issueRunToken(r, remit.Holder{Agent: a.Name, Launch: id})
+	if err != nil {
+		s.ids.unbind(id)
+		return api.Launched{}, err
+	}
+	return api.Launched{ID: id, Socket: path, Token: token.Token, SetUID: a.Launch.OwnUID, UID: a.Launch.UID, HTTPS: s.baseURL(),
+		Client: s.clientOf(r, a.Name, permission)}, nil
+}
+
+// clientOf returns what a client of the permission's target needs to know.
+func (s *Server) clientOf(r *remit.Run, agent remit.Name, permission string) map[string]string {
+	rev := s.rev.Load()
+	req := remit.Request{Run: r.ID, Agent: agent, Permission: permission}
+	line{s}.complete(&req)
+	client := map[string]string{}
+	for k, v := range rev.clients[req.Target] {
+		client[k] = v
+	}
+	if ns := s.namespaceOf(r, agent, permission); ns != "" && client["server"] != "" {
+		client["namespace"] = ns
+	}
+	return client
+}
+
+// namespaceOf is the namespace that the permission fixes, so that a client's default is the one that will be granted.
+func (s *Server) namespaceOf(r *remit.Run, agent remit.Name, permission string) string {
+	req := &remit.Request{At: s.now(), Run: r.ID, Agent: agent, Permission: permission, Fill: true}
+	line{s}.complete(req)
+	m := s.rev.Load().plan.Match(req, r)
+	return m.Args["namespace"].Text()
+}
+
+func (s *Server) launchOf(c admin.Call) (remit.LaunchRecord, error) {
+	l, ok := s.store.Launch(remit.LaunchID(c.Path("id")))
+	if !ok || !l.Ended.IsZero() {
+		return l, notFound("launch", c.Path("id"))
+	}
+	if l.By != c.Who.Person {
+		return l, &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("launch %s is %s's", l.ID, l.By)}
+	}
+	return l, nil
+}
+
+func (s *Server) opLaunchPID(_ context.Context, c admin.Call) (any, error) {
+	l, err := s.launchOf(c)
+	if err != nil {
+		return nil, err
+	}
+	var in api.LaunchPID
+	if err := c.Decode(&in); err != nil {
+		return nil, err
+	}
+	return struct{}{}, s.ids.started(l.ID, in.PID)
+}
+
+func (s *Server) opLaunchEnd(ctx context.Context, c admin.Call) (any, error) {
+	l, err := s.launchOf(c)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, s.endLaunch(ctx, l)
+}
+
+// endLaunch takes the socket away; SVIDs that it issued live on until they expire, but the run token needs one of them.
+func (s *Server) endLaunch(ctx context.Context, l remit.LaunchRecord) error {
+	s.ids.unbind(l.ID)
+	l.Ended = s.now()
+	_, err := s.store.Commit(ctx, remit.Change{Rows: []remit.Row{l}})
+	return err
+}
+
+// endDeadLaunches ends launches whose process is gone, and those that a previous process of ours left.
+func (s *Server) endDeadLaunches(ctx context.Context) {
+	for _, l := range s.store.LiveLaunches() {
+		if s.ids.alive(l.ID) {
+			continue
+		}
+		if err := s.endLaunch(ctx, l); err != nil && ctx.Err() == nil {
+			s.log.Warn("an ended launch is not on record yet; it is tried again", "launch", l.ID, "err", err)
+		}
+	}
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"strconv"
+
+	"remit"
+	"remit/internal/api"
+	"remit/internal/gateway/admin"
+	"remit/internal/policy"
+	"remit/internal/store"
+)
+
+func (s *Server) opEntries(_ context.Context, c admin.Call) (any, error) {
+	limit, text, err := page(c.Query)
+	if err != nil {
+		return nil, err
+	}
+	var after uint64
+	if text != "" {
+		if after, err = strconv.ParseUint(text, 10, 64); err != nil {
+			return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "after is an entry's number"}
+		}
+	}
+	entries, next, err := s.store.Events(filterOf(c.Query), after, limit)
+	if err != nil {
+		return nil, err
+	}
+	l := api.List[api.Entry]{Items: make([]api.Entry, 0, len(entries))}
+	for _, e := range entries {
+		l.Items = append(l.Items, api.Entry{Seq: e.Seq, Event: e.Body})
+	}
+	if next != 0 {
+		l.Next = strconv.FormatUint(next, 10)
+	}
+	return l, nil
+}
+
+func filterOf(q url.Values) store.EventFilter {
+	return store.EventFilter{Kind: remit.EventKind(q.Get("kind")), Agent: remit.Name(q.Get("agent")), Run: remit.RunID(q.Get("run")),
+		Decision: remit.DecisionID(q.Get("decision")), Grant: remit.GrantID(q.Get("grant")), Lease: remit.LeaseID(q.Get("lease"))}
+}
+
+func seqOf(c admin.Call) (uint64, error) {
+	seq, err := strconv.ParseUint(c.Path("seq"), 10, 64)
+	if err != nil || seq == 0 {
+		return 0, &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("%.40q is not an entry's number", c.Path("seq")), Hint: "entries are numbered from 1"}
+	}
+	return seq, nil
+}
+
+func (s *Server) opEntry(_ context.Context, c admin.Call) (any, error) {
+	seq, err := seqOf(c)
+	if err != nil {
+		return nil, err
+	}
+	e, ok, err := s.store.Entry(seq)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, notFound("ledger", c.Path("seq"))
+	}
+	return api.Entry{Seq: e.Seq, Event: e.Body}, nil
+}
+
+func (s *Server) opProve(ctx context.Context, c admin.Call) (any, error) {
+	seq, err := seqOf(c)
+	if err != nil {
+		return nil, err
+	}
+	return s.ledger.Prove(ctx, seq)
+}
+
+func (s *Server) opBackup(ctx context.Context, c admin.Call) (any, error) {
+	var in struct {
+		Path string `json:"path"`
+	}
+	if err := c.Decode(&in); err != nil {
+		return nil, err
+	}
+	if !filepath.IsAbs(in.Path) {
+		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "a backup's path is absolute"}
+	}
+	return struct{}{}, s.store.Backup(ctx, in.Path)
+}
+
+// opWhy explains a decision by the revision that made it, not by the present one.
+func (s *Server) opWhy(_ context.Context, c admin.Call) (any, error) {
+	id := remit.DecisionID(c.Path("id"))
+	var out api.Why
+	if g, ok := s.store.Grant(remit.GrantID(c.Path("id"))); ok {
+		id, out.Grant = g.Decision, &g
+	}
+	e, ok, err := s.store.Decision(id)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, &remit.Error{Code: remit.CodeNotFound, Msg: fmt.Sprintf("there is no decision or grant %.80q", c.Path("id")),
+			Hint: "remit ledger list --kind decision shows them"}
+	}
+	d, err := decisionOf(e)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := s.planOf(d.Policy)
+	if err != nil {
+		return nil, err
+	}
+	x := policy.Explain(&d, plan)
+	if out.Explanation, err = json.Marshal(x); err != nil {
+		return nil, err
+	}
+	out.Decision, out.Text = e.Body, x.Text
+	out.Acts, err = s.actsOf(id)
+	return out, err
+}
+
+// actsOf lists what was executed under the decision, as the target's audit log told it.
+func (s *Server) actsOf(id remit.DecisionID) ([]api.Entry, error) {
+	entries, _, err := s.store.Events(store.EventFilter{Kind: remit.EventAction, Decision: id}, 0, 100)
+	var out []api.Entry
+	for _, e := range entries {
+		out = append(out, api.Entry{Seq: e.Seq, Event: e.Body})
+	}
+	return out, err
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"remit"
+	"remit/internal/api"
+	"remit/internal/gateway/admin"
+	"remit/internal/run"
+	"remit/internal/store"
+)
+
+func (s *Server) opRuns(_ context.Context, c admin.Call) (any, error) {
+	limit, after, err := page(c.Query)
+	if err != nil {
+		return nil, err
+	}
+	runs, err := s.store.Runs(store.RunFilter{}, limit, remit.RunID(after))
+	return listed(runs, limit, func(r remit.Run) string { return string(r.ID) }), err
+}
+
+func (s *Server) runOf(c admin.Call) (remit.Run, *remit.Workflow, error) {
+	id, err := remit.ParseRunID(c.Path("id"))
+	if err != nil {
+		return remit.Run{}, nil, err
+	}
+	r, ok := s.store.Run(id)
+	if !ok {
+		return r, nil, notFound("run", string(id))
+	}
+	w, ok := s.rev.Load().workflow(r.Workflow)
+	if !ok {
+		return r, nil, &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf("workflow %s is not in the active revision any more", r.Workflow),
+			Hint: "finish the run, or restore the workflow"}
+	}
+	return r, w, nil
+}
+
+func (s *Server) opRun(_ context.Context, c admin.Call) (any, error) {
+	id, err := remit.ParseRunID(c.Path("id"))
+	if err != nil {
+		return nil, err
+	}
+	r, ok := s.store.Run(id)
+	if !ok {
+		return nil, notFound("run", string(id))
+	}
+	return r, nil
+}
+
+// opRunStart resolves image tags, so that a run is about digests from its first moment, and starts the run.
+func (s *Server) opRunStart(ctx context.Context, c admin.Call) (any, error) {
+	var in api.StartRun
+	if err := c.Decode(&in); err != nil {
+		return nil, err
+	}
+	w, ok := s.rev.Load().workflow(in.Workflow)
+	if !ok {
+		return nil, notFound("workflow", in.Workflow)
+	}
+	if err := s.resolveImages(ctx, w, in.Params); err != nil {
+		return nil, err
+	}
+	r, events, err := run.Start(w, remit.NewRunID(), person(c.Who), run.Input{Params: in.Params}, s.now())
+	if err != nil {
+		return nil, err
+	}
+	return s.commitRun(ctx, r, events, 0)
+}
+
+func person(p remit.Principal) run.Actor { return run.Actor{Name: p.Person, Principal: p} }
+
+func (s *Server) resolveImages(ctx context.Context, w *remit.Workflow, params map[string]string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for _, p := range w.Parameters {
+		text, ok := params[p.Name]
+		if p.Type != "image" || !ok {
+			continue
+		}
+		img, err := remit.ParseImage(text)
+		if err != nil {
+			return err
+		}
+		if img.Digest == "" {
+			if img, err = s.images.Resolve(ctx, img); err != nil {
+				return err
+			}
+		}
+		params[p.Name] = img.String()
+	}
+	return nil
+}
+
+// commitRun writes a transition; a run that moved meanwhile is a conflict.
+func (s *Server) commitRun(ctx context.Context, r remit.Run, events []remit.Event, seen uint64) (any, error) {
+	change := remit.Change{Rows: []remit.Row{r}, Events: events, Require: []remit.Precondition{{Key: remit.RunKey(r.ID), Epoch: seen}}}
+	if _, err := s.store.Commit(ctx, change); err != nil {
+		return nil, err
+	}
+	r, _ = s.store.Run(r.ID)
+	return r, nil
+}
+
+func (s *Server) opRunAdvance(ctx context.Context, c admin.Call) (any, error) {
+	var in api.AdvanceRun
+	if err := c.Decode(&in); err != nil {
+		return nil, err
+	}
+	r, w, err := s.runOf(c)
+	if err != nil {
+		return nil, err
+	}
+	return s.advance(ctx, r, w, person(c.Who), in.To)
+}
+
+func (s *Server) advance(ctx context.Context, r remit.Run, w *remit.Workflow, by run.Actor, to string) (any, error) {
+	next, events, err := run.Advance(r, w, by, to, s.now())
+	if err != nil {
+		return nil, err
+	}
+	return s.leaveStage(ctx, r.Epoch, next, events, "the stage ended", by.Principal.String())
+}
+
+func (s *Server) opRunFinish(ctx context.Context, c admin.Call) (any, error) {
+	r, w, err := s.runOf(c)
+	if err != nil {
+		return nil, err
+	}
+	next, events, err := run.Finish(r, w, person(c.Who), s.now())
+	if err != nil {
+		return nil, err
+	}
+	return s.leaveStage(ctx, r.Epoch, next, events, "the run ended", c.Who.String())
+}
+
+// leaveStage ends the stage's grants first and writes the transition after (S20). Tighten comes before either, so that no
+// grant that is being decided survives. A run that moved since seen stays as it is; its grants are ended all the same.
+func (s *Server) leaveStage(ctx context.Context, seen uint64, next remit.Run, events []remit.Event, why, by string) (any, error) {
+	key := remit.RunKey(next.ID)
+	s.store.Tighten(key)
+	now := s.store.Epoch(key)
+	if err := s.broker.End(ctx, func(l *remit.Lease) bool { return l.Run == next.ID }, why, by); err != nil {
+		s.log.Error("a run's leases are not all ended yet; it is tried again every second", "run", next.ID, "err", err)
+	}
+	if now != seen+1 {
+		return nil, &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf("run %s changed meanwhile", next.ID), Hint: "remit run show " + string(next.ID)}
+	}
+	return s.commitRun(ctx, next, events, now)
+}
+
+// expireRuns is the janitor of time limits: a run or stage that is over by time is over on record, too. The line does not
+// wait for it: it compares times itself.
+func (s *Server) expireRuns(ctx context.Context) {
+	now := s.now()
+	for _, r := range s.store.LiveRuns() {
+		next, events, due := run.Expire(r, now)
+		if !due {
+			continue
+		}
+		if _, err := s.leaveStage(ctx, r.Epoch, next, events, "the run expired", "remit"); err != nil && ctx.Err() == nil {
+			s.log.Warn("an expired run is not on record yet; it is tried again", "run", r.ID, "err", err)
+		}
+	}
+}
+
+func (s *Server) opRunToken(_ context.Context, c admin.Call) (any, error) {
+	var in api.TokenRequest
+	if err := c.Decode(&in); err != nil {
+		return nil, err
+	}
+	if in.Thumbprint == "" {
+		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "a run token is bound to a certificate: x5t#S256 is missing"}
+	}
+	r, w, err := s.runOf(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.mayEnter(c.Who, &r, w, in.Agent); err != nil {
+		return nil, err
+	}
+	return s.issueRunToken(&r, remit.Holder{Agent: in.Agent, Thumbprint: in.Thumbprint})
+}
+
+// mayEnter decides who may let an agent into a run (S10): the run's starter or an admin, and only an agent that is active in
+// the present stage and not suspended.
+func (s *Server) mayEnter(who remit.Principal, r *remit.Run, w *remit.Workflow, agent remit.Name) error {
+	if who.Person != r.Starter && !who.HasRole("admin") {
+		return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("only %s, who started the run, lets agents into it", r.Starter)}
+	}
+	if !r.Live(s.now()) {
+		return &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf("run %s is %s", r.ID, r.State), Hint: "start another with remit run start"}
+	}
+	if !run.Active(r, w, agent) {
+		return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s does nothing in stage %s of %s", agent, r.Stage, r.Workflow),
+			Hint: "remit workflow show " + r.Workflow}
+	}
+	if p := s.store.Posture(agent); p.Suspended {
+		return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s is suspended: %s", agent, p.Reason),
+			Hint: "remit agent reinstate, when that is settled"}
+	}
+	return nil
+}
+
+func (s *Server) issueRunToken(r *remit.Run, h remit.Holder) (api.Token, error) {
+	a, ok := s.rev.Load().set.Agents[h.Agent]
+	if !ok {
+		return api.Token{}, notFound("agent", string(h.Agent))
+	}
+	token, err := s.ids.tokens.Issue(r, h, a.ID, s.now())
+	if err != nil {
+		return api.Token{}, err
+	}
+	return api.Token{Token: token.Reveal(), Expires: r.StageExpires}, nil
+}

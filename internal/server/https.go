@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"remit"
+	"remit/internal/gateway"
+	"remit/internal/gateway/authzen"
+	"remit/internal/gateway/token"
+)
+
+// Quotas before the line (S35): what one principal may ask a second, at once, and concurrently. An agent acts at human or
+// build speed; an enforcement point speaks for many.
+const (
+	agentRate, agentBurst, agentConcurrent = 2000, 4000, 256
+	pointRate, pointBurst, pointConcurrent = 50000, 100000, 4096
+)
+
+// httpsHandler is everything that is served on the HTTPS address.
+func (s *Server) httpsHandler() (http.Handler, error) {
+	agents := gateway.NewQuota(agentRate, agentBurst, agentConcurrent)
+	base := s.baseURL()
+	tokens, err := token.New(token.Config{Issuer: base, TrustDomain: s.td.Name(), Line: line{s}, Authenticator: s.auth, RunTokens: s,
+		Directory: s.registry, Grants: grants{s}, Location: s.location, Actions: s.actions, Quota: agents, Log: s.log, Now: s.now})
+	if err != nil {
+		return nil, err
+	}
+	pdp, err := authzen.New(authzen.Config{Base: base, Line: line{s}, Authenticator: s.auth, RunTokens: s, Directory: s.registry, Agents: agents,
+		Points: gateway.NewQuota(pointRate, pointBurst, pointConcurrent), Log: s.log, Now: s.now})
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/oauth2/", tokens)
+	mux.Handle("/.well-known/oauth-authorization-server", tokens)
+	mux.Handle("/access/v1/", pdp)
+	mux.Handle("/.well-known/authzen-configuration", pdp)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	mux.HandleFunc("POST /v1/runs/{id}/advance", s.agentAdvances)
+	mux.HandleFunc("POST /kubernetes/{target}/{hook}", s.webhook)
+	return mux, s.identityEndpoints(mux)
+}
+
+// webhook passes a call of a target's own API server on; which targets have one changes with the revision.
+func (s *Server) webhook(w http.ResponseWriter, r *http.Request) {
+	h, ok := s.rev.Load().webhooks[r.PathValue("target")]
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	http.StripPrefix("/kubernetes/"+r.PathValue("target"), h).ServeHTTP(w, r)
+}
+
+func (s *Server) baseURL() string { return s.cfg.Issuer }
+
+// serveHTTPS answers until ctx ends, then lets requests in flight finish for up to 10 s.
+func (s *Server) serveHTTPS(ctx context.Context, l net.Listener) error {
+	handler, err := s.httpsHandler()
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{
+		Handler: handler, TLSConfig: s.tlsConfig(), ConnContext: gateway.Connection,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		// HTTP/1.1 only: enforcement points keep connections, and one stream a connection costs half of what HTTP/2 does.
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
+	}
+	stop := context.AfterFunc(ctx, func() {
+		sctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		_ = srv.Shutdown(sctx)
+	})
+	defer stop()
+	if err := srv.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve https: %w", err)
+	}
+	return nil
+}
+
+// line lets gateways enter the authorizer.
+type line struct{ s *Server }
+
+// Decide implements gateway.Line.
+func (l line) Decide(ctx context.Context, req *remit.Request) (remit.Decision, error) {
+	l.complete(req)
+	l.refuse(req)
+	return l.s.authorizer.Decide(ctx, req)
+}
+
+// Grant implements gateway.Line.
+func (l line) Grant(ctx context.Context, req *remit.Request) (gateway.Granted, error) {
+	l.complete(req)
+	l.refuse(req)
+	d, g, c, err := l.s.authorizer.Grant(ctx, req)
+	return gateway.Granted{Decision: d, Grant: g, Credential: c}, err
+}
+
+// complete fills in action and target of a request that names only a permission. What comes out is matched like any other
+// request, so this can spare typing and nothing else.
+func (l line) complete(req *remit.Request) {
+	if req.Permission == "" || req.Action != "" && req.Target != "" {
+		return
+	}
+	r, ok := l.s.store.Run(req.Run)
+	if !ok {
+		return
+	}
+	w, ok := l.s.rev.Load().workflow(r.Workflow)
+	if !ok {
+		return
+	}
+	for _, st := range w.Stages {
+		for _, p := range st.May {
+			if st.Name != r.Stage || p.Name != req.Permission || p.Who != req.Agent {
+				continue
+			}
+			req.Action, req.Target = cmp.Or(req.Action, p.Action), cmp.Or(req.Target, p.Target)
+			return
+		}
+	}
+}
+
+// refuse is S3: a target marked production takes requests only of a launched workload or better.
+func (l line) refuse(req *remit.Request) {
+	t, ok := l.s.target(req.Target)
+	if ok && t.Production && req.Caller.Level < remit.LevelLaunched {
+		req.Refused = append(req.Refused, remit.Reason{Code: remit.ReasonLevel, Of: "caller",
+			Want: remit.LevelLaunched.String(), Got: req.Caller.Level.String()})
+	}
+}
+
+// grants is what the token endpoint needs for revocation.
+type grants struct{ s *Server }
+
+// Grant implements token.Grants.
+func (g grants) Grant(id remit.GrantID) (remit.Grant, bool) { return g.s.store.Grant(id) }
+
+// GrantOf implements token.Grants.
+func (g grants) GrantOf(credential string) (remit.GrantID, bool) {
+	l, ok := g.s.store.LeaseByCredential(credential)
+	return l.Grant, ok
+}
+
+// Revoke implements token.Grants.
+func (g grants) Revoke(ctx context.Context, id remit.GrantID, why, by string) error {
+	return g.s.broker.Revoke(ctx, id, why, by)
+}
+
+// location maps a resource URI to a target: the URL of its API.
+func (s *Server) location(uri string) (string, bool) {
+	for name, client := range s.rev.Load().clients {
+		if client["server"] != "" && client["server"] == uri {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+func (s *Server) actions() []string {
+	seen := map[string]bool{}
+	var out []string
+	for _, w := range s.rev.Load().workflows {
+		for _, st := range w.Stages {
+			for _, p := range st.May {
+				if !seen[p.Action] {
+					seen[p.Action] = true
+					out = append(out, p.Action)
+				}
+			}
+		}
+	}
+	return out
+}

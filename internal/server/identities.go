@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"remit"
+	"remit/internal/gateway"
+	"remit/internal/identity"
+	"remit/internal/identity/issuer"
+	"remit/internal/identity/workloadapi"
+	"remit/internal/run"
+)
+
+// keyFiles are the authority and the key rings; each signs one thing (S7).
+type keyFiles struct {
+	authority *issuer.Authority
+	grants    *issuer.GrantIssuer
+	runs      *issuer.Keys
+}
+
+// longestRun bounds a run token's life; runs are shorter.
+const longestRun = 7 * 24 * time.Hour
+
+func openKeyFiles(dir string, td spiffeid.TrustDomain, iss, grantIss string, on func(step, key string), log *slog.Logger, now func() time.Time) (k keyFiles, err error) {
+	k.authority, err = issuer.New(issuer.Config{TrustDomain: td, Dir: dir, Issuer: iss, OnEvent: on, Log: log, Now: now})
+	if err != nil {
+		return k, err
+	}
+	k.grants, err = issuer.NewGrantIssuer(grantIss, issuer.KeysConfig{Name: "grant", Dir: dir, OnEvent: on, Log: log, Now: now})
+	if err != nil {
+		return k, err
+	}
+	k.runs, err = issuer.OpenKeys(issuer.KeysConfig{Name: "run-token", Type: run.TokenType, Dir: dir, Life: 4 * longestRun, MaxTTL: longestRun,
+		OnEvent: on, Log: log, Now: now})
+	return k, err
+}
+
+// createIdentities founds the authority, so that serve finds it.
+func createIdentities(dir string, td spiffeid.TrustDomain) error {
+	const later = "https://localhost" // the issuers' names are no part of the files
+	_, err := openKeyFiles(dir, td, later, later+"/grants", nil, nil, nil)
+	return err
+}
+
+// identities is who signs and who serves identities.
+type identities struct {
+	keyFiles
+	cert     *issuer.ServerCertificate
+	api      *workloadapi.Server
+	tokens   *run.Tokens
+	events   chan authorityStep
+	launches launches
+}
+
+type authorityStep struct {
+	Step string `json:"step"`
+	Key  string `json:"key"`
+}
+
+func (s *Server) openIdentities(ctx context.Context) (err error) {
+	i := &identities{events: make(chan authorityStep, 256)}
+	on := func(step, key string) { // it must not wait: the ledger has it when runIdentities comes by
+		select {
+		case i.events <- authorityStep{step, key}:
+		default:
+			s.log.Error("an authority step is not on record", "step", step, "key", key)
+		}
+	}
+	i.keyFiles, err = openKeyFiles(s.path(dirKeys), s.td, s.cfg.Issuer, s.cfg.GrantIssuer, on, s.log, s.now)
+	if err != nil {
+		return err
+	}
+	var names []string
+	var ips []net.IP
+	for _, n := range s.cfg.Names {
+		if ip := net.ParseIP(n); ip != nil {
+			ips = append(ips, ip)
+		} else {
+			names = append(names, n)
+		}
+	}
+	if i.cert, err = i.authority.ServerCertificate(names, ips); err != nil {
+		return err
+	}
+	s.auth, err = identity.New(identity.Config{TrustDomain: s.td, Bundles: i.authority, Records: s.store, Names: s.registry, Store: s.store,
+		Audience: s.baseURL(), Now: s.now})
+	if err != nil {
+		return err
+	}
+	i.tokens, err = run.NewTokens(run.TokenConfig{Issuer: s.baseURL(), TrustDomain: s.td, Signer: runKeys{i.runs}})
+	if err != nil {
+		return err
+	}
+	i.api, err = s.newWorkloadAPI(i)
+	s.ids = i
+	return err
+}
+
+// runKeys lets run tokens be signed with their own ring and nothing else.
+type runKeys struct{ keys *issuer.Keys }
+
+// Sign implements run.Signer; the ring's type is the only one.
+func (k runKeys) Sign(claims any, typ string) (string, error) {
+	if typ != run.TokenType {
+		return "", fmt.Errorf("the run-token keys do not sign %q", typ)
+	}
+	return k.keys.Sign(claims)
+}
+
+// Keys implements run.Signer.
+func (k runKeys) Keys() (set jose.JSONWebKeySet) {
+	for id, key := range k.keys.Public() {
+		set.Keys = append(set.Keys, jose.JSONWebKey{Key: key, KeyID: id, Algorithm: string(jose.ES256), Use: "sig"})
+	}
+	return set
+}
+
+// RunToken implements gateway.RunTokens.
+func (s *Server) RunToken(token string, p remit.Principal, at time.Time) (remit.RunID, error) {
+	return s.ids.tokens.RunToken(token, p, at)
+}
+
+func (s *Server) tlsConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, GetCertificate: s.ids.cert.GetCertificate,
+		// A certificate is asked for and verified by the gateway, which alone knows whether one is needed.
+		ClientAuth: tls.RequestClientCert,
+	}
+}
+
+// identityEndpoints serves the bundle and the keys that others verify with. None of it is secret.
+func (s *Server) identityEndpoints(mux *http.ServeMux) error {
+	bundle, err := s.ids.authority.BundleHandler()
+	if err != nil {
+		return err
+	}
+	oidc, err := s.ids.authority.Discovery()
+	if err != nil {
+		return err
+	}
+	mux.Handle("GET /bundle", bundle)
+	for iss, h := range map[string]http.Handler{s.cfg.Issuer: oidc, s.cfg.GrantIssuer: s.ids.grants.Discovery()} {
+		u, err := url.Parse(iss)
+		if err != nil {
+			return err
+		}
+		mux.Handle("GET "+u.Path+"/.well-known/openid-configuration", h)
+		mux.Handle("GET "+u.Path+"/keys", h)
+	}
+	return nil
+}
+
+// runIdentities turns the key rings, serves the Workload API and records what the authority did.
+func (s *Server) runIdentities(g *group) {
+	g.run("authority", s.ids.authority.Run)
+	g.run("grant keys", s.ids.grants.Run)
+	g.run("run-token keys", s.ids.runs.Run)
+	g.run("workload api", func(ctx context.Context) error {
+		if err := s.ids.api.Listen(s.cfg.Workload); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		s.ids.api.Close()
+		return nil
+	})
+	g.run("authority record", func(ctx context.Context) error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case step := <-s.ids.events:
+				body, _ := json.Marshal(step) // two strings
+				if err := s.record(ctx, remit.Event{At: s.now(), Kind: remit.EventAuthority, By: "remit", Data: body}); err != nil {
+					s.log.Error("an authority step is not on record", "step", step.Step, "key", step.Key, "err", err)
+				}
+			}
+		}
+	})
+}
+
+// agentAdvances lets an agent leave a stage that the workflow lets it end: the admin socket is for persons.
+func (s *Server) agentAdvances(w http.ResponseWriter, r *http.Request) {
+	next, err := s.agentAdvance(r)
+	if err != nil {
+		e := &remit.Error{Code: remit.CodeInternal, Msg: "a fault in the server"}
+		if known, ok := errors.AsType[*remit.Error](err); ok && known.Code != remit.CodeInternal {
+			e = known
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(map[remit.Code]int{remit.CodeUnauthenticated: 401, remit.CodeForbidden: 403, remit.CodeNotFound: 404,
+			remit.CodeConflict: 409, remit.CodeInvalid: 400, remit.CodeInternal: 500, remit.CodeUnavailable: 503}[e.Code])
+		_ = json.NewEncoder(w).Encode(e)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(next)
+}
+
+func (s *Server) agentAdvance(r *http.Request) (any, error) {
+	p, err := gateway.Caller(r, s.auth, s.now())
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.ids.tokens.RunToken(r.Header.Get("Txn-Token"), p, s.now())
+	if err != nil {
+		return nil, err
+	}
+	if string(id) != r.PathValue("id") {
+		return nil, &remit.Error{Code: remit.CodeForbidden, Msg: "the run token is another run's"}
+	}
+	name, ok := s.registry.Agent(p.ID)
+	if !ok || s.store.Posture(name).Suspended {
+		return nil, &remit.Error{Code: remit.CodeForbidden, Msg: "the agent is unknown or suspended"}
+	}
+	rn, _ := s.store.Run(id)
+	wf, ok := s.rev.Load().workflow(rn.Workflow)
+	if !ok {
+		return nil, notFound("workflow", rn.Workflow)
+	}
+	return s.advance(r.Context(), rn, wf, run.Actor{Name: name, Principal: p}, r.URL.Query().Get("to"))
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"remit"
+	"remit/internal/config"
+	"remit/internal/credential/kubernetes"
+	"remit/internal/policy"
+)
+
+// What works on files alone, without a running server.
+
+func loadOffline(dir string) (*config.Set, error) {
+	td, err := spiffeid.TrustDomainFromString("check.invalid")
+	if err != nil {
+		return nil, err
+	}
+	return config.Load(dir, td)
+}
+
+// Check reads and compiles a configuration directory and returns the number of its workflows. Drivers and sources are not
+// built: their files may be elsewhere.
+func Check(dir string) (int, error) {
+	set, err := loadOffline(dir)
+	if err != nil {
+		return 0, err
+	}
+	_, err = compile(set, 0, nil)
+	return len(set.Workflows), err
+}
+
+// TestPolicy runs files of cases (.yaml) and Rego tests (_test.rego) against a configuration directory.
+func TestPolicy(ctx context.Context, dir string, files []string) ([]policy.Outcome, error) {
+	set, err := loadOffline(dir)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := compile(set, 0, nil)
+	if err != nil {
+		return nil, err
+	}
+	var out []policy.Outcome
+	var tests []policy.Rule
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasSuffix(file, ".rego") {
+			tests = append(tests, policy.Rule{Name: filepath.Base(file), Module: string(b)})
+			continue
+		}
+		cases, err := policy.ParseCases(file, b)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, plan.Test(ctx, cases)...)
+	}
+	if len(tests) == 0 {
+		return out, nil
+	}
+	more, err := policy.TestRules(ctx, rulesOf(set), tests)
+	return append(out, more...), err
+}
+
+func rulesOf(set *config.Set) []policy.Rule {
+	var out []policy.Rule
+	for _, r := range set.Rules {
+		out = append(out, policy.Rule{Name: r.Name, Module: r.Module})
+	}
+	return out
+}
+
+// SweepOptions say where the sweeper looks.
+type SweepOptions struct {
+	Kubeconfig   string
+	Namespaces   []string
+	Installation string
+}
+
+// SweepKubernetes ends expired leases of an installation in a cluster, and returns how many.
+func SweepKubernetes(ctx context.Context, o SweepOptions) (int, error) {
+	if len(o.Namespaces) == 0 || o.Installation == "" {
+		return 0, &remit.Error{Code: remit.CodeInvalid, Msg: "--namespaces and --installation are needed", Hint: "they stand in the target's file"}
+	}
+	d, err := kubernetes.New(kubernetes.Config{Kubeconfig: o.Kubeconfig, Namespaces: o.Namespaces, Installation: o.Installation})
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	n, err := d.Sweep(ctx)
+	if err != nil {
+		return n, fmt.Errorf("sweep: %w", err)
+	}
+	return n, nil
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strconv"
+
+	"remit"
+	"remit/internal/api"
+	"remit/internal/gateway/admin"
+)
+
+// ops is the management API: what each call does stands in the control_*.go files. Roles: author changes policy, responder
+// ends authority, auditor reads the ledger; starting and advancing runs is the workflow's own decision.
+func (s *Server) ops() []admin.Op {
+	return []admin.Op{
+		{Pattern: "GET /v1/status", Name: "status", Do: s.opStatus},
+		{Pattern: "POST /v1/apply", Name: "apply", Role: "author", Writes: true, Do: s.opApply},
+		{Pattern: "GET /v1/doctor", Name: "doctor", Do: s.opDoctor},
+		{Pattern: "GET /v1/doctor/{target}", Name: "doctor", Do: s.opDoctor},
+		{Pattern: "POST /v1/backup", Name: "backup", Role: "admin", Writes: true, Do: s.opBackup},
+
+		{Pattern: "GET /v1/agents", Name: "agent.list", Do: s.opAgents},
+		{Pattern: "GET /v1/agents/{kind}/{name}", Name: "agent.show", Do: s.opAgent},
+		{Pattern: "POST /v1/agents/{kind}/{name}/suspend", Name: "agent.suspend", Role: "responder", Writes: true, Do: s.opSuspend},
+		{Pattern: "POST /v1/agents/{kind}/{name}/reinstate", Name: "agent.reinstate", Role: "responder", Writes: true, Do: s.opReinstate},
+
+		{Pattern: "GET /v1/workflows", Name: "workflow.list", Do: s.opWorkflows},
+		{Pattern: "GET /v1/workflows/{name}", Name: "workflow.show", Do: s.opWorkflow},
+		{Pattern: "GET /v1/policy/export", Name: "policy.export", Do: s.opExport},
+
+		{Pattern: "GET /v1/runs", Name: "run.list", Do: s.opRuns},
+		{Pattern: "POST /v1/runs", Name: "run.start", Writes: true, Do: s.opRunStart},
+		{Pattern: "GET /v1/runs/{id}", Name: "run.show", Do: s.opRun},
+		{Pattern: "POST /v1/runs/{id}/advance", Name: "run.advance", Writes: true, Do: s.opRunAdvance},
+		{Pattern: "POST /v1/runs/{id}/finish", Name: "run.finish", Writes: true, Do: s.opRunFinish},
+		{Pattern: "POST /v1/runs/{id}/token", Name: "run.token", Writes: true, Do: s.opRunToken},
+
+		{Pattern: "POST /v1/launches", Name: "agent.launch", Writes: true, Do: s.opLaunch},
+		{Pattern: "POST /v1/launches/{id}/pid", Name: "agent.launch.pid", Do: s.opLaunchPID},
+		{Pattern: "POST /v1/launches/{id}/end", Name: "agent.launch.end", Do: s.opLaunchEnd},
+
+		{Pattern: "GET /v1/grants", Name: "grant.list", Do: s.opGrants},
+		{Pattern: "GET /v1/grants/{id}", Name: "grant.show", Do: s.opGrant},
+		{Pattern: "POST /v1/grants/{id}/revoke", Name: "grant.revoke", Role: "responder", Writes: true, Do: s.opRevoke},
+
+		{Pattern: "GET /v1/evidence", Name: "evidence.list", Do: s.opEvidenceList},
+		{Pattern: "POST /v1/evidence", Name: "evidence.add", Writes: true, Do: s.opEvidenceAdd},
+		{Pattern: "GET /v1/evidence/{id}", Name: "evidence.show", Do: s.opEvidence},
+
+		{Pattern: "GET /v1/ledger", Name: "ledger.list", Role: "auditor", Do: s.opEntries},
+		{Pattern: "GET /v1/ledger/{seq}", Name: "ledger.show", Role: "auditor", Do: s.opEntry},
+		{Pattern: "GET /v1/ledger/{seq}/proof", Name: "ledger.prove", Role: "auditor", Do: s.opProve},
+		{Pattern: "GET /v1/why/{id}", Name: "why", Do: s.opWhy},
+	}
+}
+
+// page reads limit and after: 1 to 1000 items, 100 by default.
+func page(q url.Values) (limit int, after string, err error) {
+	limit = 100
+	if text := q.Get("limit"); text != "" {
+		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > 1000 {
+			return 0, "", &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("limit %.20q is not 1 to 1000", text)}
+		}
+	}
+	return limit, q.Get("after"), nil
+}
+
+// listed makes a page of items; next is the id of the last one when the page is full.
+func listed[T any](items []T, limit int, id func(T) string) api.List[T] {
+	l := api.List[T]{Items: items}
+	if items == nil {
+		l.Items = []T{}
+	}
+	if len(items) == limit && limit > 0 {
+		l.Next = id(items[len(items)-1])
+	}
+	return l
+}
+
+func notFound(what, id string) error {
+	return &remit.Error{Code: remit.CodeNotFound, Msg: fmt.Sprintf("there is no %s %.80q", what, id),
+		Hint: fmt.Sprintf("remit %s list shows them", what)}
+}
+
+func (s *Server) opStatus(_ context.Context, c admin.Call) (any, error) {
+	st := s.status()
+	st.You, st.Roles = c.Who.String(), c.Who.Roles
+	return st, nil
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"remit"
+	"remit/internal/api"
+	"remit/internal/broker"
+	"remit/internal/config"
+	"remit/internal/evidence"
+	"remit/internal/gateway/admin"
+	"remit/internal/policy"
+)
+
+// revision is one checked configuration with everything that was built from it. It never changes; a new one takes its place.
+type revision struct {
+	set       *config.Set
+	plan      *policy.Plan
+	collector *evidence.Collector
+	targets   map[string]broker.Target
+	clients   map[string]map[string]string // per target: what its clients may know
+	webhooks  map[string]http.Handler      // per target: what its own API server calls
+	workflows map[string]*remit.Workflow
+	audiences map[string]bool // of grant tokens, at targets
+}
+
+func (r *revision) workflow(name string) (*remit.Workflow, bool) {
+	w, ok := r.workflows[name]
+	return w, ok
+}
+
+// build checks a configuration by building all of it; epoch is what the policy's will be when it is active.
+func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
+	r := &revision{set: set, targets: map[string]broker.Target{}, clients: map[string]map[string]string{}, webhooks: map[string]http.Handler{},
+		workflows: map[string]*remit.Workflow{}, audiences: map[string]bool{}}
+	var errs []error
+	d := deps{server: s, store: s.store, images: s.images, grants: s.ids.grants, issuer: s.cfg.GrantIssuer, set: set, now: s.now}
+	for _, name := range slices.Sorted(maps.Keys(set.Targets)) {
+		b, err := newTarget(set.Targets[name], d)
+		errs = append(errs, err)
+		r.targets[name], r.clients[name] = b.target, b.client
+		client := b.client
+		if b.webhooks != nil {
+			r.webhooks[name] = b.webhooks
+		}
+		if aud := client["audience"]; aud != "" {
+			r.audiences[aud] = true
+		}
+	}
+	sources := map[string]evidence.Source{}
+	for _, name := range slices.Sorted(maps.Keys(set.Sources)) {
+		source, err := newSource(set.Sources[name], d)
+		errs = append(errs, err)
+		sources[name] = source
+	}
+	var err error
+	r.plan, err = compile(set, epoch, s.parent)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return nil, err
+	}
+	if r.collector, err = evidence.New(evidence.Config{Sources: sources}); err != nil {
+		return nil, err
+	}
+	for i := range set.Workflows {
+		r.workflows[set.Workflows[i].Name] = &set.Workflows[i]
+	}
+	return r, nil
+}
+
+// activate makes what stands in the configuration directory the active revision, or says what is wrong and leaves the old one.
+func (s *Server) activate(ctx context.Context, by string, dry bool) (api.Applied, error) {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	set, err := config.Load(s.cfg.Config, s.td)
+	if err != nil {
+		return api.Applied{}, asInvalid(err)
+	}
+	old := s.rev.Load()
+	out := api.Applied{Revision: set.Digest, DryRun: dry, Changed: changed(old, set)}
+	if old != nil {
+		out.Previous = old.set.Digest
+	}
+	epoch := s.store.Epoch(remit.PolicyKey)
+	stored, known := s.store.ActiveRevision()
+	fresh := !known || stored.Digest != set.Digest
+	if fresh {
+		epoch++
+	}
+	next, err := s.build(set, epoch)
+	if err != nil || dry {
+		return out, asInvalid(err)
+	}
+	if fresh {
+		if err := s.commitRevision(ctx, set, by, epoch-1); err != nil {
+			return out, err
+		}
+	}
+	s.retire(old, next)
+	s.rev.Store(next)
+	if err := s.registry.Replace(slices.Collect(maps.Values(set.Agents)), slices.Collect(maps.Values(set.EnforcementPoints))); err != nil {
+		return out, err
+	}
+	s.registry.Notify()
+	out.Ended, err = s.endRemoved(ctx, old, next, by)
+	return out, err
+}
+
+func asInvalid(err error) error {
+	if err == nil || remit.CodeOf(err) != remit.CodeInternal {
+		return err
+	}
+	return &remit.Error{Code: remit.CodeInvalid, Msg: err.Error(), Hint: "the active revision stays as it is; mend the files and apply again"}
+}
+
+func changed(old *revision, set *config.Set) []string {
+	var before map[string][]byte
+	if old != nil {
+		before = old.set.Files
+	}
+	var out []string
+	for name, b := range set.Files {
+		if string(before[name]) != string(b) {
+			out = append(out, name)
+		}
+	}
+	for name := range before {
+		if _, ok := set.Files[name]; !ok {
+			out = append(out, name+" (removed)")
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+type policyData struct {
+	Revision  remit.Digest `json:"revision"`
+	Workflows int          `json:"workflows"`
+	Agents    int          `json:"agents"`
+}
+
+func (s *Server) commitRevision(ctx context.Context, set *config.Set, by string, seen uint64) error {
+	body, err := json.Marshal(policyData{set.Digest, len(set.Workflows), len(set.Agents)})
+	if err != nil {
+		return err
+	}
+	_, err = s.store.Commit(ctx, remit.Change{
+		Rows:    []remit.Row{remit.Revision{Digest: set.Digest, Files: set.Files, At: s.now(), By: by}},
+		Events:  []remit.Event{{At: s.now(), Kind: remit.EventPolicy, By: by, Data: body}},
+		Require: []remit.Precondition{{Key: remit.PolicyKey, Epoch: seen}},
+	})
+	return err
+}
+
+// retire keeps the drivers of removed targets: their leases must still be ended.
+func (s *Server) retire(old, next *revision) {
+	if old == nil {
+		return
+	}
+	for name, t := range old.targets {
+		if _, ok := next.targets[name]; !ok {
+			s.retired.Store(name, t)
+		}
+	}
+}
+
+// endRemoved ends the leases of agents and targets that the new revision does not have.
+func (s *Server) endRemoved(ctx context.Context, old, next *revision, by string) (int, error) {
+	if old == nil {
+		return 0, nil
+	}
+	n := 0
+	err := s.broker.End(ctx, func(l *remit.Lease) bool {
+		_, agent := next.set.Agents[l.Agent]
+		_, target := next.targets[l.Target]
+		if !agent || !target {
+			n++
+		}
+		return !agent || !target
+	}, "its agent or target was removed", by)
+	return n, err
+}
+
+func (s *Server) target(name string) (broker.Target, bool) {
+	if t, ok := s.rev.Load().targets[name]; ok {
+		return t, true
+	}
+	if t, ok := s.retired.Load(name); ok {
+		return t.(broker.Target), true
+	}
+	return broker.Target{}, false
+}
+
+// planOf returns the plan of any revision that was ever active, to explain its decisions.
+func (s *Server) planOf(digest remit.Digest) (*policy.Plan, error) {
+	if r := s.rev.Load(); digest == "" || r.set.Digest == digest {
+		return r.plan, nil
+	}
+	stored, ok := s.store.Revision(digest)
+	if !ok {
+		return nil, notFound("revision", string(digest))
+	}
+	set, err := config.Parse(stored.Files, s.td)
+	if err != nil {
+		return nil, fmt.Errorf("read revision %s: %w", digest, err)
+	}
+	return compile(set, 0, nil)
+}
+
+// parent reads a recorded decision from the ledger, because a decision is nowhere else: what `under` asks about.
+func (s *Server) parent(id remit.DecisionID) (remit.Decision, bool) {
+	e, ok, err := s.store.Decision(id)
+	if err != nil || !ok {
+		return remit.Decision{}, false
+	}
+	d, err := decisionOf(e)
+	return d, err == nil
+}
+
+func decisionOf(e remit.Entry) (remit.Decision, error) {
+	var event struct {
+		Data remit.Decision `json:"data"`
+	}
+	if err := json.Unmarshal(e.Body, &event); err != nil {
+		return remit.Decision{}, fmt.Errorf("read the decision of entry %d: %w", e.Seq, err)
+	}
+	return event.Data, nil
+}
+
+// compile makes the plan of a configuration.
+func compile(set *config.Set, epoch uint64, parent func(remit.DecisionID) (remit.Decision, bool)) (*policy.Plan, error) {
+	cfg := policy.Config{Workflows: set.Workflows, Digest: set.Digest, Epoch: epoch, Parent: parent,
+		Agents: slices.Collect(maps.Keys(set.Agents)), Targets: slices.Collect(maps.Keys(set.Targets))}
+	cfg.Rules = rulesOf(set)
+	return policy.Compile(cfg)
+}
+
+func (s *Server) opApply(ctx context.Context, c admin.Call) (any, error) {
+	return s.activate(ctx, c.Who.String(), c.Query.Get("dry_run") == "true")
+}
+
+func (s *Server) opExport(context.Context, admin.Call) (any, error) {
+	return s.rev.Load().plan.Export(), nil
+}
+
+func (s *Server) opWorkflows(_ context.Context, c admin.Call) (any, error) {
+	limit, after, err := page(c.Query)
+	if err != nil {
+		return nil, err
+	}
+	out := []api.Workflow{}
+	for _, w := range s.rev.Load().workflows {
+		if w.Name > after {
+			out = append(out, workflowView(w))
+		}
+	}
+	slices.SortFunc(out, func(a, b api.Workflow) int { return strings.Compare(a.Name, b.Name) })
+	return listed(out[:min(limit, len(out))], limit, func(w api.Workflow) string { return w.Name }), nil
+}
+
+func (s *Server) opWorkflow(_ context.Context, c admin.Call) (any, error) {
+	w, ok := s.rev.Load().workflow(c.Path("name"))
+	if !ok {
+		return nil, notFound("workflow", c.Path("name"))
+	}
+	return workflowView(w), nil
+}
+
+func workflowView(w *remit.Workflow) api.Workflow {
+	out := api.Workflow{Name: w.Name, Digest: w.Digest, Parameters: []string{}}
+	for _, p := range w.Parameters {
+		out.Parameters = append(out.Parameters, p.Name+": "+p.Type)
+	}
+	for _, st := range w.Stages {
+		v := api.Stage{Name: st.Name, May: []string{}}
+		for _, m := range st.May {
+			v.May = append(v.May, fmt.Sprintf("%s: %s %s %s", m.Name, m.Who, m.Action, m.Target))
+		}
+		out.Stages = append(out.Stages, v)
+	}
+	return out
+}

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package server is the composition root: it builds every part, connects them, and runs them. All wiring is here and in
+// drivers.go; nothing registers itself. Run owns every long-lived goroutine and waits for all of them.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"k8s.io/klog/v2"
+
+	"remit"
+	"remit/internal/api"
+	"remit/internal/authorizer"
+	"remit/internal/broker"
+	"remit/internal/config"
+	"remit/internal/evidence/registry"
+	"remit/internal/gateway/admin"
+	"remit/internal/identity"
+	"remit/internal/ledger"
+	"remit/internal/store"
+)
+
+// Options of a server.
+type Options struct {
+	Dir     string // where remit.yaml is
+	Log     *slog.Logger
+	Version string
+	Now     func() time.Time // default time.Now
+}
+
+// Server is everything of one process.
+type Server struct {
+	dir     string
+	cfg     *config.ServerConfig
+	td      spiffeid.TrustDomain
+	log     *slog.Logger
+	version string
+	now     func() time.Time
+	started time.Time
+
+	key    *ledger.Key
+	store  *store.Store
+	ledger *ledger.Log
+	images *registry.Registry
+
+	registry *identity.Registry
+	auth     *identity.Verifier
+	ids      *identities
+
+	rev      atomic.Pointer[revision]
+	applying sync.Mutex // one activation at a time
+	retired  sync.Map   // target name to broker.Target, of targets that a revision removed
+
+	broker     *broker.Broker
+	authorizer *authorizer.Authorizer
+}
+
+// New opens the state, builds all parts and activates the configuration. On error everything is closed again.
+func New(ctx context.Context, o Options) (_ *Server, err error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	cfg, err := config.LoadServer(filepath.Join(o.Dir, fileServer))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "there is no " + fileServer + " in " + o.Dir, Hint: "make one with remit init"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	klog.SetSlogLogger(o.Log) // Tessera and client-go write there
+	s := &Server{dir: o.Dir, cfg: cfg, td: cfg.TrustDomain, log: o.Log, version: o.Version, now: o.Now, started: o.Now(),
+		registry: identity.NewRegistry()}
+	defer func() {
+		if err != nil && s.store != nil {
+			err = errors.Join(err, s.store.Close())
+		}
+	}()
+	if err := s.openState(); err != nil {
+		return nil, err
+	}
+	if err := s.openIdentities(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.buildLine(); err != nil {
+		return nil, err
+	}
+	_, err = s.activate(ctx, "remit", false)
+	return s, err
+}
+
+func (s *Server) openState() (err error) {
+	if s.key, err = ledger.LoadKey(s.path(fileLedgerKey)); err != nil {
+		return err
+	}
+	s.store, err = store.Open(store.Config{Path: s.path(fileState), Sign: s.key.SignBatch, Now: s.now})
+	if err != nil {
+		return err
+	}
+	if s.ledger, err = ledger.OpenLog(s.path(dirLedger), s.key.Public()); err != nil {
+		return err
+	}
+	r := s.cfg.Registry
+	s.images, err = registry.New(registry.Config{Timeout: r.Timeout, Insecure: r.Insecure, Keychain: r.Keychain})
+	return err
+}
+
+func (s *Server) buildLine() (err error) {
+	s.broker, err = broker.New(broker.Config{Store: leases{s.store}, Targets: s.target, Names: s.targetNames, AgentID: s.agentID,
+		Log: s.log, Now: s.now})
+	if err != nil {
+		return err
+	}
+	s.authorizer, err = authorizer.New(authorizer.Config{Policy: func() authorizer.Policy { return s.rev.Load().plan }, State: s.store,
+		Evidence: collector{s}, Record: s.store, Broker: s.broker, Acts: s.store})
+	return err
+}
+
+// collector asks the active revision's sources.
+type collector struct{ s *Server }
+
+// Collect implements authorizer.Evidence.
+func (c collector) Collect(ctx context.Context, needs []remit.Need, req *remit.Request) []remit.Found {
+	return c.s.rev.Load().collector.Collect(ctx, needs, req)
+}
+
+// leases adapts the store to the broker.
+type leases struct{ *store.Store }
+
+// LiveLeases implements broker.Store.
+func (l leases) LiveLeases() []remit.Lease { return l.Leases(store.LeaseFilter{}) }
+
+func (s *Server) targetNames() []string {
+	var out []string
+	for name := range s.rev.Load().targets {
+		out = append(out, name)
+	}
+	return out
+}
+
+func (s *Server) agentID(n remit.Name) string {
+	a, _ := s.registry.Named(n)
+	return a.ID.String()
+}
+
+func (s *Server) path(elem ...string) string {
+	return filepath.Join(append([]string{s.cfg.Data}, elem...)...)
+}
+
+// Run serves until ctx ends, then stops in order: listeners first, the sequencer last, so that what was acknowledged is in the
+// log. ready is called once everything answers.
+func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
+	defer func() { err = errors.Join(err, s.store.Close()) }()
+	https, err := net.Listen("tcp", s.cfg.HTTPS)
+	if err != nil {
+		return &remit.Error{Code: remit.CodeUnavailable, Msg: "cannot listen on " + s.cfg.HTTPS, Cause: err, Hint: "set listen: https in remit.yaml"}
+	}
+	sock, err := admin.Listen(s.cfg.Admin)
+	if err != nil {
+		return errors.Join(err, https.Close())
+	}
+	management, err := admin.New(admin.Config{Ops: s.ops(), Person: s.person, Record: s.record, Log: s.log, Now: s.now})
+	if err != nil {
+		return errors.Join(err, https.Close(), sock.Close())
+	}
+	sequencer, err := ledger.NewSequencer(ledger.SequencerConfig{Dir: s.path(dirLedger), Source: s.store, Key: s.key, Log: s.log})
+	if err != nil {
+		return errors.Join(err, https.Close(), sock.Close())
+	}
+	front, back := newGroup(ctx), newGroup(context.WithoutCancel(ctx))
+	back.run("sequencer", sequencer.Run)
+	front.run("https", func(ctx context.Context) error { return s.serveHTTPS(ctx, https) })
+	front.run("admin socket", func(ctx context.Context) error { return management.Serve(ctx, sock) })
+	front.run("broker", s.broker.Run)
+	front.run("janitor", s.janitor)
+	front.run("hangup", s.onHangup)
+	s.runIdentities(front)
+	if ready != nil {
+		ready(s.status())
+	}
+	select {
+	case <-front.ctx.Done():
+	case <-back.ctx.Done(): // the ledger cannot go on: nor can we
+	}
+	err = front.stop()
+	s.drain(back.ctx)
+	return errors.Join(err, back.stop())
+}
+
+// drain waits until everything that was acknowledged is in the log, for 10 s at most; after that the log is completed at the
+// next start.
+func (s *Server) drain(ctx context.Context) {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
+		if cp, err := s.ledger.Checkpoint(); err == nil && cp.Size >= s.store.LastSeq() {
+			return
+		}
+	}
+	s.log.Warn("stopped before everything was in the log; the next start completes it", "events", s.store.LastSeq())
+}
+
+// janitor ends runs whose time is over.
+func (s *Server) janitor(ctx context.Context) error {
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			s.expireRuns(ctx)
+			s.endDeadLaunches(ctx)
+		}
+	}
+}
+
+// onHangup applies the configuration on SIGHUP, as remit apply does.
+func (s *Server) onHangup(ctx context.Context) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+			if a, err := s.activate(ctx, "SIGHUP", false); err != nil {
+				s.log.Error("the configuration is not applied; the active revision stays", "err", err)
+			} else {
+				s.log.Info("configuration applied", "revision", a.Revision, "changed", a.Changed)
+			}
+		}
+	}
+}
+
+func (s *Server) person(uid uint32) (remit.Name, []string, bool) {
+	for _, o := range s.cfg.Operators {
+		if o.UID == uid {
+			return o.Name, o.Roles, true
+		}
+	}
+	return "", nil, false
+}
+
+func (s *Server) record(ctx context.Context, e remit.Event) error {
+	_, err := s.store.Commit(ctx, remit.Change{Events: []remit.Event{e}})
+	return err
+}
+
+func (s *Server) status() api.Status {
+	st := api.Status{Version: s.version, TrustDomain: s.td.Name(), Started: s.started, HTTPS: s.baseURL(), Workload: s.cfg.Workload,
+		LedgerSize: s.store.LastSeq(), Revision: s.rev.Load().set.Digest}
+	if cp, err := s.ledger.Checkpoint(); err == nil {
+		st.Sequenced = cp.Size
+	}
+	return st
+}
+
+// group runs goroutines together: the first that fails ends all.
+type group struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+	mu     sync.Mutex // guards errs
+	errs   []error
+}
+
+func newGroup(ctx context.Context) *group {
+	g := &group{}
+	g.ctx, g.cancel = context.WithCancelCause(ctx)
+	return g
+}
+
+func (g *group) run(name string, f func(context.Context) error) {
+	g.wg.Go(func() {
+		err := f(g.ctx)
+		if err == nil && g.ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			err = errors.New("ended by itself")
+		}
+		g.mu.Lock()
+		g.errs = append(g.errs, fmt.Errorf("%s: %w", name, err))
+		g.mu.Unlock()
+		g.cancel(err)
+	})
+}
+
+// stop ends all and returns what failed; that the context ended is no failure.
+func (g *group) stop() error {
+	g.cancel(nil)
+	g.wg.Wait()
+	return errors.Join(g.errs...)
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"sync"
+
+	"remit"
+	"remit/internal/identity/workloadapi"
+)
+
+// newWorkloadAPI builds the Workload API; what it issues is on record before it leaves (S8).
+func (s *Server) newWorkloadAPI(i *identities) (*workloadapi.Server, error) {
+	return workloadapi.New(workloadapi.Config{
+		Authority: i.authority, Registry: s.registry, OwnAudience: s.baseURL(), AllowOwnUID: s.cfg.AllowOwnUID, Log: s.log, Now: s.now,
+		Allowed: func(n remit.Name) bool { return !s.store.Posture(n).Suspended },
+		OnIssue: func(ctx context.Context, row remit.Issued) error {
+			_, err := s.store.Commit(ctx, remit.Change{Rows: []remit.Row{row}})
+			return err
+		},
+	})
+}
+
+// launches holds the private sockets of launched processes.
+type launches struct {
+	mu    sync.Mutex // guards bound
+	bound map[remit.LaunchID]*workloadapi.Bound
+}
+
+// bind makes the socket of a launch.
+func (i *identities) bind(id remit.LaunchID, a *remit.Agent, path string) error {
+	owner := -1
+	if a.Launch.OwnUID {
+		owner = int(a.Launch.UID)
+	}
+	b, err := i.api.Bind(workloadapi.Binding{Launch: id, Agent: a.Name, Inherit: a.Launch.Inherit, Path: path, Owner: owner})
+	if err != nil {
+		return err
+	}
+	i.launches.mu.Lock()
+	defer i.launches.mu.Unlock()
+	if i.launches.bound == nil {
+		i.launches.bound = map[remit.LaunchID]*workloadapi.Bound{}
+	}
+	i.launches.bound[id] = b
+	return nil
+}
+
+func (i *identities) get(id remit.LaunchID) *workloadapi.Bound {
+	i.launches.mu.Lock()
+	defer i.launches.mu.Unlock()
+	return i.launches.bound[id]
+}
+
+// started names the launched process.
+func (i *identities) started(id remit.LaunchID, pid int) error {
+	b := i.get(id)
+	if b == nil {
+		return notFound("launch", string(id))
+	}
+	return b.Attach(pid)
+}
+
+// alive reports whether the launch's process may still run: a launch that has no process yet counts as alive.
+func (i *identities) alive(id remit.LaunchID) bool {
+	b := i.get(id)
+	return b != nil && b.Alive()
+}
+
+// unbind takes the socket away; an unknown launch has none.
+func (i *identities) unbind(id remit.LaunchID) {
+	i.launches.mu.Lock()
+	b := i.launches.bound[id]
+	delete(i.launches.bound, id)
+	i.launches.mu.Unlock()
+	if b != nil {
+		_ = b.Close()
+	}
+}
