@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/rand/v2"
+	"net"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"remit"
+	"remit/internal/evidence/evidencetest"
+)
+
+// agentUID is the agent's own user where the demo runs as root.
+const agentUID = 4001
+
+// story is one playing of the demo. Everything with a name is random, so that nothing can be hard-coded anywhere.
+type story struct {
+	parts
+	dir     string
+	rnd     *rand.Rand
+	cluster cluster
+	scanner *evidencetest.Signer
+	stops   []func()
+
+	app, namespace, otherNamespace, scan, run string
+	image, otherImage                         string // REPOSITORY@sha256:HEX
+	tagged                                    string // REPOSITORY:v1.2
+	digest, otherDigest                       remit.Digest
+}
+
+var decisionPattern = regexp.MustCompile(`dec-[a-z2-7]{26}`)
+
+func (s *story) stopAll() {
+	for i := len(s.stops) - 1; i >= 0; i-- {
+		s.stops[i]()
+	}
+}
+
+func (s *story) word(prefix string) string { return fmt.Sprintf("%s-%06x", prefix, s.rnd.IntN(1<<24)) }
+
+func (s *story) setUp(ctx context.Context) error {
+	s.app, s.namespace, s.otherNamespace, s.scan = s.word("foo"), s.word("production"), s.word("staging"), s.word("scan")
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"binaries", s.copyBinaries}, {"OCI registry with two images", s.startRegistry}, {"Kubernetes API server", s.startCluster},
+		{"Remit's objects in the cluster", s.prepareCluster}, {"remit init and the files", s.writeFiles}, {"remit serve", s.startRemit}, {"remit doctor", s.doctor},
+	} {
+		began := time.Now()
+		if err := step.do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+		s.told("%s", step.name, time.Since(began))
+	}
+	return nil
+}
+
+// copyBinaries puts them where the agent's user can execute them.
+func (s *story) copyBinaries(context.Context) error {
+	if err := os.Mkdir(s.path("bin"), 0o755); err != nil {
+		return err
+	}
+	for to, from := range map[string]string{"remit": s.parts.remit, "kubectl": s.parts.kubectl} {
+		found, err := exec.LookPath(from)
+		if err != nil {
+			return err
+		}
+		b, err := os.ReadFile(found)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(s.path("bin", to), b, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *story) startRegistry(context.Context) error {
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	s.stops = append(s.stops, server.Close)
+	repo := strings.TrimPrefix(server.URL, "http://") + "/company/" + s.app
+	push := func(tag string) (string, remit.Digest, error) {
+		img, err := random.Image(256, 1)
+		if err != nil {
+			return "", "", err
+		}
+		ref, err := name.ParseReference(repo+":"+tag, name.Insecure)
+		if err != nil {
+			return "", "", err
+		}
+		if err := remote.Write(ref, img); err != nil {
+			return "", "", err
+		}
+		h, err := img.Digest()
+		return repo + "@" + h.String(), remit.Digest(h.String()), err
+	}
+	var err, err2 error
+	s.tagged = repo + ":v1.2"
+	s.image, s.digest, err = push("v1.2")
+	s.otherImage, s.otherDigest, err2 = push("v1.3")
+	return errors.Join(err, err2)
+}
+
+func (s *story) startCluster(ctx context.Context) error {
+	if os.Getenv("CLUSTER") == "own" {
+		if s.cluster.kubeconfig = os.Getenv("KUBECONFIG"); s.cluster.kubeconfig == "" {
+			return errors.New("CLUSTER=own needs KUBECONFIG")
+		}
+		return s.readCluster(ctx)
+	}
+	line, err := s.start(s.path("apiserver.log"), "ready ", s.apiserver, "--dir", s.path("cluster"))
+	if err != nil {
+		return err
+	}
+	_ = line
+	s.cluster.kubeconfig = s.path("cluster", "admin.kubeconfig")
+	return s.readCluster(ctx)
+}
+
+// prepareCluster does what the Kubernetes guide tells an administrator to do.
+func (s *story) prepareCluster(ctx context.Context) error {
+	for _, ns := range []string{s.namespace, s.otherNamespace} {
+		if r := s.adminKubectl(ctx, "create", "namespace", ns); r.code != 0 {
+			return fmt.Errorf("%s", r)
+		}
+	}
+	for _, args := range [][]string{
+		{"apply", "-f", filepath.Join(s.manifests, "base.yaml")}, {"apply", "-f", filepath.Join(s.manifests, "policies.yaml")},
+		{"-n", s.namespace, "apply", "-f", filepath.Join(s.manifests, "target.yaml")},
+	} {
+		if r := s.adminKubectl(ctx, args...); r.code != 0 {
+			return fmt.Errorf("%s", r)
+		}
+	}
+	token := s.adminKubectl(ctx, "-n", "remit", "create", "token", "broker", "--duration=1h")
+	if token.code != 0 {
+		return fmt.Errorf("%s", token)
+	}
+	type object = map[string]any
+	config, err := json.Marshal(object{"apiVersion": "v1", "kind": "Config", "current-context": "remit",
+		"clusters": []any{object{"name": "c", "cluster": object{"server": s.cluster.server, "certificate-authority-data": []byte(s.cluster.ca)}}},
+		"contexts": []any{object{"name": "remit", "context": object{"cluster": "c", "user": "broker"}}},
+		"users":    []any{object{"name": "broker", "user": object{"token": strings.TrimSpace(token.out)}}}})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(s.path("broker.kubeconfig"), config, 0o600)
+}
+
+func (s *story) writeFiles(ctx context.Context) error {
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	r := s.remit(ctx, "init", "--trust-domain", "company.com", "--operator", "ci", "--https", "127.0.0.1:"+strconv.Itoa(port))
+	if r.code != 0 {
+		return fmt.Errorf("%s", r)
+	}
+	if err := s.newScanner(); err != nil {
+		return err
+	}
+	uid := ""
+	if os.Getuid() == 0 {
+		uid = fmt.Sprintf("  uid: %d\n", agentUID)
+	}
+	kubectl, err1 := digestOf(s.path("bin", "kubectl"))
+	self, err2 := digestOf(s.path("bin", "remit"))
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	files := map[string]string{
+		"agents.yaml":   fmt.Sprintf(agentFile, kubectl, self, uid),
+		"workflow.yaml": fmt.Sprintf(workflowFile, s.namespace),
+		"target.yaml":   fmt.Sprintf(targetFile, s.path("broker.kubeconfig"), s.namespace),
+		"evidence.yaml": fmt.Sprintf(sourceFile, s.path("scanner.pub")),
+	}
+	for name, content := range files {
+		if err := os.WriteFile(s.path("remit", "config", name), []byte(content), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const agentFile = `kind: Agent
+name: deploy
+owner: platform team
+launch:
+  by: [operator/ci]
+  commands: [%s, %s]  # kubectl, remit
+  inherit: true       # kubectl starts the credential plugin
+%s`
+
+const workflowFile = `kind: Workflow
+name: deploy
+parameters:
+  app:   {type: name}
+  image: {type: image}
+  scan:  {type: string}
+start: {by: [operator/ci], expires: 2h}
+stages:
+- name: deploy
+  expires: 30m
+  end: {by: [agent/deploy]}
+  may:
+  - name: apply
+    who: agent/deploy
+    action: kubernetes.apply
+    target: production-cluster
+    where: {namespace: %s, kind: Deployment, name: $app, image: $image}
+    evidence:
+    - scan: {id: $scan, of: $image, source: trivy-ci, worst: medium, within: 24h}
+    ttl: 5m
+`
+
+const targetFile = `kind: Target
+name: production-cluster
+type: kubernetes
+production: true
+mode: serviceaccount
+kubeconfig: %s
+namespaces: [%s]
+installation: demo
+`
+
+const sourceFile = `kind: EvidenceSource
+name: trivy-ci
+type: scan
+signers:
+- name: ci-scanner
+  key: {file: %s}
+`
+
+func (s *story) startRemit(context.Context) error {
+	_, err := s.start(s.path("remit.log"), "ready", s.path("bin", "remit"), "--dir", s.path("remit"), "serve")
+	return err
+}
+
+// doctor waits until the target is fit: admission policies that are a few seconds old may not be in force everywhere yet.
+func (s *story) doctor(ctx context.Context) error {
+	var r result
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(250 * time.Millisecond) {
+		if r = s.remit(ctx, "doctor"); r.code == 0 {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s", r)
+}
+
+func (s *story) startRun(ctx context.Context) error {
+	s.ask("remit run start deploy, image %s", s.tagged)
+	r := s.remit(ctx, "run", "start", "deploy", "--param", "app="+s.app, "--param", "image="+s.tagged, "--param", "scan="+s.scan, "-o", "json")
+	var run remit.Run
+	if err := json.Unmarshal([]byte(r.out), &run); r.code != 0 || err != nil {
+		return fmt.Errorf("%s", r)
+	}
+	if got := run.Params["image"].Text(); got != s.image {
+		return fmt.Errorf("the tag was resolved to %s, not to %s", got, s.image)
+	}
+	s.run = string(run.ID)
+	s.told("%s, the tag resolved to its digest", s.run, r.took)
+	return nil
+}
+
+func (s *story) finishRun(ctx context.Context) error {
+	if r := s.remit(ctx, "run", "finish", s.run); r.code != 0 {
+		return fmt.Errorf("%s", r)
+	}
+	return nil
+}
+
+// manifest writes a deployment and returns its file.
+func (s *story) manifest(file, app, namespace, image string) string {
+	path := s.path(file + ".yaml")
+	_ = os.WriteFile(path, fmt.Appendf(nil, `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: %[1]s, namespace: %[2]s}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: %[1]s}}
+  template:
+    metadata: {labels: {app: %[1]s}}
+    spec:
+      containers:
+      - name: main
+        image: %[3]s
+`, app, namespace, image), 0o644)
+	return path
+}
+
+// result is what a command did.
+type result struct {
+	argv      []string
+	out, errs string
+	code      int
+	took      time.Duration
+}
+
+func (r result) String() string {
+	return fmt.Sprintf("%s: exit %d\n%s%s", strings.Join(r.argv, " "), r.code, r.out, r.errs)
+}
+
+func command(ctx context.Context, env []string, argv ...string) result {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var out, errs strings.Builder
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr, cmd.Env = &out, &errs, append(os.Environ(), env...)
+	cmd.WaitDelay = 5 * time.Second
+	began := time.Now()
+	err := cmd.Run()
+	r := result{argv: argv, out: out.String(), errs: errs.String(), took: time.Since(began)}
+	if err != nil {
+		r.code = -1
+		if e, ok := errors.AsType[*exec.ExitError](err); ok {
+			r.code = e.ExitCode()
+		} else {
+			r.errs += err.Error()
+		}
+	}
+	return r
+}
+
+func (s *story) remit(ctx context.Context, args ...string) result {
+	return command(ctx, nil, append([]string{s.path("bin", "remit"), "--dir", s.path("remit")}, args...)...)
+}
+
+func (s *story) adminKubectl(ctx context.Context, args ...string) result {
+	return command(ctx, []string{"KUBECONFIG=" + s.cluster.kubeconfig}, append([]string{s.path("bin", "kubectl")}, args...)...)
+}
+
+func (s *story) asAgent(ctx context.Context, args ...string) result {
+	return s.remit(ctx, append([]string{"exec", "--run", s.run, "--as", "agent/deploy", "--for", "apply", "--"}, args...)...)
+}
+
+func (s *story) kubectlAsAgent(ctx context.Context, args ...string) result {
+	return s.asAgent(ctx, append([]string{s.path("bin", "kubectl")}, args...)...)
+}
+
+// start starts a server, waits for the line that says it is ready, and sees to its end.
+func (s *story) start(log, ready string, argv ...string) (string, error) {
+	file, err := os.Create(log)
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", err
+	}
+	cmd.Stderr = file
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	lines, exited := make(chan string, 1), make(chan error, 1)
+	go func() {
+		scan := bufio.NewScanner(stdout)
+		for scan.Scan() {
+			fmt.Fprintln(file, scan.Text())
+			if strings.HasPrefix(scan.Text(), ready) {
+				lines <- scan.Text()
+				break
+			}
+		}
+		_, _ = io.Copy(file, stdout)
+		exited <- cmd.Wait()
+	}()
+	s.stops = append(s.stops, func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		select {
+		case <-exited:
+		case <-time.After(10 * time.Second):
+			_ = cmd.Process.Kill()
+			<-exited
+		}
+		_ = file.Close()
+	})
+	select {
+	case line := <-lines:
+		return line, nil
+	case err := <-exited:
+		exited <- err
+		b, _ := os.ReadFile(log)
+		return "", fmt.Errorf("%s ended: %w\n%s", filepath.Base(argv[0]), errors.Join(err), b)
+	case <-time.After(2 * time.Minute):
+		return "", fmt.Errorf("%s is not ready after two minutes; see %s", filepath.Base(argv[0]), log)
+	}
+}
+
+func (s *story) ask(format string, args ...any) { fmt.Printf("  asked   "+format+"\n", args...) }
+
+func (s *story) told(format, arg string, took time.Duration) {
+	if strings.Contains(format, "%s") {
+		format = fmt.Sprintf(format, arg)
+	}
+	if took > 0 {
+		format += fmt.Sprintf("  [%.1f ms]", float64(took.Microseconds())/1e3)
+	}
+	fmt.Println("  told    " + format)
+}
+
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return lines[len(lines)-1]
+}
+
+func digestOf(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:]), err
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// newScanner makes the key with which the demo plays the scanner in CI.
+func (s *story) newScanner() (err error) {
+	if s.scanner, err = evidencetest.NewSigner("ci-scanner"); err != nil {
+		return err
+	}
+	return os.WriteFile(s.path("scanner.pub"), []byte(s.scanner.PublicPEM()), 0o644)
+}
+
+// addScan signs a scan of an image and hands it in.
+func (s *story) addScan(ctx context.Context, id string, digest remit.Digest) error {
+	scan := evidencetest.Scan{ID: id, Image: s.app, Subjects: []remit.Digest{digest}, Finished: time.Now(),
+		Findings: []evidencetest.Finding{{ID: "CVE-2026-0001", Severity: "low"}}}
+	envelope, err := s.scanner.Sign(scan.Statement())
+	if err != nil {
+		return err
+	}
+	file := s.path(id + ".json")
+	if err := os.WriteFile(file, envelope, 0o644); err != nil {
+		return err
+	}
+	if r := s.remit(ctx, "evidence", "add", file, "--source", "trivy-ci"); r.code != 0 {
+		return fmt.Errorf("%s", r)
+	}
+	return nil
+}

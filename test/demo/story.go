@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// deniedWithoutScan asks before any scan exists.
+func (s *story) deniedWithoutScan(ctx context.Context) error {
+	if err := s.startRun(ctx); err != nil {
+		return err
+	}
+	s.ask("kubectl apply of %s in %s, claiming %s", s.image, s.namespace, s.scan)
+	r := s.kubectlAsAgent(ctx, "apply", "-f", s.manifest("good", s.app, s.namespace, s.image))
+	return s.expectDenied(ctx, r, "evidence_missing")
+}
+
+// deniedOtherScan stores a properly signed scan of another image under the id that the run names.
+func (s *story) deniedOtherScan(ctx context.Context) error {
+	if err := s.addScan(ctx, s.scan, s.otherDigest); err != nil {
+		return err
+	}
+	s.ask("the same, now that %s exists, signed, about another image", s.scan)
+	r := s.kubectlAsAgent(ctx, "apply", "-f", s.manifest("good", s.app, s.namespace, s.image))
+	return s.expectDenied(ctx, r, "evidence_subject")
+}
+
+// allowed adds the right scan, applies, and looks at the cluster with the administrator's own eyes.
+func (s *story) allowed(ctx context.Context) error {
+	s.scan = s.word("scan")
+	if err := s.finishRun(ctx); err != nil {
+		return err
+	}
+	if err := s.startRun(ctx); err != nil {
+		return err
+	}
+	if err := s.addScan(ctx, s.scan, s.digest); err != nil {
+		return err
+	}
+	s.ask("kubectl apply of %s in %s with %s", s.image, s.namespace, s.scan)
+	r := s.kubectlAsAgent(ctx, "apply", "-f", s.manifest("good", s.app, s.namespace, s.image))
+	if r.code != 0 {
+		return fmt.Errorf("not allowed: %s", r)
+	}
+	s.told("allow: %s", strings.TrimSpace(r.out), r.took)
+	got := s.adminKubectl(ctx, "-n", s.namespace, "get", "deployment", s.app, "-o", "jsonpath={.spec.template.spec.containers[0].image}")
+	if got.out != s.image {
+		return fmt.Errorf("the administrator sees %q, not %s", got.out, s.image)
+	}
+	s.told("the administrator sees the deployment with exactly that image", "", got.took)
+	return nil
+}
+
+// nothingElse tries, each with a fresh credential, what was not decided.
+func (s *story) nothingElse(ctx context.Context) error {
+	tries := []struct{ what, file string }{
+		{"another image", s.manifest("other-image", s.app, s.namespace, s.otherImage)},
+		{"another name", s.manifest("other-name", s.app+"-x", s.namespace, s.image)},
+		{"another namespace", s.manifest("other-namespace", s.app, s.otherNamespace, s.image)},
+	}
+	for _, t := range tries {
+		s.ask("kubectl apply of %s with the granted credential", t.what)
+		r := s.kubectlAsAgent(ctx, "apply", "-f", t.file)
+		if r.code == 0 || !strings.Contains(strings.ToLower(r.errs), "forbidden") {
+			return fmt.Errorf("%s was not refused by the cluster: %s", t.what, r)
+		}
+		s.told("refused by the cluster: %s", lastLine(r.errs), r.took)
+	}
+	return nil
+}
+
+// ends holds a short credential over its end and sees it die.
+func (s *story) ends(ctx context.Context) error {
+	s.ask("a credential for 6 seconds")
+	token, err := s.token(ctx, "--ttl", "6s")
+	if err != nil {
+		return err
+	}
+	granted := time.Now()
+	if ok, err := s.usable(ctx, token); err != nil || !ok {
+		return fmt.Errorf("the fresh credential does not work: %w", errors.Join(err, errors.New("refused")))
+	}
+	dead, err := s.untilDead(ctx, token, 20*time.Second)
+	if err != nil {
+		return err
+	}
+	s.told("works, and is dead %s", fmt.Sprintf("%.1f s after it was granted", dead.Sub(granted).Seconds()), 0)
+	s.ask("remit run finish while a credential is live")
+	if token, err = s.token(ctx); err != nil {
+		return err
+	}
+	if ok, err := s.usable(ctx, token); err != nil || !ok {
+		return fmt.Errorf("the fresh credential does not work: %w", errors.Join(err, errors.New("refused")))
+	}
+	began := time.Now()
+	if err := s.finishRun(ctx); err != nil {
+		return err
+	}
+	if dead, err = s.untilDead(ctx, token, 5*time.Second); err != nil {
+		return err
+	}
+	s.told("the run ended and the credential with it, first refused request after", "", dead.Sub(began))
+	return nil
+}
+
+// suspended measures from the command to the first refused request.
+func (s *story) suspended(ctx context.Context) error {
+	if err := s.startRun(ctx); err != nil {
+		return err
+	}
+	token, err := s.token(ctx)
+	if err != nil {
+		return err
+	}
+	if ok, err := s.usable(ctx, token); err != nil || !ok {
+		return fmt.Errorf("the fresh credential does not work: %w", errors.Join(err, errors.New("refused")))
+	}
+	s.ask("remit agent suspend deploy, with a live credential")
+	type outcome struct {
+		at  time.Time
+		err error
+	}
+	dead := make(chan outcome, 1)
+	began := time.Now()
+	go func() {
+		at, err := s.untilDead(ctx, token, 10*time.Second)
+		dead <- outcome{at, err}
+	}()
+	r := s.remit(ctx, "agent", "suspend", "deploy", "--reason", "the demo says so")
+	o := <-dead
+	if r.code != 0 || o.err != nil {
+		return fmt.Errorf("suspend: %s %w", r, errors.Join(o.err))
+	}
+	s.told("%s", strings.TrimSpace(r.out), r.took)
+	s.told("first refused request after the command was typed", "", o.at.Sub(began))
+	s.ask("another credential, suspended")
+	r = s.kubectlAsAgent(ctx, "get", "deployments")
+	if r.code == 0 {
+		return fmt.Errorf("a suspended agent got through: %s", r)
+	}
+	s.told("refused: %s", lastLine(r.errs), r.took)
+	return nil
+}
+
+// ledger verifies offline, then tampers with a copy.
+func (s *story) ledger(ctx context.Context) error {
+	time.Sleep(2 * time.Second) // an event is in the log within two seconds
+	log, key := s.path("remit", "ledger"), s.path("remit", "ledger.pub")
+	s.ask("remit ledger verify, with the files and the public key only")
+	r := s.remit(ctx, "ledger", "verify", log, "--key", key)
+	if r.code != 0 {
+		return fmt.Errorf("the untouched ledger does not verify: %s", r)
+	}
+	s.told("%s", lastLine(r.out), r.took)
+	copied := s.path("tampered")
+	if err := os.CopyFS(copied, os.DirFS(log)); err != nil {
+		return fmt.Errorf("copy the ledger: %w", err)
+	}
+	where, err := flipOneBit(copied, s.rnd.IntN)
+	if err != nil {
+		return err
+	}
+	s.ask("the same of a copy with one bit flipped in %s", where)
+	r = s.remit(ctx, "ledger", "verify", copied, "--key", key)
+	if r.code == 0 {
+		return errors.New("the tampered ledger verifies")
+	}
+	s.told("found: %s", lastLine(r.errs+r.out), r.took)
+	return nil
+}
+
+// flipOneBit flips a bit in an entry bundle of the log.
+func flipOneBit(log string, intn func(int) int) (string, error) {
+	var files []string
+	err := filepath.WalkDir(filepath.Join(log, "tile", "entries"), func(p string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			files = append(files, p)
+		}
+		return err
+	})
+	if err != nil || len(files) == 0 {
+		return "", fmt.Errorf("no entries under %s: %w", log, errors.Join(err, os.ErrNotExist))
+	}
+	// Partial bundles of earlier sizes may lie beside the newest; all hold the same entries, so tamper with each.
+	offset := -1
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return "", fmt.Errorf("read an entry bundle: %w", err)
+		}
+		if offset < 0 {
+			offset = 2 + intn(min(200, len(b)-2))
+		}
+		if offset < len(b) {
+			b[offset] ^= 1
+		}
+		if err := os.WriteFile(f, b, 0o644); err != nil {
+			return "", fmt.Errorf("write an entry bundle: %w", err)
+		}
+	}
+	rel, _ := filepath.Rel(log, files[0])
+	return fmt.Sprintf("%s, byte %d", rel, offset), nil
+}
+
+// expectDenied checks that nothing was applied and that Remit's reason is the expected one, as remit why tells it.
+func (s *story) expectDenied(ctx context.Context, r result, code string) error {
+	if r.code == 0 || !strings.Contains(r.errs, code) {
+		return fmt.Errorf("expected a denial with %s: %s", code, r)
+	}
+	dec := decisionPattern.FindString(r.errs)
+	why := s.remit(ctx, "why", dec)
+	if why.code != 0 || !strings.Contains(why.out, s.scan) {
+		return fmt.Errorf("remit why %s does not name the scan: %s", dec, why)
+	}
+	s.told("deny: %s", code, r.took)
+	for line := range strings.Lines(why.out) {
+		fmt.Print("      ", line)
+	}
+	got := s.adminKubectl(ctx, "-n", s.namespace, "get", "deployment", s.app)
+	if got.code == 0 {
+		return errors.New("the deployment exists all the same")
+	}
+	return nil
+}
+
+// token gets a credential as the agent and returns the bare token, which no agent would show around.
+func (s *story) token(ctx context.Context, more ...string) (string, error) {
+	args := append([]string{s.path("bin", "remit"), "credential", "token", "--for", "apply"}, more...)
+	r := s.asAgent(ctx, args...)
+	if r.code != 0 {
+		return "", fmt.Errorf("no credential: %s", r)
+	}
+	return strings.TrimSpace(r.out), nil
+}
+
+// usable asks the API server for the granted deployment with the token, over a kept connection.
+func (s *story) usable(ctx context.Context, token string) (bool, error) {
+	url := fmt.Sprintf("%s/apis/apps/v1/namespaces/%s/deployments/%s", s.cluster.server, s.namespace, s.app)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return false, err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	res, err := s.cluster.client.Do(req)
+	if err != nil {
+		return false, err
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, res.Body)
+	switch res.StatusCode {
+	case http.StatusOK:
+		return true, nil
+	case http.StatusForbidden, http.StatusUnauthorized:
+		return false, nil
+	}
+	return false, fmt.Errorf("the API server answered %s", res.Status)
+}
+
+// untilDead uses the token until it is refused.
+func (s *story) untilDead(ctx context.Context, token string, limit time.Duration) (time.Time, error) {
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		ok, err := s.usable(ctx, token)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if !ok {
+			return time.Now(), nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("the credential still works after %s", limit)
+}
+
+// cluster is the API server as its administrator sees it.
+type cluster struct {
+	kubeconfig, server, ca string
+	client                 *http.Client
+}
+
+func (s *story) readCluster(ctx context.Context) error {
+	r := s.adminKubectl(ctx, "config", "view", "--raw", "--minify", "--flatten", "-o", "json")
+	var view struct {
+		Clusters []struct {
+			Cluster struct {
+				Server string `json:"server"`
+				CA     []byte `json:"certificate-authority-data"`
+			} `json:"cluster"`
+		} `json:"clusters"`
+	}
+	if err := json.Unmarshal([]byte(r.out), &view); err != nil || len(view.Clusters) != 1 {
+		return fmt.Errorf("read the kubeconfig: %s %w", r, errors.Join(err))
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(view.Clusters[0].Cluster.CA)
+	s.cluster.server, s.cluster.ca = view.Clusters[0].Cluster.Server, string(view.Clusters[0].Cluster.CA)
+	s.cluster.client = &http.Client{Timeout: 10 * time.Second,
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}
+	return nil
+}
