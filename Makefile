@@ -1,0 +1,52 @@
+# The commands of the README. Each target is a few plain commands that also work by hand.
+SHELL      := bash
+GO         := go
+BIN        := bin
+K8S        := test/kubernetes
+LDFLAGS    := -s -w
+# -race needs a C compiler.
+RACE       := $(shell CGO_ENABLED=1 $(GO) env CC | xargs -I{} sh -c 'command -v {} >/dev/null 2>&1 && echo -race')
+ifdef SHORT
+SHORTFLAG  := -short
+endif
+
+.PHONY: build test lint demo bench fuzz quickstart clean apiserver
+
+build: $(BIN)/remit
+
+$(BIN)/remit: $(shell find . -name '*.go' -not -path './test/*') go.mod go.sum
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/remit
+
+# The Kubernetes API server and kubectl of the nested module: about 13 CPU-minutes the first time, seconds afterwards.
+apiserver: $(BIN)/remit-test-apiserver $(BIN)/kubectl
+
+$(BIN)/remit-test-apiserver: $(wildcard $(K8S)/apiserver/*.go) $(K8S)/go.mod
+	@.ci/progress "compiling the Kubernetes API server (the first time 6 to 10 minutes on two cores)" \
+	  $(GO) -C $(K8S) build -ldflags '$(LDFLAGS)' -o $(abspath $@) ./apiserver
+
+$(BIN)/kubectl: $(wildcard $(K8S)/kubectl/*.go) $(K8S)/go.mod
+	@mkdir -p $(BIN); if [ -z "$$FORCE_KUBECTL" ] && command -v kubectl >/dev/null; then ln -sf "$$(command -v kubectl)" $@; else \
+	  .ci/progress "compiling kubectl" $(GO) -C $(K8S) build -ldflags '$(LDFLAGS) -X k8s.io/component-base/version.gitVersion=v1.37.2' \
+	  -o $(abspath $@) ./kubectl; fi
+
+# Everything, against real parts. SHORT=1 leaves out what needs the API server.
+test: $(BIN)/remit $(if $(SHORT),,apiserver)
+	@[ -n "$(RACE)" ] || echo "no C compiler: running without -race"
+	$(GO) test $(RACE) $(SHORTFLAG) -timeout 30m -json ./... | $(GO) run ./test/report -skips test/skips.txt
+
+lint: $(BIN)/staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(BIN)/staticcheck ./...
+
+$(BIN)/staticcheck: test/tools/go.mod
+	$(GO) -C test/tools build -o $(abspath $@) honnef.co/go/tools/cmd/staticcheck
+
+demo: $(BIN)/remit $(if $(filter own,$(CLUSTER)),$(BIN)/kubectl,apiserver)
+	$(GO) run ./test/demo -remit $(BIN)/remit -apiserver $(BIN)/remit-test-apiserver -kubectl $(BIN)/kubectl
+
+quickstart: $(BIN)/remit
+	$(BIN)/remit quickstart
+
+clean:
+	rm -rf $(BIN)
