@@ -82,6 +82,10 @@ func Next(code remit.ReasonCode) string {
 		return "ask again in a moment"
 	case remit.ReasonApproval:
 		return "a person has to approve; ask again then"
+	case remit.ReasonTarget:
+		return "the target cannot take this grant now: an operator sees why with remit doctor"
+	case remit.ReasonLevel:
+		return "this target takes only agents that Remit launched: remit exec"
 	case remit.ReasonHours:
 		return "ask again inside the permission's hours"
 	case remit.ReasonUnder:

@@ -12,6 +12,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -49,11 +51,26 @@ func openKeyFiles(dir string, td spiffeid.TrustDomain, iss, grantIss string, on 
 	return k, err
 }
 
-// createIdentities founds the authority, so that serve finds it.
+// createIdentities founds the authority, so that serve finds it, and writes its roots for clients that know no SPIFFE.
 func createIdentities(dir string, td spiffeid.TrustDomain) error {
 	const later = "https://localhost" // the issuers' names are no part of the files
-	_, err := openKeyFiles(dir, td, later, later+"/grants", nil, nil, nil)
-	return err
+	k, err := openKeyFiles(filepath.Join(dir, dirKeys), td, later, later+"/grants", nil, nil, nil)
+	if err != nil {
+		return err
+	}
+	return writeBundle(filepath.Join(dir, fileBundle), k.authority)
+}
+
+// writeBundle writes the trust domain's roots in PEM: what an API server or curl verifies our endpoints with.
+func writeBundle(path string, a *issuer.Authority) error {
+	b, err := a.Bundle().X509Bundle().Marshal()
+	if err != nil {
+		return fmt.Errorf("encode the bundle: %w", err)
+	}
+	if err := os.WriteFile(path+".new", b, 0o644); err != nil { //nolint:gosec // public
+		return fmt.Errorf("write the bundle: %w", err)
+	}
+	return os.Rename(path+".new", path)
 }
 
 // identities is who signs and who serves identities.
@@ -176,6 +193,19 @@ func (s *Server) runIdentities(g *group) {
 		<-ctx.Done()
 		s.ids.api.Close()
 		return nil
+	})
+	g.run("bundle file", func(ctx context.Context) error {
+		for {
+			changed := s.ids.authority.Changed()
+			if err := writeBundle(s.path(fileBundle), s.ids.authority); err != nil {
+				s.log.Error("the bundle file is not renewed", "err", err)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-changed:
+			}
+		}
 	})
 	g.run("authority record", func(ctx context.Context) error {
 		for {

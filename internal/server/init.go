@@ -28,6 +28,7 @@ const (
 	fileState     = "state.db"
 	fileLedgerKey = "keys/ledger.key"
 	fileLedgerPub = "ledger.pub"
+	fileBundle    = "bundle.pem"
 )
 
 // InitOptions say what remit init makes.
@@ -64,7 +65,7 @@ func Init(_ context.Context, o InitOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := createIdentities(filepath.Join(o.Dir, dirKeys), td); err != nil {
+	if err := createIdentities(o.Dir, td); err != nil {
 		return err
 	}
 	return errors.Join(
