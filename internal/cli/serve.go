@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"remit/internal/api"
-	"remit/internal/config"
 	"remit/internal/server"
 )
 
@@ -108,7 +107,7 @@ func (a *app) applyCommand() *cobra.Command {
 func (a *app) schemaCommand() *cobra.Command {
 	return &cobra.Command{Use: "schema", Short: "Print the JSON Schema of the configuration files", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := a.out.Write(config.Schema())
+			_, err := a.out.Write(server.Schema())
 			return err
 		}}
 }

@@ -18,7 +18,7 @@ const referenceIntro = `# The files
 
 One directory of YAML files (.yaml, .yml), each with any number of documents between lines of ---, and of Rego files that a
 Rule names. Every document has a kind and a name. What is unknown, stands twice, has the wrong type, can never be met or names
-something that does not exist is an error with file and line; nothing is ignored. Anchors, aliases, merge keys and tags are not
+something that does not exist is an error with file and line; no key is ignored. Anchors, aliases, merge keys and tags are not
 allowed. A file is at most 1 MiB, and nobody but root and the server's user may be able to write it.
 
 Durations are written as 5m, 24h or 1h30m. A secret is never written into a file, only where it is: {file: PATH} or {env: NAME}.

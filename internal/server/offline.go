@@ -15,6 +15,8 @@ import (
 	"remit"
 	"remit/internal/config"
 	"remit/internal/credential/kubernetes"
+	"remit/internal/evidence/attestation"
+	"remit/internal/evidence/ticket"
 	"remit/internal/policy"
 )
 
@@ -79,6 +81,18 @@ func rulesOf(set *config.Set) []policy.Rule {
 		out = append(out, policy.Rule{Name: r.Name, Module: r.Module})
 	}
 	return out
+}
+
+// Schema returns the JSON Schema of the configuration files, with the keys of every driver and source of the tables.
+func Schema() []byte {
+	var extras []config.Extra
+	for name, c := range map[string]any{"kubernetes": kubernetesTarget{}, "external": struct{}{}} {
+		extras = append(extras, config.Extra{Kind: "Target", Type: name, Config: c})
+	}
+	for name, c := range map[string]any{"scan": attestation.Config{}, "provenance": attestation.Config{}, "ci": attestation.Config{}, "ticket": ticket.Config{}} {
+		extras = append(extras, config.Extra{Kind: "EvidenceSource", Type: name, Config: c})
+	}
+	return config.Schema(extras...)
 }
 
 // SweepOptions say where the sweeper looks.

@@ -239,6 +239,11 @@ func decisionOf(e remit.Entry) (remit.Decision, error) {
 func compile(set *config.Set, epoch uint64, parent func(remit.DecisionID) (remit.Decision, bool)) (*policy.Plan, error) {
 	cfg := policy.Config{Workflows: set.Workflows, Digest: set.Digest, Epoch: epoch, Parent: parent,
 		Agents: slices.Collect(maps.Keys(set.Agents)), Targets: slices.Collect(maps.Keys(set.Targets))}
+	for name := range set.Agents { // a tool is a target of mcp.call
+		if tool, ok := strings.CutPrefix(string(name), "tool/"); ok {
+			cfg.Targets = append(cfg.Targets, tool)
+		}
+	}
 	cfg.Rules = rulesOf(set)
 	return policy.Compile(cfg)
 }

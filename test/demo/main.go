@@ -72,6 +72,7 @@ func play(ctx context.Context, p parts, seed uint64, keep bool) (err error) {
 		{"Denied: the scan is of another image", s.deniedOtherScan},
 		{"Allowed: the evidence is there", s.allowed},
 		{"The credential can do nothing else", s.nothingElse},
+		{"What was executed comes back", s.executed},
 		{"The credential ends", s.ends},
 		{"A second run, and the agent is suspended", s.suspended},
 		{"The ledger", s.ledger},

@@ -45,6 +45,7 @@ type story struct {
 	stops   []func()
 
 	app, namespace, otherNamespace, scan, run string
+	https                                     string // HOST:PORT of Remit
 	image, otherImage                         string // REPOSITORY@sha256:HEX
 	tagged                                    string // REPOSITORY:v1.2
 	digest, otherDigest                       remit.Digest
@@ -66,8 +67,9 @@ func (s *story) setUp(ctx context.Context) error {
 		name string
 		do   func(context.Context) error
 	}{
-		{"binaries", s.copyBinaries}, {"OCI registry with two images", s.startRegistry}, {"Kubernetes API server", s.startCluster},
-		{"Remit's objects in the cluster", s.prepareCluster}, {"remit init and the files", s.writeFiles}, {"remit serve", s.startRemit}, {"remit doctor", s.doctor},
+		{"binaries", s.copyBinaries}, {"OCI registry with two images", s.startRegistry}, {"remit init", s.initRemit},
+		{"Kubernetes API server", s.startCluster}, {"Remit's objects in the cluster", s.prepareCluster},
+		{"agent, workflow, target, evidence source", s.writeFiles}, {"remit serve", s.startRemit}, {"remit doctor", s.doctor},
 	} {
 		began := time.Now()
 		if err := step.do(ctx); err != nil {
@@ -132,11 +134,15 @@ func (s *story) startCluster(ctx context.Context) error {
 		}
 		return s.readCluster(ctx)
 	}
-	line, err := s.start(s.path("apiserver.log"), "ready ", s.apiserver, "--dir", s.path("cluster"))
+	audit, err := s.writeAudit()
 	if err != nil {
 		return err
 	}
-	_ = line
+	_, err = s.start(s.path("apiserver.log"), "ready ", s.apiserver, "--dir", s.path("cluster"), "--audit-webhook-config", audit,
+		"--audit-policy", filepath.Join(s.manifests, "audit-policy.yaml"), "--", "--audit-webhook-batch-max-wait=1s")
+	if err != nil {
+		return err
+	}
 	s.cluster.kubeconfig = s.path("cluster", "admin.kubeconfig")
 	return s.readCluster(ctx)
 }
@@ -171,15 +177,43 @@ func (s *story) prepareCluster(ctx context.Context) error {
 	return os.WriteFile(s.path("broker.kubeconfig"), config, 0o600)
 }
 
-func (s *story) writeFiles(ctx context.Context) error {
+func (s *story) initRemit(ctx context.Context) error {
 	port, err := freePort()
 	if err != nil {
 		return err
 	}
-	r := s.remit(ctx, "init", "--trust-domain", "company.com", "--operator", "ci", "--https", "127.0.0.1:"+strconv.Itoa(port))
-	if r.code != 0 {
+	s.https = "127.0.0.1:" + strconv.Itoa(port)
+	if r := s.remit(ctx, "init", "--trust-domain", "company.com", "--operator", "ci", "--https", s.https); r.code != 0 {
 		return fmt.Errorf("%s", r)
 	}
+	return nil
+}
+
+// writeAudit writes how the API server tells Remit what was executed: by TLS to Remit, and with a token that only it has.
+func (s *story) writeAudit() (string, error) {
+	secret := make([]byte, 24)
+	for i := range secret {
+		secret[i] = byte(s.rnd.UintN(256))
+	}
+	token := hex.EncodeToString(secret)
+	ca, err := os.ReadFile(s.path("remit", "bundle.pem"))
+	if err != nil {
+		return "", err
+	}
+	type object = map[string]any
+	config, err := json.Marshal(object{"apiVersion": "v1", "kind": "Config", "current-context": "remit",
+		"clusters": []any{object{"name": "remit", "cluster": object{"server": "https://" + s.https + "/kubernetes/production-cluster/audit",
+			"certificate-authority-data": ca}}},
+		"contexts": []any{object{"name": "remit", "context": object{"cluster": "remit", "user": "api-server"}}},
+		"users":    []any{object{"name": "api-server", "user": object{"token": token}}}})
+	if err != nil {
+		return "", err
+	}
+	return s.path("audit.kubeconfig"), errors.Join(os.WriteFile(s.path("audit.kubeconfig"), config, 0o600),
+		os.WriteFile(s.path("webhook.token"), []byte(token), 0o600))
+}
+
+func (s *story) writeFiles(context.Context) error {
 	if err := s.newScanner(); err != nil {
 		return err
 	}
@@ -195,7 +229,7 @@ func (s *story) writeFiles(ctx context.Context) error {
 	files := map[string]string{
 		"agents.yaml":   fmt.Sprintf(agentFile, kubectl, self, uid),
 		"workflow.yaml": fmt.Sprintf(workflowFile, s.namespace),
-		"target.yaml":   fmt.Sprintf(targetFile, s.path("broker.kubeconfig"), s.namespace),
+		"target.yaml":   fmt.Sprintf(targetFile, s.path("broker.kubeconfig"), s.namespace, s.webhook()),
 		"evidence.yaml": fmt.Sprintf(sourceFile, s.path("scanner.pub")),
 	}
 	for name, content := range files {
@@ -204,6 +238,14 @@ func (s *story) writeFiles(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// webhook is the target's key for audit events; a cluster of the user's own does not send any here.
+func (s *story) webhook() string {
+	if os.Getenv("CLUSTER") == "own" {
+		return ""
+	}
+	return "webhook: {file: " + s.path("webhook.token") + "}\n"
 }
 
 const agentFile = `kind: Agent
@@ -245,7 +287,7 @@ mode: serviceaccount
 kubeconfig: %s
 namespaces: [%s]
 installation: demo
-`
+%s`
 
 const sourceFile = `kind: EvidenceSource
 name: trivy-ci

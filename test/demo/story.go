@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"remit"
 )
 
 // deniedWithoutScan asks before any scan exists.
@@ -79,6 +81,42 @@ func (s *story) nothingElse(ctx context.Context) error {
 		s.told("refused by the cluster: %s", lastLine(r.errs), r.took)
 	}
 	return nil
+}
+
+// executed waits for the API server's audit events: the apply and the refused tries, each joined to its grant.
+func (s *story) executed(ctx context.Context) error {
+	if os.Getenv("CLUSTER") == "own" {
+		s.told("%s", "skipped: your API server does not send audit events to this Remit", 0)
+		return nil
+	}
+	s.ask("remit ledger list --kind action, for the deployment")
+	want := map[string]bool{"201": false, "403": false}
+	began := time.Now()
+	for end := began.Add(15 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		r := s.remit(ctx, "ledger", "list", "--kind", "action", "--limit", "1000", "-o", "json")
+		var list struct {
+			Items []struct {
+				Event struct {
+					Grant string        `json:"grant"`
+					Data  remit.Outcome `json:"data"`
+				} `json:"event"`
+			} `json:"items"`
+		}
+		if err := json.Unmarshal([]byte(r.out), &list); r.code != 0 || err != nil {
+			return fmt.Errorf("%s", r)
+		}
+		for _, e := range list.Items {
+			code := fmt.Sprint(e.Event.Data.Status)
+			if _, asked := want[code]; asked && e.Event.Grant != "" && strings.Contains(e.Event.Data.Resource, s.app) {
+				want[code] = true
+			}
+		}
+		if want["201"] && want["403"] {
+			s.told("the API server told of %s", fmt.Sprintf("%d acts, each joined to its grant: the create (201) and the refused ones (403)", len(list.Items)), time.Since(began))
+			return nil
+		}
+	}
+	return fmt.Errorf("the acts did not come back: %v", want)
 }
 
 // ends holds a short credential over its end and sees it die.

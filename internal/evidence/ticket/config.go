@@ -70,6 +70,9 @@ func (c *Config) check() (*regexp.Regexp, error) {
 	if err := checkURL(c.URL); err != nil {
 		return nil, err
 	}
+	if _, err := regexp.Compile(c.ID); err != nil { // alone first: "a)|(?:.*" would slip out of the anchors
+		return nil, invalid("id: "+err.Error(), "write the pattern of a whole ticket id, such as CHG-[0-9]+")
+	}
 	id, err := regexp.Compile("^(?:" + c.ID + ")$")
 	if err != nil || c.ID == "" || id.MatchString("") {
 		return nil, invalid(fmt.Sprintf("id: %.80q is not a pattern of ticket ids", c.ID), `write a regular expression such as "CHG-[0-9]{1,9}"`)
