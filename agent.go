@@ -54,6 +54,7 @@ type EnforcementPoint struct {
 	Actions      []string               // exact action names, or "prefix.*"
 	TrustDomains []spiffeid.TrustDomain // of the subjects it may name
 	Assert       bool                   // whether it may name subjects without their token; such subjects are asserted
+	Attest       []Attestation          // as an Agent's; none: its SVID comes from elsewhere
 }
 
 // Posture is what is known about an agent at this moment, from memory.

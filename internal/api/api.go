@@ -38,6 +38,12 @@ type StartRun struct {
 	Params   map[string]string `json:"params"`
 }
 
+// Started is a run that an agent started, with its run token if it acts in the first stage.
+type Started struct {
+	Run   remit.Run `json:"run"`
+	Token *Token    `json:"run_token,omitempty"`
+}
+
 // AdvanceRun leaves the present stage; To, when stated, must be the stage that follows.
 type AdvanceRun struct {
 	To string `json:"to,omitempty"`

@@ -122,6 +122,9 @@ func reserved(path string) bool {
 func (b *builder) enforcementPoint(file string, f *pepFile) {
 	e := remit.EnforcementPoint{Name: remit.Name("pep/" + f.Name.s), Assert: f.Assert}
 	e.ID = b.identity(file, f.Name, f.ID, "pep")
+	for i := range f.Attest {
+		e.Attest = append(e.Attest, b.attestation(file, f.Name.line, &f.Attest[i].Unix))
+	}
 	if len(f.Actions) == 0 {
 		b.out.add(file, f.Name.line, "actions is empty: list the actions for which it may ask")
 	}

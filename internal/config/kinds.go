@@ -188,10 +188,11 @@ type sourceFile struct {
 
 type pepFile struct {
 	head         `yaml:",inline"`
-	ID           word   `yaml:"id" is:"spiffe" doc:"Its SPIFFE ID. Left out: spiffe://TRUST-DOMAIN/pep/NAME."`
-	Actions      []word `yaml:"actions" need:"yes" is:"actions" doc:"For which actions it may ask: names, or KIND.*."`
-	TrustDomains []word `yaml:"trust_domains" is:"domain" doc:"Of which trust domains its subjects may be. Left out: ours."`
-	Assert       bool   `yaml:"assert" doc:"Whether it may name subjects without their token; such subjects are marked asserted. Left out: false."`
+	ID           word         `yaml:"id" is:"spiffe" doc:"Its SPIFFE ID. Left out: spiffe://TRUST-DOMAIN/pep/NAME."`
+	Actions      []word       `yaml:"actions" need:"yes" is:"actions" doc:"For which actions it may ask: names, or KIND.*."`
+	TrustDomains []word       `yaml:"trust_domains" is:"domain" doc:"Of which trust domains its subjects may be. Left out: ours."`
+	Attest       []attestFile `yaml:"attest" doc:"How a process on this host proves the identity; one entry is enough. Left out: its SVID comes from elsewhere."`
+	Assert       bool         `yaml:"assert" doc:"Whether it may name subjects without their token; such subjects are marked asserted. Left out: false."`
 }
 
 type ruleFile struct {

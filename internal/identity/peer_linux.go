@@ -173,8 +173,8 @@ func parseStatus(b []byte) (status, error) {
 		f := strings.Fields(rest)
 		switch {
 		case key == "PPid" && len(f) == 1:
-			n, err := strconv.Atoi(f[0])
-			s.parent, errs = n, append(errs, err)
+			n, err := strconv.ParseUint(f[0], 10, 31)
+			s.parent, errs = int(n), append(errs, err)
 		case key == "Uid" && len(f) == 4:
 			n, err := strconv.ParseUint(f[1], 10, 32)
 			s.uid, errs = uint32(n), append(errs, err)

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +30,10 @@ func TestMain(m *testing.M) {
 
 // helper connects to the socket, and then does what a bad process might.
 func helper(mode string) {
+	if mode == "serve" {
+		serve()
+		return
+	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) // without CLOEXEC
 	if err == nil {
 		err = unix.Connect(fd, &unix.SockaddrUnix{Name: os.Getenv("SOCKET")})
@@ -282,5 +287,56 @@ func TestNoDescriptorLeaks(t *testing.T) {
 	}
 	if after := count(); after > before {
 		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}
+
+// TestPeerOfUnseenNamespace: the server runs in a pid namespace in which its caller has no number.
+func TestPeerOfUnseenNamespace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make a pid namespace here")
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = []string{"REMIT_TEST_HELPER=serve", "SOCKET=" + path}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Skipf("no pid namespace here: %v", err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	lines := bufio.NewScanner(out)
+	if !lines.Scan() || lines.Text() != "listening" {
+		t.Fatalf("%q, %v", lines.Text(), lines.Err())
+	}
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if !lines.Scan() || !strings.Contains(lines.Text(), "refused") {
+		t.Errorf("a caller without a number: %q", lines.Text())
+	}
+}
+
+// serve accepts one connection and says what it thinks of the caller.
+func serve() {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: os.Getenv("SOCKET")})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("listening")
+	c, err := l.AcceptUnix()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if p, err := identity.PeerOf(c); err != nil {
+		fmt.Println("refused:", err)
+	} else {
+		fmt.Println("accepted", p.PID)
 	}
 }

@@ -60,6 +60,9 @@ func (r *Registry) Replace(agents []remit.Agent, points []remit.EnforcementPoint
 			return fmt.Errorf("%s: %w", p.Name, err)
 		}
 		e.peps[p.ID] = p
+		if len(p.Attest) > 0 { // the Workload API serves it; it is no agent otherwise
+			e.agents = append(e.agents, remit.Agent{Name: p.Name, ID: p.ID, Attest: p.Attest})
+		}
 	}
 	slices.SortFunc(e.agents, func(a, b remit.Agent) int { return strings.Compare(string(a.Name), string(b.Name)) })
 	r.entries.Store(e)
@@ -102,7 +105,8 @@ func (r *Registry) EnforcementPoint(id spiffeid.ID) (remit.EnforcementPoint, boo
 	return p, ok
 }
 
-// Agents returns all agents and tools in the order of their names. The slice is shared: it must not be changed.
+// Agents returns everybody whom the Workload API may serve: agents, tools, and enforcement points that can be attested, in the
+// order of their names. The slice is shared: it must not be changed.
 func (r *Registry) Agents() []remit.Agent { return r.entries.Load().agents }
 
 // Changed returns a channel that is closed when another set is published, or Notify is called.

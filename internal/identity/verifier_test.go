@@ -544,6 +544,38 @@ func FuzzAssertion(f *testing.F) {
 	})
 }
 
+// FuzzSignedClaims signs whatever it is given: what is accepted names a workload of the domain whose key signed it.
+func FuzzSignedClaims(f *testing.F) {
+	key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	b := spiffebundle.New(domain)
+	if err := b.AddJWTAuthority("k", &key.PublicKey); err != nil {
+		f.Fatal(err)
+	}
+	bundles, now := spiffebundle.NewSet(b), time.Unix(1800000000, 0)
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: "k"}}, nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, s := range []string{`{"sub":"spiffe://company.com/agent/deploy","aud":["a"],"exp":1800000060,"iat":1800000000,"jti":"x"}`,
+		`{"sub":"spiffe://company.com","exp":1e300}`, `{"sub":"spiffe://company.com/a","exp":-1,"nbf":"x"}`, `{"sub":{},"aud":[1]}`, `[]`, ``} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		jws, err := signer.Sign(payload)
+		if err != nil {
+			return
+		}
+		token, err := jws.CompactSerialize()
+		if err != nil {
+			return
+		}
+		j, err := identity.VerifyJWT(token, bundles, now)
+		if err == nil && (!j.ID.MemberOf(domain) || j.ID.Path() == "" || !now.Before(j.Expires)) {
+			t.Errorf("%q was accepted as %+v", payload, j)
+		}
+	})
+}
+
 func BenchmarkCertificate(b *testing.B) {
 	f := newFixture(b)
 	certs := f.x509(f.authority, id("/agent/deploy"))

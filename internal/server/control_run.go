@@ -58,16 +58,20 @@ func (s *Server) opRunStart(ctx context.Context, c admin.Call) (any, error) {
 	if err := c.Decode(&in); err != nil {
 		return nil, err
 	}
+	return s.startRun(ctx, in, person(c.Who))
+}
+
+func (s *Server) startRun(ctx context.Context, in api.StartRun, by run.Actor) (remit.Run, error) {
 	w, ok := s.rev.Load().workflow(in.Workflow)
 	if !ok {
-		return nil, notFound("workflow", in.Workflow)
+		return remit.Run{}, notFound("workflow", in.Workflow)
 	}
 	if err := s.resolveImages(ctx, w, in.Params); err != nil {
-		return nil, err
+		return remit.Run{}, err
 	}
-	r, events, err := run.Start(w, remit.NewRunID(), person(c.Who), run.Input{Params: in.Params}, s.now())
+	r, events, err := run.Start(w, remit.NewRunID(), by, run.Input{Params: in.Params}, s.now())
 	if err != nil {
-		return nil, err
+		return remit.Run{}, err
 	}
 	return s.commitRun(ctx, r, events, 0)
 }
@@ -97,10 +101,10 @@ func (s *Server) resolveImages(ctx context.Context, w *remit.Workflow, params ma
 }
 
 // commitRun writes a transition; a run that moved meanwhile is a conflict.
-func (s *Server) commitRun(ctx context.Context, r remit.Run, events []remit.Event, seen uint64) (any, error) {
+func (s *Server) commitRun(ctx context.Context, r remit.Run, events []remit.Event, seen uint64) (remit.Run, error) {
 	change := remit.Change{Rows: []remit.Row{r}, Events: events, Require: []remit.Precondition{{Key: remit.RunKey(r.ID), Epoch: seen}}}
 	if _, err := s.store.Commit(ctx, change); err != nil {
-		return nil, err
+		return remit.Run{}, err
 	}
 	r, _ = s.store.Run(r.ID)
 	return r, nil
@@ -127,15 +131,27 @@ func (s *Server) advance(ctx context.Context, r remit.Run, w *remit.Workflow, by
 }
 
 func (s *Server) opRunFinish(ctx context.Context, c admin.Call) (any, error) {
-	r, w, err := s.runOf(c)
+	id, err := remit.ParseRunID(c.Path("id"))
 	if err != nil {
 		return nil, err
 	}
-	next, events, err := run.Finish(r, w, person(c.Who), s.now())
+	r, ok := s.store.Run(id)
+	if !ok {
+		return nil, notFound("run", string(id))
+	}
+	w, ok := s.rev.Load().workflow(r.Workflow)
+	if !ok {
+		w = &remit.Workflow{Name: r.Workflow} // removed meanwhile: its starter and a responder can still finish
+	}
+	return s.finish(ctx, r, w, person(c.Who))
+}
+
+func (s *Server) finish(ctx context.Context, r remit.Run, w *remit.Workflow, by run.Actor) (any, error) {
+	next, events, err := run.Finish(r, w, by, s.now())
 	if err != nil {
 		return nil, err
 	}
-	return s.leaveStage(ctx, r.Epoch, next, events, "the run ended", c.Who.String())
+	return s.leaveStage(ctx, r.Epoch, next, events, "the run ended", by.Principal.String())
 }
 
 // leaveStage ends the stage's grants first and writes the transition after (S20). Tighten comes before either, so that no

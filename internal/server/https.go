@@ -46,7 +46,7 @@ func (s *Server) httpsHandler() (http.Handler, error) {
 	mux.Handle("/access/v1/", pdp)
 	mux.Handle("/.well-known/authzen-configuration", pdp)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
-	mux.HandleFunc("POST /v1/runs/{id}/advance", s.agentAdvances)
+	s.agentRoutes(mux)
 	mux.HandleFunc("POST /kubernetes/{target}/{hook}", s.webhook)
 	return mux, s.identityEndpoints(mux)
 }

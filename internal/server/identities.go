@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -20,7 +19,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"remit"
-	"remit/internal/gateway"
 	"remit/internal/identity"
 	"remit/internal/identity/issuer"
 	"remit/internal/identity/workloadapi"
@@ -220,46 +218,4 @@ func (s *Server) runIdentities(g *group) {
 			}
 		}
 	})
-}
-
-// agentAdvances lets an agent leave a stage that the workflow lets it end: the admin socket is for persons.
-func (s *Server) agentAdvances(w http.ResponseWriter, r *http.Request) {
-	next, err := s.agentAdvance(r)
-	if err != nil {
-		e := &remit.Error{Code: remit.CodeInternal, Msg: "a fault in the server"}
-		if known, ok := errors.AsType[*remit.Error](err); ok && known.Code != remit.CodeInternal {
-			e = known
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(map[remit.Code]int{remit.CodeUnauthenticated: 401, remit.CodeForbidden: 403, remit.CodeNotFound: 404,
-			remit.CodeConflict: 409, remit.CodeInvalid: 400, remit.CodeInternal: 500, remit.CodeUnavailable: 503}[e.Code])
-		_ = json.NewEncoder(w).Encode(e)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(next)
-}
-
-func (s *Server) agentAdvance(r *http.Request) (any, error) {
-	p, err := gateway.Caller(r, s.auth, s.now())
-	if err != nil {
-		return nil, err
-	}
-	id, err := s.ids.tokens.RunToken(r.Header.Get("Txn-Token"), p, s.now())
-	if err != nil {
-		return nil, err
-	}
-	if string(id) != r.PathValue("id") {
-		return nil, &remit.Error{Code: remit.CodeForbidden, Msg: "the run token is another run's"}
-	}
-	name, ok := s.registry.Agent(p.ID)
-	if !ok || s.store.Posture(name).Suspended {
-		return nil, &remit.Error{Code: remit.CodeForbidden, Msg: "the agent is unknown or suspended"}
-	}
-	rn, _ := s.store.Run(id)
-	wf, ok := s.rev.Load().workflow(rn.Workflow)
-	if !ok {
-		return nil, notFound("workflow", rn.Workflow)
-	}
-	return s.advance(r.Context(), rn, wf, run.Actor{Name: name, Principal: p}, r.URL.Query().Get("to"))
 }

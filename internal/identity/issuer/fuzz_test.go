@@ -3,21 +3,26 @@
 package issuer
 
 import (
-	"os"
-	"path/filepath"
+	"crypto/ecdsa"
+	"crypto/x509"
 	"testing"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // FuzzParseRing: a key file is read whole or refused; what was read is written and read again as the same.
 func FuzzParseRing(f *testing.F) {
-	dir := f.TempDir()
-	if _, err := New(Config{TrustDomain: spiffeid.RequireTrustDomainFromString("company.com"), Dir: dir}); err != nil {
-		f.Fatal(err)
-	}
-	for _, name := range []string{"root", "issuing", "jwt"} {
-		b, err := os.ReadFile(filepath.Join(dir, name+".json"))
+	now := time.Now()
+	a := &Authority{cfg: Config{TrustDomain: spiffeid.RequireTrustDomainFromString("company.com")}}
+	for _, certify := range []func(*ecdsa.PrivateKey, time.Time, time.Time) ([]*x509.Certificate, error){nil, a.certifyRoot} {
+		r := &ring{policy: policy{life: time.Hour}, certify: certify}
+		r.state.Store(&state{})
+		s, err := r.generate(now)
+		if err != nil {
+			f.Fatal(err)
+		}
+		b, err := (&state{sequence: 1, slots: []slot{s}}).marshal()
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -196,8 +196,14 @@ func TestBoundSocketEnds(t *testing.T) {
 	f := newFixture(t, nil, agent("deploy"))
 	b := f.bind(workloadapi.Binding{Owner: 4001})
 	p := f.start(4001, "watch", b.Path)
+	if !b.Alive() {
+		t.Error("not alive before its process")
+	}
 	if err := b.Attach(p.cmd.Process.Pid); err != nil {
 		t.Fatal(err)
+	}
+	if !b.Alive() {
+		t.Error("not alive with its process")
 	}
 	p.release()
 	if got := p.next(); got.Code != "" {
@@ -211,6 +217,9 @@ func TestBoundSocketEnds(t *testing.T) {
 	}
 	if _, err := os.Stat(b.Path); !os.IsNotExist(err) {
 		t.Errorf("the socket is left: %v", err)
+	}
+	if b.Alive() {
+		t.Error("alive after the end")
 	}
 	if err := b.Attach(os.Getpid()); err == nil {
 		t.Error("attached after the end")
@@ -237,5 +246,23 @@ func TestLaunchedUnderTheServersUser(t *testing.T) {
 		if rec, _ := f.Issued(p.next().Serial); rec.Level != want {
 			t.Errorf("allowed %v: level %s", allow, rec.Level)
 		}
+	}
+}
+
+func TestLaunchIsOverWithItsProcess(t *testing.T) {
+	needRoot(t)
+	f := newFixture(t, nil, agent("deploy"))
+	b := f.bind(workloadapi.Binding{Owner: -1, Inherit: true})
+	p := f.start(4001, "fetch", b.Path)
+	if err := b.Attach(p.cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
+	if b.Alive() {
+		t.Error("alive without its process")
+	}
+	if got := f.ask(4001, "fetch", b.Path); got.Code != "PermissionDenied" {
+		t.Errorf("after its process ended: %+v", got)
 	}
 }

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+
+	"remit"
+	"remit/internal/api"
+	"remit/internal/gateway"
+	"remit/internal/run"
+)
+
+// What agents may do with runs over HTTPS, each with its own SVID: the admin socket is for persons. The workflow decides who
+// may start a run, leave a stage and finish.
+func (s *Server) agentRoutes(mux *http.ServeMux) {
+	mux.HandleFunc("POST /v1/runs", s.asAgent(s.agentStarts))
+	mux.HandleFunc("POST /v1/runs/{id}/advance", s.asAgent(s.agentAdvances))
+	mux.HandleFunc("POST /v1/runs/{id}/finish", s.asAgent(s.agentFinishes))
+}
+
+// asAgent verifies the caller, lets do act as it, and writes the answer or the error.
+func (s *Server) asAgent(do func(*http.Request, run.Actor) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store") // an answer may hold a run token
+		by, err := s.actor(r)
+		var out any
+		if err == nil {
+			out, err = do(r, by)
+		}
+		if err != nil {
+			s.writeAgentError(w, r, err)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(out)
+	}
+}
+
+func (s *Server) actor(r *http.Request) (run.Actor, error) {
+	p, err := gateway.Caller(r, s.auth, s.now())
+	if err != nil {
+		return run.Actor{}, err
+	}
+	name, ok := s.registry.Agent(p.ID)
+	if !ok || s.store.Posture(name).Suspended {
+		return run.Actor{}, &remit.Error{Code: remit.CodeForbidden, Msg: "the agent is unknown or suspended"}
+	}
+	return run.Actor{Name: name, Principal: p}, nil
+}
+
+var agentStatus = map[remit.Code]int{
+	remit.CodeInvalid: 400, remit.CodeUnauthenticated: 401, remit.CodeForbidden: 403, remit.CodeNotFound: 404,
+	remit.CodeConflict: 409, remit.CodeUnavailable: 503, remit.CodeExhausted: 429, remit.CodeInternal: 500,
+}
+
+func (s *Server) writeAgentError(w http.ResponseWriter, r *http.Request, err error) {
+	e, ok := errors.AsType[*remit.Error](err)
+	if !ok || e.Code == remit.CodeInternal {
+		s.log.Error("an agent's call", "path", r.URL.Path, "err", err)
+		e = &remit.Error{Code: remit.CodeInternal, Msg: "a fault in the server"}
+	}
+	w.WriteHeader(agentStatus[e.Code])
+	_ = json.NewEncoder(w).Encode(e)
+}
+
+// agentStarts starts a run. The token is bound to the caller's launch, else to its certificate; there is none when the caller
+// does nothing in the first stage.
+func (s *Server) agentStarts(r *http.Request, by run.Actor) (any, error) {
+	var in api.StartRun
+	body, err := io.ReadAll(io.LimitReader(r.Body, 64<<10+1))
+	if err != nil || len(body) > 64<<10 {
+		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "the request's body cannot be read, or is larger than 64 KiB"}
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&in); err != nil {
+		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "the request's body: " + err.Error()}
+	}
+	started, err := s.startRun(r.Context(), in, by)
+	if err != nil {
+		return nil, err
+	}
+	out := api.Started{Run: started}
+	w, ok := s.rev.Load().workflow(started.Workflow)
+	if !ok || !run.Active(&started, w, by.Name) {
+		return out, nil
+	}
+	holder := remit.Holder{Agent: by.Name, Launch: by.Principal.Launch}
+	if holder.Launch == "" {
+		holder.Thumbprint = by.Principal.Thumbprint
+	}
+	token, err := s.issueRunToken(&started, holder)
+	out.Token = &token
+	return out, err
+}
+
+// ownRun is the run of the request's run token, which must be the one that the path names.
+func (s *Server) ownRun(r *http.Request, by run.Actor) (remit.Run, *remit.Workflow, error) {
+	id, err := s.ids.tokens.RunToken(r.Header.Get("Txn-Token"), by.Principal, s.now())
+	if err != nil {
+		return remit.Run{}, nil, err
+	}
+	if string(id) != r.PathValue("id") {
+		return remit.Run{}, nil, &remit.Error{Code: remit.CodeForbidden, Msg: "the run token is another run's"}
+	}
+	rn, _ := s.store.Run(id)
+	w, ok := s.rev.Load().workflow(rn.Workflow)
+	if !ok {
+		return rn, nil, notFound("workflow", rn.Workflow)
+	}
+	return rn, w, nil
+}
+
+func (s *Server) agentAdvances(r *http.Request, by run.Actor) (any, error) {
+	rn, w, err := s.ownRun(r, by)
+	if err != nil {
+		return nil, err
+	}
+	return s.advance(r.Context(), rn, w, by, r.URL.Query().Get("to"))
+}
+
+func (s *Server) agentFinishes(r *http.Request, by run.Actor) (any, error) {
+	rn, w, err := s.ownRun(r, by)
+	if err != nil {
+		return nil, err
+	}
+	return s.finish(r.Context(), rn, w, by)
+}
