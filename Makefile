@@ -1,5 +1,6 @@
 # The commands of the README. Each target is a few plain commands that also work by hand.
 SHELL      := bash
+.SHELLFLAGS := -o pipefail -c
 GO         := go
 BIN        := bin
 K8S        := test/kubernetes
@@ -30,9 +31,9 @@ $(BIN)/kubectl: $(wildcard $(K8S)/kubectl/*.go) $(K8S)/go.mod
 	  -o $(abspath $@) ./kubectl; fi
 
 # Everything, against real parts. SHORT=1 leaves out what needs the API server.
-test: $(BIN)/remit $(if $(SHORT),,apiserver)
+test: $(BIN)/remit $(if $(SHORT),,apiserver $(BIN)/opa)
 	@[ -n "$(RACE)" ] || echo "no C compiler: running without -race"
-	$(GO) test $(RACE) $(SHORTFLAG) -timeout 30m -json ./... | $(GO) run ./test/report -skips test/skips.txt
+	$(if $(SHORT),,OPA=$(abspath $(BIN)/opa)) $(GO) test $(RACE) $(SHORTFLAG) -timeout 30m -json ./... | $(GO) run ./test/report -skips test/skips.txt
 
 lint: $(BIN)/staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt:"; echo "$$out"; exit 1; }
@@ -50,3 +51,17 @@ quickstart: $(BIN)/remit
 
 clean:
 	rm -rf $(BIN)
+
+# Every fuzz target for FUZZTIME each.
+FUZZTIME ?= 10s
+fuzz:
+	@set -e; for pkg in $$($(GO) list ./...); do dir=$${pkg#remit}; dir=.$${dir}; \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9]+' $$dir/*_test.go 2>/dev/null | sed 's/func //'); do \
+	    echo "== $$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x; done; done
+
+# Peers and judges that tests and benchmarks run beside us.
+$(BIN)/opa: test/peers/go.mod
+	$(GO) -C test/peers build -o $(abspath $@) github.com/open-policy-agent/opa
+
+$(BIN)/fsck: test/peers/go.mod
+	$(GO) -C test/peers build -o $(abspath $@) github.com/transparency-dev/tessera/cmd/fsck
