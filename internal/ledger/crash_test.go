@@ -24,6 +24,7 @@ const childDir = "LEDGER_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childDir); dir != "" {
+		time.AfterFunc(2*time.Minute, func() { os.Exit(3) }) // never outlives a parent that was killed by much
 		if err := crashChild(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

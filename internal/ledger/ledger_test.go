@@ -368,7 +368,9 @@ func TestSecondSequencerIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, seq.Run(t.Context()), remit.CodeUnavailable)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	wantCode(t, seq.Run(ctx), remit.CodeUnavailable)
 }
 
 func wantCode(t *testing.T, err error, code remit.Code) {

@@ -220,6 +220,9 @@ func (a *CaseAsk) caller() (remit.Principal, error) {
 
 func (f *CaseFact) found(at time.Time, need *remit.Need) (remit.Found, error) {
 	if f.Reason != "" {
+		if !slices.Contains(reasonsOfFacts(), remit.ReasonCode(f.Reason)) {
+			return remit.Found{}, fmt.Errorf("reason is one of %v", reasonsOfFacts())
+		}
 		return remit.Found{Need: *need, Reason: &remit.Reason{Code: remit.ReasonCode(f.Reason), Of: "evidence." + f.Kind}}, nil
 	}
 	e := &remit.Evidence{Kind: remit.EvidenceKind(f.Kind), Source: f.Source, Name: f.Name, Made: at.Add(-f.Age), Verified: at, Fields: f.Fields}
@@ -243,6 +246,11 @@ func (f *CaseFact) found(at time.Time, need *remit.Need) (remit.Found, error) {
 		e.Superseded = "newer"
 	}
 	return remit.Found{Need: *need, Evidence: e}, nil
+}
+
+// reasonsOfFacts are those that a source may give for having none.
+func reasonsOfFacts() []remit.ReasonCode {
+	return []remit.ReasonCode{remit.ReasonEvidenceMissing, remit.ReasonEvidenceInvalid, remit.ReasonEvidenceSigner, remit.ReasonEvidenceSource, remit.ReasonApproval}
 }
 
 // Outcome is one test's result; Why is empty when it passed.

@@ -203,6 +203,7 @@ func breaks() map[string]func(*permission) {
 				change(&own.Evidence[i])
 			}
 			c.Permission = &own
+			c.facts, c.approvals = compileRequirements(own.Evidence)
 		}
 	}
 	other := func(change func(*remit.Permission)) func(*permission) {

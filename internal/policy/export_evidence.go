@@ -12,18 +12,11 @@ import (
 
 // evidence prints what a permission needs: the facts by their place, then the approvals after them.
 func (w *printer) evidence(c *permission) {
-	facts, approvals := 0, 0
-	for i := range c.Evidence {
-		if r := &c.Evidence[i]; r.Approval == nil {
-			w.requirement(c, facts, r)
-			facts++
-		}
+	for i := range c.facts {
+		w.requirement(c, i, c.facts[i].Requirement)
 	}
-	for i := range c.Evidence {
-		if a := c.Evidence[i].Approval; a != nil {
-			w.approval(c, facts, approvals, a)
-			approvals++
-		}
+	for i := range c.approvals {
+		w.approval(c, len(c.facts), i, c.approvals[i].Approval)
 	}
 }
 

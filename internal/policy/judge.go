@@ -3,9 +3,9 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -114,10 +114,13 @@ func lacks(need *remit.Need, f *remit.Found, at time.Time) []remit.Reason {
 	if need.Worst != remit.SeverityUnset && (e.Worst == remit.SeverityUnset || e.Worst > need.Worst) {
 		lack(remit.ReasonEvidenceSeverity, "at worst "+need.Worst.String(), "worst "+e.Worst.String())
 	}
-	for _, name := range slices.Sorted(maps.Keys(need.Match)) {
-		if got, ok := e.Fields[name]; !ok || got != need.Match[name] {
-			lack(remit.ReasonEvidenceField, name+" = "+need.Match[name], name+" = "+got)
+	for name, want := range need.Match {
+		if got, ok := e.Fields[name]; !ok || got != want {
+			lack(remit.ReasonEvidenceField, name+" = "+want, name+" = "+got)
 		}
+	}
+	if len(out) > 1 { // one order for the same reasons
+		slices.SortStableFunc(out, func(a, b remit.Reason) int { return cmp.Or(cmp.Compare(a.Code, b.Code), cmp.Compare(a.Want, b.Want)) })
 	}
 	return out
 }

@@ -11,57 +11,81 @@ import (
 	"remit"
 )
 
-// needs resolves the permission's requirements: first the evidence in file order, then those approvals whose condition
-// may hold. What cannot be resolved is a reason to deny.
-func (c *permission) needs(args remit.Args, s *scope) ([]remit.Need, []remit.Reason) {
-	if len(c.Evidence) == 0 {
-		return nil, nil
-	}
-	needs := make([]remit.Need, 0, len(c.Evidence))
-	var reasons []remit.Reason
-	for i := range c.Evidence {
-		if r := &c.Evidence[i]; r.Approval == nil {
-			need, bad := s.need(r)
-			needs, reasons = append(needs, need), append(reasons, bad...)
+// requirement is a remit.Requirement with its further fields in a fixed order.
+type requirement struct {
+	*remit.Requirement
+	of    string // "evidence.scan"
+	match []field
+}
+
+type field struct {
+	name string
+	term remit.Term
+}
+
+func compileRequirements(list []remit.Requirement) (facts, approvals []requirement) {
+	for i := range list {
+		r := requirement{Requirement: &list[i], of: "evidence." + string(list[i].Kind)}
+		for _, name := range slices.Sorted(maps.Keys(list[i].Match)) {
+			r.match = append(r.match, field{name, list[i].Match[name]})
+		}
+		if r.Approval != nil {
+			approvals = append(approvals, r)
+		} else {
+			facts = append(facts, r)
 		}
 	}
-	for i := range c.Evidence {
-		if a := c.Evidence[i].Approval; a != nil && s.asks(a, args) {
+	return facts, approvals
+}
+
+// needs resolves the permission's requirements: first the evidence in file order, then those approvals whose condition
+// may hold. What cannot be resolved is a reason to deny.
+func (c *permission) needs(args remit.Args, s *scope) (needs []remit.Need, reasons []remit.Reason) {
+	if len(c.facts)+len(c.approvals) == 0 {
+		return nil, nil
+	}
+	needs = make([]remit.Need, len(c.facts), len(c.facts)+len(c.approvals))
+	for i := range c.facts {
+		reasons = s.need(&c.facts[i], &needs[i], reasons)
+	}
+	for i := range c.approvals {
+		if a := c.approvals[i].Approval; s.asks(a, args) {
 			needs = append(needs, approvalNeed(a))
 		}
 	}
 	return needs, reasons
 }
 
-func (s *scope) need(r *remit.Requirement) (remit.Need, []remit.Reason) {
-	n := remit.Need{Kind: r.Kind, Source: r.Source, Worst: r.Worst, Within: r.Within}
-	var reasons []remit.Reason
-	lack := func(part, want string, t *remit.Term) {
-		v, _ := s.resolve(t)
-		reasons = append(reasons, remit.Reason{Code: remit.ReasonArgument, Of: "evidence." + string(r.Kind) + "." + part,
-			Want: want, Got: clip(v.String())})
-	}
+// need resolves r into n, and appends to reasons what it could not resolve.
+func (s *scope) need(r *requirement, n *remit.Need, reasons []remit.Reason) []remit.Reason {
+	n.Kind, n.Source, n.Worst, n.Within = r.Kind, r.Source, r.Worst, r.Within
 	if r.ID != nil {
 		if n.ID = s.text(r.ID); n.ID == "" {
-			lack("id", "a text", r.ID)
+			reasons = append(reasons, s.unresolved(r.of+".id", "a text", r.ID))
 		}
 	}
 	if r.Of != nil {
 		v, ok := s.resolve(r.Of)
 		if n.Of, ok = imageOf(v, ok); !ok {
-			lack("of", "an image with a digest", r.Of)
+			reasons = append(reasons, s.unresolved(r.of+".of", "an image with a digest", r.Of))
 		}
 	}
-	if len(r.Match) > 0 {
-		n.Match = make(map[string]string, len(r.Match))
+	if len(r.match) > 0 {
+		n.Match = make(map[string]string, len(r.match))
 	}
-	for _, name := range slices.Sorted(maps.Keys(r.Match)) {
-		t := r.Match[name]
-		if n.Match[name] = s.text(&t); n.Match[name] == "" {
-			lack(name, "a text", &t)
+	for i := range r.match {
+		f := &r.match[i]
+		text := s.text(&f.term)
+		if n.Match[f.name] = text; text == "" {
+			reasons = append(reasons, s.unresolved(r.of+"."+f.name, "a text", &f.term))
 		}
 	}
-	return n, reasons
+	return reasons
+}
+
+func (s *scope) unresolved(of, want string, t *remit.Term) remit.Reason {
+	v, _ := s.resolve(t)
+	return remit.Reason{Code: remit.ReasonArgument, Of: of, Want: want, Got: clip(v.String())}
 }
 
 // text returns a scalar's text, or "" for what has none.
@@ -98,11 +122,20 @@ func imageOf(v remit.Value, ok bool) (remit.Image, bool) {
 		return remit.Image{}, false
 	}
 	name, hex, found := strings.Cut(v.Text(), "@sha256:")
-	if found && len(v.Text()) <= 512 && len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == "" && plainName(name) {
+	if found && len(v.Text()) <= 512 && len(hex) == 64 && isHex(hex) && plainName(name) {
 		return remit.Image{Repository: name, Digest: remit.Digest(v.Text()[len(name)+1:])}, true
 	}
 	image, err := remit.ParseImage(v.Text())
 	return image, err == nil && image.Digest != ""
+}
+
+func isHex(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
 }
 
 // plainName accepts parts of [a-z0-9] with single separators between them: a subset of what remit.ParseImage accepts.

@@ -58,6 +58,8 @@ type permission struct {
 	ref   remit.PermissionRef
 	id    string // names its rules in the printed Rego
 	where []argument
+	// facts and approvals are the permission's evidence.
+	facts, approvals []requirement
 }
 
 type argument struct {
@@ -98,6 +100,7 @@ func compileWorkflow(w *remit.Workflow, next *int) *workflow {
 			c := &permission{Permission: may, id: fmt.Sprintf("p%d", *next),
 				ref: remit.PermissionRef{Workflow: w.Name, Stage: w.Stages[i].Name, Name: may.Name}}
 			*next++
+			c.facts, c.approvals = compileRequirements(may.Evidence)
 			for _, name := range slices.Sorted(maps.Keys(may.Where)) {
 				is := may.Where[name]
 				c.where = append(c.where, argument{name, &is})
@@ -165,20 +168,19 @@ func (c *permission) take(m *remit.Match, args remit.Args, s *scope) {
 
 // stage finds where the run stands, if the workflow is still the one that the run started with.
 func (p *Plan) stage(run *remit.Run) (*stage, *remit.Reason) {
-	changed := &remit.Reason{Code: remit.ReasonWorkflowChanged, Of: "workflow"}
+	changed := func(of, want, got string) *remit.Reason {
+		return &remit.Reason{Code: remit.ReasonWorkflowChanged, Of: of, Want: want, Got: clip(got)}
+	}
 	w := p.workflows[run.Workflow]
 	if w == nil {
-		changed.Want, changed.Got = "a workflow of the active configuration", clip(run.Workflow)
-		return nil, changed
+		return nil, changed("workflow", "a workflow of the active configuration", run.Workflow)
 	}
 	if w.digest != run.Digest {
-		changed.Want, changed.Got = string(w.digest), clip(string(run.Digest))
-		return nil, changed
+		return nil, changed("workflow", string(w.digest), string(run.Digest))
 	}
 	s := w.stages[run.Stage]
 	if s == nil {
-		changed.Of, changed.Want, changed.Got = "stage", "a stage of workflow "+run.Workflow, clip(run.Stage)
-		return nil, changed
+		return nil, changed("stage", "a stage of workflow "+run.Workflow, run.Stage)
 	}
 	return s, nil
 }

@@ -25,6 +25,8 @@ type scope struct {
 func (s *scope) resolve(t *remit.Term) (remit.Value, bool) {
 	v := t.Value
 	switch {
+	case t.Param == "" && t.Call == "":
+		return v, true // checked at load
 	case t.Param != "":
 		v = s.params[t.Param]
 		if v.Kind() == remit.List || v.Kind() == remit.Object {

@@ -28,7 +28,7 @@ func stockOPA(t *testing.T) string {
 	}
 	dir := t.TempDir()
 	build := exec.Command("go", "install", module+"@"+strings.TrimSpace(string(version)))
-	build.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=-mod=mod", "CGO_ENABLED=0")
+	build.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=-mod=mod")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Skipf("the opa binary cannot be built here: %v: %s", err, out)
 	}

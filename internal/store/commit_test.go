@@ -229,10 +229,25 @@ func TestContextEndsWhileQueued(t *testing.T) {
 	}
 }
 
-func TestFailedSignatureAcknowledgesNothing(t *testing.T) {
-	s := open(t, store.Config{Sign: func(uint64, uint64, [32]byte) (string, []byte, error) { return "", nil, errors.New("no key") }})
-	_, err := s.Commit(t.Context(), remit.Change{Events: []remit.Event{decisionEvent(nil)}})
+func TestFailedSignatureWritesNothing(t *testing.T) {
+	fail := errors.New("no key")
+	s := open(t, store.Config{Sign: func(first, size uint64, root [32]byte) (string, []byte, error) {
+		if fail != nil {
+			return "", nil, fail
+		}
+		return signBatch(first, size, root)
+	}})
+	run := newRun()
+	change := remit.Change{Rows: []remit.Row{run}, Events: []remit.Event{decisionEvent(nil)}}
+	_, err := s.Commit(t.Context(), change)
 	wantCode(t, err, remit.CodeUnavailable)
+	if _, ok := s.Run(run.ID); ok || s.LastSeq() != 0 || len(readAll(t, s)) != 0 {
+		t.Fatal("something was written without a receipt")
+	}
+	fail = nil
+	if r := commit(t, s, change); r.Seq != 1 {
+		t.Fatalf("entry %d, want 1", r.Seq)
+	}
 }
 
 // Events are numbered from 1 without gaps, stored as Event.AppendJSON writes them, and every receipt verifies with an
@@ -358,4 +373,31 @@ func TestCloseAnswersEverybody(t *testing.T) {
 	if _, err := s.Entries(0, 1); remit.CodeOf(err) != remit.CodeUnavailable {
 		t.Fatal(err)
 	}
+}
+
+// A Tighten while the end of a run is being written is not forgotten when the run leaves memory.
+func TestTightenWhileARunEnds(t *testing.T) {
+	signing, goOn := make(chan struct{}), make(chan struct{})
+	s := open(t, store.Config{Sign: func(first, size uint64, root [32]byte) (string, []byte, error) {
+		signing <- struct{}{}
+		<-goOn
+		return signBatch(first, size, root)
+	}})
+	run := newRun()
+	commit(t, s, remit.Change{Rows: []remit.Row{run}})
+	run.State = remit.RunFinished
+	done := make(chan error)
+	go func() {
+		_, err := s.Commit(context.Background(), remit.Change{Rows: []remit.Row{run}, Events: []remit.Event{decisionEvent(nil)}})
+		done <- err
+	}()
+	<-signing
+	s.Tighten(remit.RunKey(run.ID))
+	seen, _ := s.Run(run.ID) // still active, at the epoch that the end was given
+	close(goOn)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Commit(t.Context(), remit.Change{Require: []remit.Precondition{{Key: remit.RunKey(run.ID), Epoch: seen.Epoch}}})
+	wantCode(t, err, remit.CodeConflict)
 }

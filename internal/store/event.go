@@ -42,35 +42,47 @@ func newDraft(e *remit.Event) (draft, error) {
 	return draft{rest: rest, refs: refsOf(e)}, nil
 }
 
-// insertEvents numbers and writes the events of the batch, and leaves their leaf hashes and refs in the writer.
-func (s *Store) insertEvents(ready []*pending, first uint64) error {
+// number gives the batch's events their numbers, and leaves their bytes, leaf hashes and refs in the writer.
+func (s *Store) number(ready []*pending, first uint64) {
 	w := &s.w
-	st, err := w.conn.Prepare(insertEventSQL)
-	if err != nil {
-		return err
-	}
+	w.text, w.ends, w.leaves, w.refs = w.text[:0], w.ends[:0], w.leaves[:0], w.refs[:0]
 	seq := first
 	for _, p := range ready {
 		p.first = seq
 		for i := range p.events {
 			d := &p.events[i]
-			w.entry = append(w.entry[:0], 0) // RFC 6962 leaf prefix; the body follows
-			w.entry = append(w.entry, entryHead...)
-			w.entry = strconv.AppendUint(w.entry, seq, 10)
-			w.entry = append(w.entry, d.rest...)
-			w.leaves = append(w.leaves, sha256.Sum256(w.entry))
+			start := len(w.text)
+			w.text = append(w.text, 0) // RFC 6962 leaf prefix; the body follows
+			w.text = append(w.text, entryHead...)
+			w.text = strconv.AppendUint(w.text, seq, 10)
+			w.text = append(w.text, d.rest...)
+			w.ends = append(w.ends, len(w.text))
+			w.leaves = append(w.leaves, sha256.Sum256(w.text[start:]))
 			for _, r := range d.refs {
 				w.refs = append(w.refs, ref{r, seq})
 			}
-			st.BindInt64(1, int64(seq))
-			st.BindBytes(2, w.entry[1:])
-			if _, err := st.Step(); err != nil {
-				return err
-			}
-			if err := st.Reset(); err != nil {
-				return err
-			}
 			seq++
+		}
+	}
+}
+
+// insertEvents writes what number prepared.
+func (s *Store) insertEvents(first uint64) error {
+	w := &s.w
+	st, err := w.conn.Prepare(insertEventSQL)
+	if err != nil {
+		return err
+	}
+	start := 0
+	for i, end := range w.ends {
+		st.BindInt64(1, int64(first)+int64(i))
+		st.BindBytes(2, w.text[start+1:end]) // without the leaf prefix
+		start = end
+		if _, err := st.Step(); err != nil {
+			return err
+		}
+		if err := st.Reset(); err != nil {
+			return err
 		}
 	}
 	return nil

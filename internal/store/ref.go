@@ -5,6 +5,7 @@ package store
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -123,8 +124,8 @@ func (s *Store) insertRefs(chunk []ref, upTo uint64) (err error) {
 		return err
 	}
 	defer func() {
-		if err != nil && !conn.AutocommitEnabled() {
-			_ = exec(conn, "ROLLBACK")
+		if err != nil {
+			err = errors.Join(err, rollback(conn))
 		}
 	}()
 	st, err := conn.Prepare(insertRefSQL)

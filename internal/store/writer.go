@@ -25,11 +25,13 @@ type writer struct {
 	conn   *sqlite.Conn
 	batch  []*pending
 	moved  map[remit.EpochKey]uint64 // epochs that this batch moves, not yet visible
+	text   []byte                    // the batch's entries, one after the other, each after its leaf prefix
+	ends   []int                     // where each entry ends in text
 	leaves [][32]byte
 	refs   []ref
-	entry  []byte // scratch: one leaf
 	purged time.Time
-	spent  bool // idle work is done until the next batch
+	spent  bool   // idle work is done until the next batch
+	count  uint64 // durable batches of this process
 }
 
 // write is the writer goroutine.
@@ -110,7 +112,6 @@ func (s *Store) commitBatch() {
 	if w.moved == nil {
 		w.moved = map[remit.EpochKey]uint64{}
 	}
-	w.leaves, w.refs = w.leaves[:0], w.refs[:0]
 	ready := w.batch[:0]
 	for _, p := range w.batch {
 		if err := s.admit(p); err != nil {
@@ -130,6 +131,9 @@ func (s *Store) commitBatch() {
 			p.done <- err
 		}
 		return
+	}
+	if w.count++; s.cfg.OnCommit != nil {
+		s.cfg.OnCommit(w.count)
 	}
 	s.last.Add(uint64(len(w.leaves)))
 	s.copying.wrote(sizeOf(ready))
@@ -190,36 +194,48 @@ func (s *Store) epochInBatch(key remit.EpochKey) (uint64, error) {
 }
 
 // transact writes rows and events of the batch in one transaction and returns the signed tree over its entries. The
-// signature is made while the disk works and leaves this function only when the entries are durable.
+// signature is made while the rows are written, and nothing is committed without it.
 func (s *Store) transact(ready []*pending) (tree *batchTree, err error) {
-	conn := s.w.conn
-	if err := exec(conn, "BEGIN IMMEDIATE"); err != nil {
-		return nil, err
+	first := s.last.Load() + 1
+	s.number(ready, first)
+	signed := make(chan error, 1)
+	if len(s.w.leaves) > 0 {
+		tree = newBatchTree(first, s.w.leaves)
+		go func() { signed <- tree.sign(s.cfg.Sign) }()
+	} else {
+		signed <- nil
 	}
-	defer func() {
-		if err != nil && !conn.AutocommitEnabled() { // SQLite has rolled back by itself after some errors
-			err = errors.Join(err, exec(conn, "ROLLBACK"))
-		}
-	}()
+	conn := s.w.conn
+	if err := errors.Join(s.insert(ready, first), <-signed); err != nil {
+		return nil, errors.Join(err, rollback(conn))
+	}
+	if err := exec(conn, "COMMIT"); err != nil {
+		return nil, errors.Join(err, rollback(conn))
+	}
+	return tree, nil
+}
+
+// insert begins the transaction and writes all of the batch.
+func (s *Store) insert(ready []*pending, first uint64) error {
+	if err := exec(s.w.conn, "BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
 	for _, p := range ready {
 		for i := range p.rows {
-			if err := putRow(conn, &p.rows[i]); err != nil {
-				return nil, err
+			if err := putRow(s.w.conn, &p.rows[i]); err != nil {
+				return err
 			}
 		}
 	}
-	first := s.last.Load() + 1
-	if err := s.insertEvents(ready, first); err != nil {
-		return nil, err
+	return s.insertEvents(first)
+}
+
+// rollback ends a transaction that failed. After some errors SQLite has done so by itself.
+func rollback(conn *sqlite.Conn) error {
+	if conn.AutocommitEnabled() {
+		return nil
 	}
-	if len(s.w.leaves) == 0 {
-		return nil, exec(conn, "COMMIT")
-	}
-	tree = newBatchTree(first, s.w.leaves)
-	signed := make(chan error, 1)
-	go func() { signed <- tree.sign(s.cfg.Sign) }()
-	err = exec(conn, "COMMIT")
-	return tree, errors.Join(err, <-signed)
+	return exec(conn, "ROLLBACK")
 }
 
 // chores does what may wait: joining the log of pages, indexing events, purging what expired.

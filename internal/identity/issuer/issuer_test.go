@@ -174,7 +174,7 @@ func TestNoSVIDForOthers(t *testing.T) {
 func TestTwoYears(t *testing.T) {
 	c := newClock()
 	var events []string
-	cfg := issuer.Config{TrustDomain: domain, Dir: t.TempDir(), IssuingLife: 20 * 24 * time.Hour, JWTKeyLife: 20 * 24 * time.Hour, Now: c.Now, OnEvent: func(step, key string) {
+	cfg := issuer.Config{TrustDomain: domain, Dir: t.TempDir(), IssuingLife: 20*24*time.Hour + 40*time.Minute, JWTKeyLife: 20*24*time.Hour + 40*time.Minute, Now: c.Now, OnEvent: func(step, key string) {
 		ring, _, _ := strings.Cut(key, "/")
 		events = append(events, ring+" "+step)
 	}}
@@ -248,6 +248,27 @@ func TestAfterLongDowntime(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, _, err := x509svid.Verify(svid.Certificates, a.Bundle(), x509svid.WithTime(c.Now())); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNothingOutlivesItsKey: nobody turned the rings for long, and the keys are about to end.
+func TestNothingOutlivesItsKey(t *testing.T) {
+	c := newClock()
+	a := newAuthority(t, func(cfg *issuer.Config) { cfg.Now = c.Now })
+	c.Add(24*time.Hour - 10*time.Minute)
+	svid, err := a.X509SVID(agentID("/agent/deploy"), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if leaf, ca := svid.Certificates[0], svid.Certificates[1]; leaf.NotAfter.After(ca.NotAfter) {
+		t.Errorf("the SVID ends %s, its authority %s", leaf.NotAfter, ca.NotAfter)
+	}
+	c.Add(24 * time.Hour)
+	if token, _, err := a.JWTSVID(agentID("/agent/deploy"), []string{"x"}, time.Hour); err == nil {
+		t.Errorf("a token outlives its key: %s", token)
+	}
+	if _, _, err := a.JWTSVID(agentID("/agent/deploy"), []string{"x"}, 5*time.Minute); err != nil {
 		t.Error(err)
 	}
 }
@@ -552,6 +573,13 @@ func TestGrantIssuerAndKeys(t *testing.T) {
 		if _, err := grants.Verify(bad); err == nil {
 			t.Errorf("%s verifies", name)
 		}
+	}
+	as, err := issuer.OpenKeys(issuer.KeysConfig{Name: "grant", Dir: dir, Type: "at+jwt", Now: c.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := as.Verify(grant); err == nil {
+		t.Error("a token of another type verifies with the same key")
 	}
 	if err := grants.Rotate(); err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@
 package workloadapi_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"remit"
 	"remit/internal/identity/workloadapi"
@@ -56,6 +59,16 @@ func TestSelectors(t *testing.T) {
 		if code := codeOf(got); code != c.want {
 			t.Errorf("%v for user %d: %s, want %s", c.selectors, c.uid, code, c.want)
 		}
+	}
+}
+
+// TestEmptyAttestation: a set without selectors holds for nobody, not for everybody.
+func TestEmptyAttestation(t *testing.T) {
+	a := agent("deploy")
+	a.Attest = []remit.Attestation{{}}
+	f := newFixture(t, nil, a)
+	if got, err := f.client().FetchX509SVID(context.Background()); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 
