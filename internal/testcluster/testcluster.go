@@ -149,7 +149,9 @@ func (c *Cluster) Stop() error {
 
 // Binary returns the path of the API server program: $REMIT_TEST_APISERVER, else bin/remit-test-apiserver below the module's
 // root, built now if it is not there. Processes that need it at once build it one after the other.
-func Binary(ctx context.Context) (string, error) { return program(ctx, "REMIT_TEST_APISERVER", "apiserver") }
+func Binary(ctx context.Context) (string, error) {
+	return program(ctx, "REMIT_TEST_APISERVER", "apiserver")
+}
 
 // Kubectl returns the path of kubectl: $REMIT_TEST_KUBECTL, else the one in PATH, else bin/remit-test-kubectl, built if needed.
 func Kubectl(ctx context.Context) (string, error) {

@@ -84,6 +84,13 @@ func (b *Bound) Alive() bool {
 	return !b.ended && (b.root == nil || b.root.Alive() == nil)
 }
 
+// Attached reports whether the process was named.
+func (b *Bound) Attached() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.root != nil
+}
+
 // admits returns nil for the launched process, and with Inherit for its descendants.
 func (b *Bound) admits(p *identity.Peer) error {
 	b.mu.Lock()
