@@ -208,11 +208,11 @@ func TestJWTCache(t *testing.T) {
 		}
 		return s.Marshal()
 	}
-	if get(jwtsvid.Params{Audience: own}) == get(jwtsvid.Params{Audience: own}) {
+	if one, two := get(jwtsvid.Params{Audience: own}), get(jwtsvid.Params{Audience: own}); one == two {
 		t.Error("a token for Remit was shown twice")
 	}
 	both := jwtsvid.Params{Audience: "https://vault", ExtraAudiences: []string{own}}
-	if get(both) == get(both) {
+	if one, two := get(both), get(both); one == two {
 		t.Error("a token that is also for Remit was shown twice")
 	}
 	first := get(jwtsvid.Params{Audience: "https://vault"})
