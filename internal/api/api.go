@@ -137,8 +137,10 @@ type Why struct {
 	Decision    json.RawMessage `json:"decision"`
 	Explanation json.RawMessage `json:"explanation"`
 	Text        string          `json:"text"`
-	Grant       *remit.Grant    `json:"grant,omitempty"`
-	Acts        []Entry         `json:"acts,omitempty"`
+	// Input is the document under which the exported policy gives this decision's answer: opa eval --input.
+	Input json.RawMessage `json:"input,omitempty"`
+	Grant *remit.Grant    `json:"grant,omitempty"`
+	Acts  []Entry         `json:"acts,omitempty"`
 }
 
 // Check is one line of doctor.

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"remit"
 )
@@ -106,6 +107,28 @@ type weighed struct {
 	decision remit.Decision
 	run      remit.Run
 	seen     []remit.Precondition
+	cut      bool // see shorten
+}
+
+// shorten turns a decision that is larger than an entry of the ledger into a denial that says who asked, and how much, but
+// not everything that was asked: no request may be too large to leave a trace.
+func (w *weighed) shorten() {
+	d := &w.decision
+	args := mustJSON(d.Args)
+	w.cut = true
+	*d = remit.Decision{ID: d.ID, At: d.At, Caller: d.Caller, Credential: d.Credential, Level: d.Level, Agent: d.Agent,
+		Action: clip(d.Action), Target: clip(d.Target), Run: d.Run, Under: d.Under, Asked: clip(d.Asked), Via: d.Via,
+		Policy: d.Policy, WorkflowDigest: d.WorkflowDigest}
+	w.deny(remit.Reason{Code: remit.ReasonArgument, Of: "arguments", Want: "what an entry of the ledger holds",
+		Got: fmt.Sprintf("%d bytes, %s", len(args), remit.DigestOf(args))})
+}
+
+func clip(s string) string {
+	const most = 200
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
 }
 
 func (w *weighed) deny(reasons ...remit.Reason) weighed {
@@ -189,6 +212,10 @@ func (a *Authorizer) record(ctx context.Context, w *weighed, more remit.Change) 
 	receipt, err := a.cfg.Record.Commit(ctx, change)
 	if remit.CodeOf(err) == remit.CodeConflict && w.decision.Effect == remit.Allow {
 		w.deny(remit.Reason{Code: remit.ReasonConflict, Got: err.Error()})
+		return a.record(ctx, w, remit.Change{})
+	}
+	if remit.CodeOf(err) == remit.CodeExhausted && !w.cut {
+		w.shorten()
 		return a.record(ctx, w, remit.Change{})
 	}
 	if err != nil {

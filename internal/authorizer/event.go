@@ -19,7 +19,7 @@ func newDecision(req *remit.Request) remit.Decision {
 
 func decisionEvent(d *remit.Decision) remit.Event {
 	return remit.Event{At: d.At, Kind: remit.EventDecision, Agent: d.Agent, Run: d.Run, Decision: d.ID, By: d.Caller,
-		Data: mustJSON(d)}
+		Data: d.AppendJSON(make([]byte, 0, 1024))}
 }
 
 func grantEvent(d *remit.Decision, g *remit.Grant, l *remit.Lease) remit.Event {

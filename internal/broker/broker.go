@@ -3,7 +3,7 @@
 // Package broker turns allowed decisions into live credentials and sees to it that every one of them ends: by expiry, with
 // its stage or run, by revocation, by suspension, and after a crash. It writes a lease as pending before a driver is called,
 // so that from the record alone everything can be undone; it never holds a credential longer than the call that hands it
-// over. Run owns the one goroutine that ends what is due, and waits for the ones it starts.
+// over. Run ends what is due, with one goroutine for each target, and waits for all of them.
 package broker
 
 import (
@@ -59,8 +59,9 @@ type Config struct {
 type Broker struct {
 	cfg Config
 
-	mu     sync.Mutex               // guards ending
+	mu     sync.Mutex               // guards the rest
 	ending map[remit.LeaseID]string // leases whose end began and is not on record yet, with why
+	inside map[remit.LeaseID]int    // how many calls are ending a lease right now
 }
 
 // leastLife is the shortest grant worth minting: less would be dead on arrival.
@@ -82,7 +83,7 @@ func New(cfg Config) (*Broker, error) {
 			*d.field = d.value
 		}
 	}
-	return &Broker{cfg: cfg, ending: map[remit.LeaseID]string{}}, nil
+	return &Broker{cfg: cfg, ending: map[remit.LeaseID]string{}, inside: map[remit.LeaseID]int{}}, nil
 }
 
 // Prepare plans grant and lease for an allowed decision without touching more of the target than its guard objects.
@@ -91,6 +92,9 @@ func (b *Broker) Prepare(ctx context.Context, d *remit.Decision, req *remit.Requ
 	target, ok := b.cfg.Targets(d.Target)
 	if !ok {
 		return none(fmt.Errorf("target %s is not configured", d.Target))
+	}
+	if target.Production && req.Caller.Level < remit.LevelLaunched { // the target may be marked since the request was let in
+		return none(fmt.Errorf("target %s takes only launched workloads", d.Target))
 	}
 	expires := earliest(d, req, run)
 	if expires.Sub(req.At) < leastLife {

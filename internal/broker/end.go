@@ -43,21 +43,35 @@ func (b *Broker) End(ctx context.Context, which func(*remit.Lease) bool, why, by
 	return b.endAll(ctx, due, func(remit.Lease) string { return why }, by)
 }
 
+// endAll ends what is due, each target's leases beside the others': one that hangs holds up nobody else's end.
 func (b *Broker) endAll(ctx context.Context, due []remit.Lease, why func(remit.Lease) string, by string) error {
-	var (
-		wg   sync.WaitGroup
-		slot = make(chan struct{}, parallelEnds)
-		errs = make([]error, len(due))
-	)
-	for i, l := range due {
-		slot <- struct{}{}
+	errs := make([]error, len(due))
+	var wg sync.WaitGroup
+	for _, at := range byTarget(due) {
 		wg.Go(func() {
-			defer func() { <-slot }()
-			errs[i] = b.end(ctx, l, why(l), by)
+			var ends sync.WaitGroup
+			slot := make(chan struct{}, parallelEnds)
+			for _, i := range at {
+				slot <- struct{}{}
+				ends.Go(func() {
+					defer func() { <-slot }()
+					errs[i] = b.end(ctx, due[i], why(due[i]), by)
+				})
+			}
+			ends.Wait()
 		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// byTarget groups the places of leases by their target.
+func byTarget(leases []remit.Lease) map[string][]int {
+	out := map[string][]int{}
+	for i := range leases {
+		out[leases[i].Target] = append(out[leases[i].Target], i)
+	}
+	return out
 }
 
 // mark makes the lease dead for our own enforcement points and moves its epoch, so that a mint in flight cannot activate it.
@@ -87,9 +101,14 @@ func (b *Broker) Live(id remit.LeaseID) (remit.Lease, bool) {
 // as revoking, and ended for good when nothing can arrive any more (S18).
 func (b *Broker) end(ctx context.Context, l remit.Lease, why, by string) error {
 	b.mark(l.ID, why)
+	defer b.enter(l.ID)()
 	began := b.cfg.Now()
 	if err := b.revoke(ctx, l); err != nil {
 		return err
+	}
+	if now, ok := b.cfg.Store.Lease(l.ID); ok && (now.State == remit.GrantEnded || now.State == remit.GrantFailed) {
+		b.forget(l.ID)
+		return nil // somebody else ended it meanwhile, and wrote it down
 	}
 	settled, err := b.settled(ctx, l)
 	if err != nil {
@@ -114,12 +133,34 @@ func (b *Broker) revoke(ctx context.Context, l remit.Lease) error {
 	if !ok {
 		return fmt.Errorf("revoke lease %s: its target %s is not configured any more: restore it and apply", l.ID, l.Target)
 	}
-	rctx, cancel := context.WithTimeout(ctx, revokeTimeout)
-	defer cancel()
-	if err := target.Driver.Revoke(rctx, l); err != nil {
+	if err := driverRevoke(ctx, target, l); err != nil {
 		return fmt.Errorf("revoke lease %s at %s: %w", l.ID, l.Target, err)
 	}
 	return nil
+}
+
+// driverRevoke and driverList bound a driver's call, and take its panic for an error: they run in goroutines of ours, where a
+// panic ends the server, and again at the next start, since the lease is still due.
+func driverRevoke(ctx context.Context, t Target, l remit.Lease) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, revokeTimeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the driver panicked: %v", p)
+		}
+	}()
+	return t.Driver.Revoke(ctx, l)
+}
+
+func driverList(ctx context.Context, t Target) (ids []remit.LeaseID, err error) {
+	ctx, cancel := context.WithTimeout(ctx, revokeTimeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the driver panicked: %v", p)
+		}
+	}()
+	return t.Lister.List(ctx)
 }
 
 // settled reports whether nothing that was sent for l can arrive at the target any more, and nothing is there. A lease that
@@ -135,9 +176,7 @@ func (b *Broker) settled(ctx context.Context, l remit.Lease) (bool, error) {
 	if target.Lister == nil {
 		return true, nil
 	}
-	lctx, cancel := context.WithTimeout(ctx, revokeTimeout)
-	defer cancel()
-	ids, err := target.Lister.List(lctx)
+	ids, err := driverList(ctx, target)
 	if err != nil {
 		return false, fmt.Errorf("list what is left at %s: %w", l.Target, err)
 	}
@@ -164,11 +203,29 @@ func (b *Broker) recordEnd(ctx context.Context, l remit.Lease, kind remit.EventK
 		return nil
 	}
 	if l.State != remit.GrantRevoking {
-		b.mu.Lock()
-		delete(b.ending, l.ID)
-		b.mu.Unlock()
+		b.forget(l.ID)
 	}
 	return nil
+}
+
+func (b *Broker) forget(id remit.LeaseID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.ending, id)
+}
+
+// enter keeps Run from ending the lease a second time beside this call; leave lets it try again.
+func (b *Broker) enter(id remit.LeaseID) (leave func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.inside[id]++
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.inside[id]--; b.inside[id] == 0 {
+			delete(b.inside, id)
+		}
+	}
 }
 
 type activeData struct {

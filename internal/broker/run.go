@@ -4,6 +4,7 @@ package broker
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"remit"
@@ -16,18 +17,23 @@ const (
 )
 
 // Run ends what is due until ctx ends: expired leases, leases whose end could not be completed or recorded, and everything
-// that a previous process left pending. It reconciles every target at start and every minute.
+// that a previous process left pending. It reconciles every target at start and every minute. Each target is worked on by a
+// goroutine of its own, at most one at a time, so that a target that hangs delays nobody else's ends.
 func (b *Broker) Run(ctx context.Context) error {
 	started := b.cfg.Now()
 	tick := time.NewTicker(b.cfg.Tick)
 	defer tick.Stop()
+	lanes := lanes{busy: map[string]bool{}}
+	defer lanes.wg.Wait()
 	tried := map[remit.LeaseID]time.Time{}
 	var reconciled time.Time
 	for {
 		now := b.cfg.Now()
-		b.endDue(ctx, b.due(now, started, tried), now, tried)
+		b.endDue(ctx, now, started, tried, &lanes)
 		if now.Sub(reconciled) >= reconcileEvery {
-			b.reconcile(ctx)
+			for _, name := range b.cfg.Names() {
+				lanes.start("list "+name, func() { b.reconcile(ctx, name) })
+			}
 			reconciled = now
 		}
 		select {
@@ -38,21 +44,36 @@ func (b *Broker) Run(ctx context.Context) error {
 	}
 }
 
-// due lists the leases to end now, each at most once a retryEvery.
-func (b *Broker) due(now, started time.Time, tried map[remit.LeaseID]time.Time) []remit.Lease {
-	var due []remit.Lease
-	for _, l := range b.cfg.Store.LiveLeases() {
-		if now.Sub(tried[l.ID]) >= retryEvery && b.isDue(&l, now, started) {
-			due = append(due, l)
-		}
+// lanes runs at most one goroutine for each key.
+type lanes struct {
+	wg   sync.WaitGroup
+	mu   sync.Mutex // guards busy
+	busy map[string]bool
+}
+
+// start runs f unless the key's last one still runs.
+func (l *lanes) start(key string, f func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.busy[key] {
+		return false
 	}
-	return due
+	l.busy[key] = true
+	l.wg.Go(func() {
+		defer func() { l.mu.Lock(); delete(l.busy, key); l.mu.Unlock() }()
+		f()
+	})
+	return true
 }
 
 func (b *Broker) isDue(l *remit.Lease, now, started time.Time) bool {
 	b.mu.Lock()
 	_, ending := b.ending[l.ID]
+	inside := b.inside[l.ID] > 0
 	b.mu.Unlock()
+	if inside {
+		return false
+	}
 	switch l.State {
 	case remit.GrantActive:
 		return ending || !now.Before(l.Expires)
@@ -63,16 +84,35 @@ func (b *Broker) isDue(l *remit.Lease, now, started time.Time) bool {
 	}
 }
 
-func (b *Broker) endDue(ctx context.Context, due []remit.Lease, now time.Time, tried map[remit.LeaseID]time.Time) {
-	if len(due) == 0 {
-		clear(tried)
-		return
+// endDue begins the end of what is due now, each lease at most once a retryEvery.
+func (b *Broker) endDue(ctx context.Context, now, started time.Time, tried map[remit.LeaseID]time.Time, lanes *lanes) {
+	var due []remit.Lease
+	for _, l := range b.cfg.Store.LiveLeases() {
+		if now.Sub(tried[l.ID]) >= retryEvery && b.isDue(&l, now, started) {
+			due = append(due, l)
+		}
 	}
-	for _, l := range due {
-		tried[l.ID] = now
+	for target, at := range byTarget(due) {
+		leases := make([]remit.Lease, 0, len(at))
+		for _, i := range at {
+			leases = append(leases, due[i])
+		}
+		end := func() {
+			if err := b.endAll(ctx, leases, b.why, "remit"); err != nil && ctx.Err() == nil {
+				b.cfg.Log.Warn("ending leases; what failed is tried again", "target", target, "err", err)
+			}
+		}
+		if !lanes.start("end "+target, end) {
+			continue // the last round of this target still runs; these are taken up after it
+		}
+		for _, l := range leases {
+			tried[l.ID] = now
+		}
 	}
-	if err := b.endAll(ctx, due, b.why, "remit"); err != nil && ctx.Err() == nil {
-		b.cfg.Log.Warn("ending leases; what failed is tried again", "err", err)
+	for id, at := range tried {
+		if now.Sub(at) >= retryEvery {
+			delete(tried, id)
+		}
 	}
 }
 
@@ -91,23 +131,22 @@ func (b *Broker) why(l remit.Lease) string {
 	return "expired"
 }
 
-// Reconcile revokes everything that stands at a target for a lease that is not live, whoever left it there.
-func (b *Broker) reconcile(ctx context.Context) {
-	for _, name := range b.cfg.Names() {
-		target, ok := b.cfg.Targets(name)
-		if !ok || target.Lister == nil {
-			continue
+// reconcile revokes everything that stands at a target for a lease that is not live, whoever left it there.
+func (b *Broker) reconcile(ctx context.Context, name string) {
+	target, ok := b.cfg.Targets(name)
+	if !ok || target.Lister == nil {
+		return
+	}
+	ids, err := driverList(ctx, target)
+	if err != nil {
+		b.cfg.Log.Warn("cannot list what stands at a target; it is tried again in a minute", "target", name, "err", err)
+		return
+	}
+	for _, id := range ids {
+		if ctx.Err() != nil {
+			return
 		}
-		lctx, cancel := context.WithTimeout(ctx, revokeTimeout)
-		ids, err := target.Lister.List(lctx)
-		cancel()
-		if err != nil {
-			b.cfg.Log.Warn("cannot list what stands at a target; it is tried again in a minute", "target", name, "err", err)
-			continue
-		}
-		for _, id := range ids {
-			b.sweep(ctx, name, target, id)
-		}
+		b.sweep(ctx, name, target, id)
 	}
 }
 
@@ -119,9 +158,7 @@ func (b *Broker) sweep(ctx context.Context, name string, target Target, id remit
 	if !ok {
 		l = remit.Lease{ID: id, Target: name}
 	}
-	rctx, cancel := context.WithTimeout(ctx, revokeTimeout)
-	defer cancel()
-	if err := target.Driver.Revoke(rctx, l); err != nil {
+	if err := driverRevoke(ctx, target, l); err != nil {
 		b.cfg.Log.Warn("cannot remove what an ended lease left", "target", name, "lease", id, "err", err)
 		return
 	}

@@ -15,7 +15,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -71,7 +70,10 @@ func (a *app) root() *cobra.Command {
 	f.IntVar(&a.limit, "limit", 100, "at most so many items")
 	f.StringVar(&a.after, "after", "", "items after this one, as the last answer's next says")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print only what was asked for")
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
+		if err := c.ValidateRequiredFlags(); err != nil {
+			return badUse("%v", err).hint("%s --help shows the flags", c.CommandPath())
+		}
 		if a.output != "table" && a.output != "json" {
 			return badUse("--output is table or json, not %q", a.output)
 		}
@@ -81,7 +83,36 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.agentCommand(), a.workflowCommand(), a.runCommand(), a.grantCommand(), a.evidenceCommand(), a.ledgerCommand(),
 		a.policyCommand(), a.whyCommand(), a.execCommand(), a.credentialCommand(), a.doctorCommand(), a.quickstartCommand(),
 		a.sweepCommand())
+	strict(root)
 	return root
+}
+
+// strict makes every command below c refuse arguments that it does not know as bad use, with the next step.
+func strict(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		strict(sub)
+	}
+	if known := c.Args; known != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := known(c, args); err != nil {
+				return badUse("%v", err).hint("%s --help shows how it is used", c.CommandPath())
+			}
+			return nil
+		}
+	}
+	if c.Runnable() {
+		return
+	}
+	c.Args, c.RunE = cobra.ArbitraryArgs, func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		next := c.CommandPath() + " --help lists the commands"
+		if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+			next = fmt.Sprintf("did you mean %s %s?", c.CommandPath(), like[0])
+		}
+		return badUse("unknown command %q for %q", args[0], c.CommandPath()).hint("%s", next)
+	}
 }
 
 func defaultDir() string {
@@ -173,8 +204,6 @@ func (a *app) exit(err error) int {
 		code, hint = 2, use.next
 	} else if e, ok := errors.AsType[*remit.Error](err); ok {
 		code, hint = exitOf(e.Code), e.Hint
-	} else if strings.HasPrefix(err.Error(), "unknown command") {
-		code = 2
 	}
 	fmt.Fprintln(a.err, "remit:", err)
 	if hint != "" {

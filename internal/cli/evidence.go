@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"io"
 	"os"
 	"strings"
@@ -36,6 +37,9 @@ func (a *app) evidenceAdd(c *cobra.Command, source, file string) error {
 	}
 	if err != nil {
 		return badUse("%v", err)
+	}
+	if !json.Valid(b) {
+		return badUse("%s is not JSON", file).hint("a signed statement is a DSSE envelope, as cosign and scanners' CI steps write it")
 	}
 	var e remit.Evidence
 	if err := a.post(c.Context(), "/v1/evidence", api.AddEvidence{Source: source, Envelope: b}, &e); err != nil {

@@ -49,6 +49,7 @@ func (a *app) serveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		server.LibraryLogs(log)
 		s, err := server.New(c.Context(), server.Options{Dir: a.dir, Log: log, Version: Version})
 		if err != nil {
 			return err
@@ -117,7 +118,7 @@ func (a *app) workflowCheckCommand() *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			n, err := server.Check(args[0])
 			if err != nil {
-				return badUse("%v", err)
+				return badUse("%v", err).hint("remit schema prints what may stand in a file")
 			}
 			a.note("%d workflows are well", n)
 			return nil
@@ -134,7 +135,7 @@ func (a *app) backupCommand() *cobra.Command {
 			if err := a.post(c.Context(), "/v1/backup", map[string]string{"path": path}, nil); err != nil {
 				return err
 			}
-			a.note("wrote %s; keep it with the keys of %s and the ledger's folder", path, filepath.Join(a.dir, "keys"))
+			a.note("wrote %s; keep it with the keys of %s and with a copy of the ledger's folder that is older, never newer", path, filepath.Join(a.dir, "keys"))
 			return nil
 		}}
 }

@@ -11,22 +11,31 @@ import (
 )
 
 func (a *app) whyCommand() *cobra.Command {
-	return &cobra.Command{Use: "why DECISION|GRANT", Short: "Explain a decision: permission, rule, missing evidence, and what would have to be true",
+	var input bool
+	cmd := &cobra.Command{Use: "why DECISION|GRANT", Short: "Explain a decision: permission, rule, missing evidence, and what would have to be true",
 		Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 			var w api.Why
 			if err := a.get(c.Context(), "/v1/why/"+args[0], nil, &w); err != nil {
 				return err
 			}
-			return a.show(w, func() {
-				fmt.Fprintln(a.out, w.Text)
-				if w.Grant != nil {
-					fmt.Fprintf(a.out, "grant %s: %s, until %s\n", w.Grant.ID, w.Grant.State, stamp(w.Grant.Expires))
-				}
-				for _, e := range w.Acts {
-					fmt.Fprintf(a.out, "#%d %s\n", e.Seq, clean(string(e.Event)))
-				}
-			})
+			if input {
+				fmt.Fprintf(a.out, "%s\n", w.Input)
+				return nil
+			}
+			return a.show(w, func() { a.showWhy(&w) })
 		}}
+	cmd.Flags().BoolVar(&input, "input", false, "print the input under which stock opa eval gives the same answer with remit policy export")
+	return cmd
+}
+
+func (a *app) showWhy(w *api.Why) {
+	fmt.Fprintln(a.out, w.Text)
+	if w.Grant != nil {
+		fmt.Fprintf(a.out, "grant %s: %s, until %s\n", w.Grant.ID, w.Grant.State, stamp(w.Grant.Expires))
+	}
+	for _, e := range w.Acts {
+		fmt.Fprintf(a.out, "#%d %s\n", e.Seq, clean(string(e.Event)))
+	}
 }
 
 func (a *app) doctorCommand() *cobra.Command {

@@ -39,6 +39,13 @@ func (o Object) Decode(into any) error {
 	return d.out.err()
 }
 
+// Same reports whether two declarations say the same, wherever they stand. Files that they name are not looked at.
+func (o Object) Same(p Object) bool {
+	a, err1 := yaml.Marshal(&o.Spec)
+	b, err2 := yaml.Marshal(&p.Spec)
+	return err1 == nil && err2 == nil && o.Kind == p.Kind && o.Name == p.Name && o.Type == p.Type && string(a) == string(b)
+}
+
 // Errorf is an error of CodeInvalid at the object's place. A wrapped error stays wrapped.
 func (o Object) Errorf(format string, args ...any) error {
 	cause := fmt.Errorf(format, args...)

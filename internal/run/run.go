@@ -64,10 +64,7 @@ func stageIndex(w *remit.Workflow, name string) int {
 // Start begins a run at the workflow's first stage. Errors: CodeUnauthenticated, CodeForbidden (who asks may not start it),
 // CodeInvalid (a parameter).
 func Start(w *remit.Workflow, id remit.RunID, by Actor, in Input, at time.Time) (remit.Run, []remit.Event, error) {
-	if err := by.check(); err != nil {
-		return remit.Run{}, nil, err
-	}
-	if err := mayStart(w, by.Name); err != nil {
+	if err := MayStart(w, by); err != nil {
 		return remit.Run{}, nil, err
 	}
 	params, sources, err := parameters(w, by.Name, in)
@@ -80,6 +77,14 @@ func Start(w *remit.Workflow, id remit.RunID, by Actor, in Input, at time.Time) 
 	data := remit.Args{"workflow": text(w.Name), "digest": text(string(w.Digest)), "starter": text(string(by.Name)), "stage": text(r.Stage),
 		"params": remit.ObjectValue(params), "sources": sourcesValue(sources), "expires": stamp(r.Expires), "stage_expires": stamp(r.StageExpires)}
 	return r, []remit.Event{event(&r, remit.EventRunStarted, by.Principal.String(), at, data)}, nil
+}
+
+// MayStart is nil if by may start the workflow, whatever the parameters are. Errors: CodeUnauthenticated, CodeForbidden.
+func MayStart(w *remit.Workflow, by Actor) error {
+	if err := by.check(); err != nil {
+		return err
+	}
+	return mayStart(w, by.Name)
 }
 
 func mayStart(w *remit.Workflow, name remit.Name) error {

@@ -4,10 +4,14 @@ package server
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"remit"
 	"remit/internal/api"
@@ -18,26 +22,60 @@ import (
 // What agents may do with runs over HTTPS, each with its own SVID: the admin socket is for persons. The workflow decides who
 // may start a run, leave a stage and finish.
 func (s *Server) agentRoutes(mux *http.ServeMux) {
-	mux.HandleFunc("POST /v1/runs", s.asAgent(s.agentStarts))
-	mux.HandleFunc("POST /v1/runs/{id}/advance", s.asAgent(s.agentAdvances))
-	mux.HandleFunc("POST /v1/runs/{id}/finish", s.asAgent(s.agentFinishes))
+	quota := gateway.NewQuota(runRate, runBurst, runConcurrent)
+	mux.HandleFunc("POST /v1/runs", s.asAgent("run.start", quota, s.agentStarts))
+	mux.HandleFunc("POST /v1/runs/{id}/advance", s.asAgent("run.advance", quota, s.agentAdvances))
+	mux.HandleFunc("POST /v1/runs/{id}/finish", s.asAgent("run.finish", quota, s.agentFinishes))
 }
 
-// asAgent verifies the caller, lets do act as it, and writes the answer or the error.
-func (s *Server) asAgent(do func(*http.Request, run.Actor) (any, error)) http.HandlerFunc {
+// What one agent may do with runs, a second, at once, and concurrently (S9, S35).
+const runRate, runBurst, runConcurrent = 5, 200, 8
+
+// asAgent verifies the caller, lets do act as it, and writes the answer or the error. What changes a run is recorded with the
+// change; a refusal is recorded here.
+func (s *Server) asAgent(op string, quota *gateway.Quota, do func(*http.Request, run.Actor) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store") // an answer may hold a run token
 		by, err := s.actor(r)
-		var out any
-		if err == nil {
-			out, err = do(r, by)
-		}
 		if err != nil {
 			s.writeAgentError(w, r, err)
 			return
 		}
+		account, ok := quota.Enter(string(by.Name), 0, s.now())
+		if !ok {
+			s.writeAgentError(w, r, &remit.Error{Code: remit.CodeExhausted, Msg: "more calls than this agent's quota", Hint: "ask again in a second"})
+			return
+		}
+		defer account.Leave()
+		out, err := do(r, by)
+		if err != nil {
+			s.recordRefusal(r, op, by, err)
+			s.writeAgentError(w, r, err)
+			return
+		}
 		_ = json.NewEncoder(w).Encode(out)
+	}
+}
+
+type refusalData struct {
+	Op      string     `json:"op"`
+	Run     string     `json:"run,omitempty"`
+	Outcome remit.Code `json:"outcome"`
+}
+
+// recordRefusal writes down what an agent was refused by its standing, not its mistakes.
+func (s *Server) recordRefusal(r *http.Request, op string, by run.Actor, err error) {
+	code := remit.CodeOf(err)
+	if code != remit.CodeForbidden && code != remit.CodeUnauthenticated {
+		return
+	}
+	body, _ := json.Marshal(refusalData{op, fmt.Sprintf("%.40s", r.PathValue("id")), code}) // three strings
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 5*time.Second)
+	defer cancel()
+	e := remit.Event{At: s.now(), Kind: remit.EventAdmin, Agent: by.Name, By: by.Principal.String(), Data: body}
+	if err := s.record(ctx, e); err != nil {
+		s.log.Error("a refused call of an agent is not on record", "op", op, "agent", by.Name, "err", err)
 	}
 }
 
@@ -64,7 +102,7 @@ func (s *Server) writeAgentError(w http.ResponseWriter, r *http.Request, err err
 		s.log.Error("an agent's call", "path", r.URL.Path, "err", err)
 		e = &remit.Error{Code: remit.CodeInternal, Msg: "a fault in the server"}
 	}
-	w.WriteHeader(agentStatus[e.Code])
+	w.WriteHeader(cmp.Or(agentStatus[e.Code], http.StatusInternalServerError))
 	_ = json.NewEncoder(w).Encode(e)
 }
 
@@ -101,7 +139,7 @@ func (s *Server) agentStarts(r *http.Request, by run.Actor) (any, error) {
 
 // ownRun is the run of the request's run token, which must be the one that the path names.
 func (s *Server) ownRun(r *http.Request, by run.Actor) (remit.Run, *remit.Workflow, error) {
-	id, err := s.ids.tokens.RunToken(r.Header.Get("Txn-Token"), by.Principal, s.now())
+	id, err := s.RunToken(r.Header.Get("Txn-Token"), by.Principal, s.now())
 	if err != nil {
 		return remit.Run{}, nil, err
 	}

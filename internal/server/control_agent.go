@@ -5,6 +5,8 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -55,7 +57,8 @@ func (s *Server) opAgent(_ context.Context, c admin.Call) (any, error) {
 }
 
 // opSuspend ends an agent's powers in this order (S20, S23): posture in memory, so that nothing new is decided; every lease
-// of the agent, and of every run that it started or acts in, at the targets; then the record.
+// of the agent, and of every run that it started or acts in, at the targets; then the record, which freezes those runs; then
+// once more what others were given in them while the targets were busy.
 func (s *Server) opSuspend(ctx context.Context, c admin.Call) (any, error) {
 	a, err := s.agentOf(c)
 	if err != nil {
@@ -68,16 +71,14 @@ func (s *Server) opSuspend(ctx context.Context, c admin.Call) (any, error) {
 	began := s.now()
 	s.store.SetSuspended(a.Name, why)
 	s.registry.Notify()
-	runs := s.runsOf(a.Name)
-	hit := func(l *remit.Lease) bool { return l.Agent == a.Name || slices.Contains(runs, l.Run) }
-	before := s.store.Leases(store.LeaseFilter{})
-	endErr := s.broker.End(ctx, hit, "agent suspended", c.Who.String())
-	ms := float64(s.now().Sub(began).Microseconds()) / 1e3
-	out := api.Suspended{Runs: runs, MS: ms}
-	if endErr != nil {
-		s.log.Error("suspension: some leases are not ended yet", "agent", a.Name, "err", endErr)
-		out.Failed = strings.Split(endErr.Error(), "\n")
+	out := api.Suspended{Runs: s.runsOf(a.Name)}
+	for _, id := range out.Runs {
+		s.store.Tighten(remit.RunKey(id)) // others' grants that are being decided in them
 	}
+	hit := func(l *remit.Lease) bool { return l.Agent == a.Name || slices.Contains(out.Runs, l.Run) }
+	before := s.store.Leases(store.LeaseFilter{})
+	endErr := s.endOf(ctx, hit, "agent suspended", c.Who.String())
+	out.MS = float64(s.now().Sub(began).Microseconds()) / 1e3
 	for _, l := range before {
 		if hit(&l) {
 			g, _ := s.store.Grant(l.Grant)
@@ -85,11 +86,35 @@ func (s *Server) opSuspend(ctx context.Context, c admin.Call) (any, error) {
 		}
 	}
 	if err := s.recordSuspension(ctx, a.Name, why, c.Who, &out); err != nil {
-		s.log.Error("suspension is in force but not on record", "agent", a.Name, "err", err)
+		s.log.Error("suspension is in force but not on record; it is tried again", "agent", a.Name, "err", err)
 		out.Failed = append(out.Failed, "the suspension is in force but not on record: "+err.Error())
+		s.unrecorded.Store(a.Name, &suspension{why, c.Who, out})
+	}
+	endErr = errors.Join(endErr, s.endOf(ctx, hit, "agent suspended", c.Who.String()))
+	if endErr != nil {
+		out.Failed = append(out.Failed, strings.Split(endErr.Error(), "\n")...)
 	}
 	out.Agent = s.agentView(a)
 	return out, nil
+}
+
+// suspension is one that is in force and not on record.
+type suspension struct {
+	why string
+	by  remit.Principal
+	out api.Suspended
+}
+
+// recordSuspensions writes down what could not be before: only what is on record outlives this process.
+func (s *Server) recordSuspensions(ctx context.Context) {
+	s.unrecorded.Range(func(agent, what any) bool {
+		name, todo := agent.(remit.Name), what.(*suspension)
+		if s.recordSuspension(ctx, name, todo.why, todo.by, &todo.out) == nil {
+			s.unrecorded.CompareAndDelete(agent, what)
+			s.endOf(ctx, func(l *remit.Lease) bool { return slices.Contains(todo.out.Runs, l.Run) }, "agent suspended", todo.by.String())
+		}
+		return ctx.Err() == nil
+	})
 }
 
 // runsOf lists the live runs that the agent started or whose present stage it acts in.
@@ -149,10 +174,15 @@ func (s *Server) opReinstate(ctx context.Context, c admin.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := s.now()
+	now, posture := s.now(), s.store.Posture(a.Name)
+	if _, waiting := s.unrecorded.Load(a.Name); waiting {
+		return nil, &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf("the suspension of %s is not on record yet", a.Name),
+			Hint: "see the server's log, and try again"}
+	}
 	_, err = s.store.Commit(ctx, remit.Change{
-		Rows:   []remit.Row{remit.AgentStatus{Agent: a.Name, Reason: why, By: c.Who.Person, At: now}},
-		Events: []remit.Event{s.agentEvent(remit.EventReinstated, a.Name, now, c.Who, suspensionData{Reason: why})},
+		Rows:    []remit.Row{remit.AgentStatus{Agent: a.Name, Reason: why, By: c.Who.Person, At: now}},
+		Events:  []remit.Event{s.agentEvent(remit.EventReinstated, a.Name, now, c.Who, suspensionData{Reason: why})},
+		Require: []remit.Precondition{{Key: remit.AgentKey(a.Name), Epoch: posture.Epoch}}, // no later suspension is lifted by this
 	})
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"remit"
 	"remit/internal/api"
@@ -42,6 +43,10 @@ func (s *Server) opLaunch(ctx context.Context, c admin.Call) (any, error) {
 	id := remit.NewLaunchID()
 	data := launchData{Launch: id, Command: in.Command, Path: in.Path, For: in.For, Outcome: "launched", Identity: a.ID.String()}
 	refused := s.mayLaunch(c.Who, &a, &r, &in)
+	var socket string
+	if refused == nil { // before it is on record, or it would look like one whose process is gone; it serves nobody yet
+		socket, refused = s.bindLaunch(id, &a)
+	}
 	if refused != nil {
 		data.Outcome = "refused: " + refused.Error()
 	}
@@ -54,12 +59,13 @@ func (s *Server) opLaunch(ctx context.Context, c admin.Call) (any, error) {
 		change.Rows = []remit.Row{remit.LaunchRecord{ID: id, Agent: a.Name, Run: r.ID, By: c.Who.Person, Started: s.now()}}
 	}
 	if _, err := s.store.Commit(ctx, change); err != nil {
+		s.ids.unbind(id)
 		return nil, err
 	}
 	if refused != nil {
 		return nil, refused
 	}
-	return s.launched(&a, &r, id, in.For)
+	return s.launched(&a, &r, id, in.For, socket)
 }
 
 func (s *Server) mayLaunch(who remit.Principal, a *remit.Agent, r *remit.Run, in *api.Launch) error {
@@ -71,6 +77,9 @@ func (s *Server) mayLaunch(who remit.Principal, a *remit.Agent, r *remit.Run, in
 		return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s may not be launched with %s (%s)", a.Name, in.Path, in.Command),
 			Hint: "add that digest to the agent's launch: commands, if it is the right executable"}
 	}
+	if err := s.ownUser(a); err != nil {
+		return err
+	}
 	w, ok := s.rev.Load().workflow(r.Workflow)
 	if !ok {
 		return notFound("workflow", r.Workflow)
@@ -78,15 +87,25 @@ func (s *Server) mayLaunch(who remit.Principal, a *remit.Agent, r *remit.Run, in
 	return s.mayEnter(who, r, w, a.Name)
 }
 
-// launched prepares the child's side. The socket's path is short, since socket addresses are.
-func (s *Server) launched(a *remit.Agent, r *remit.Run, id remit.LaunchID, permission string) (api.Launched, error) {
+// ownUser refuses a child that would be an operator on the admin socket, or could read the server's keys, by its user (S2, S4):
+// no agent can hold a role. allow_own_uid is for one user who is all of them.
+func (s *Server) ownUser(a *remit.Agent) error {
+	_, _, operator := s.person(a.Launch.UID)
+	if s.cfg.AllowOwnUID || a.Launch.OwnUID && !operator && int(a.Launch.UID) != os.Geteuid() {
+		return nil
+	}
+	return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s would run as an operator or as the server", a.Name),
+		Hint: "give its launch a uid of its own"}
+}
+
+// bindLaunch makes the launch's socket. Its path is short, since socket addresses are.
+func (s *Server) bindLaunch(id remit.LaunchID, a *remit.Agent) (string, error) {
 	path := filepath.Join(filepath.Dir(s.cfg.Workload), "l", string(id)+".sock")
-	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
-		return api.Launched{}, fmt.Errorf("make the folder of launch sockets: %w", err)
-	}
-	if err := s.ids.bind(id, a, path); err != nil {
-		return api.Launched{}, err
-	}
+	return path, s.ids.bind(id, a, path)
+}
+
+// launched prepares the child's side.
+func (s *Server) launched(a *remit.Agent, r *remit.Run, id remit.LaunchID, permission, path string) (api.Launched, error) {
 	token, err := s.issueRunToken(r, remit.Holder{Agent: a.Name, Launch: id})
 	if err != nil {
 		s.ids.unbind(id)
@@ -150,7 +169,7 @@ func (s *Server) opLaunchEnd(ctx context.Context, c admin.Call) (any, error) {
 	return struct{}{}, s.endLaunch(ctx, l)
 }
 
-// endLaunch takes the socket away; SVIDs that it issued live on until they expire, but the run token needs one of them.
+// endLaunch takes the socket away; SVIDs that it issued live on until they expire, but no run token is accepted with them.
 func (s *Server) endLaunch(ctx context.Context, l remit.LaunchRecord) error {
 	s.ids.unbind(l.ID)
 	l.Ended = s.now()
@@ -158,10 +177,13 @@ func (s *Server) endLaunch(ctx context.Context, l remit.LaunchRecord) error {
 	return err
 }
 
-// endDeadLaunches ends launches whose process is gone, and those that a previous process of ours left.
+// launchWithin is how long a launch waits for its process.
+const launchWithin = time.Minute
+
+// endDeadLaunches ends launches whose process is gone, or never came, and those that a previous process of ours left.
 func (s *Server) endDeadLaunches(ctx context.Context) {
 	for _, l := range s.store.LiveLaunches() {
-		if s.ids.alive(l.ID) {
+		if s.ids.alive(l.ID, s.now().Sub(l.Started) < launchWithin) {
 			continue
 		}
 		if err := s.endLaunch(ctx, l); err != nil && ctx.Err() == nil {

@@ -5,8 +5,10 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strconv"
 
@@ -88,7 +90,11 @@ func (s *Server) opBackup(ctx context.Context, c admin.Call) (any, error) {
 	if !filepath.IsAbs(in.Path) {
 		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "a backup's path is absolute"}
 	}
-	return struct{}{}, s.store.Backup(ctx, in.Path)
+	err := s.store.Backup(ctx, in.Path)
+	if errors.Is(err, os.ErrExist) {
+		return nil, &remit.Error{Code: remit.CodeConflict, Msg: in.Path + " exists already", Hint: "name a file that does not exist yet"}
+	}
+	return struct{}{}, err
 }
 
 // opWhy explains a decision by the revision that made it, not by the present one.
@@ -119,6 +125,13 @@ func (s *Server) opWhy(_ context.Context, c admin.Call) (any, error) {
 		return nil, err
 	}
 	out.Decision, out.Text = e.Body, x.Text
+	var under *remit.Decision
+	if p, ok := s.parent(d.Under); d.Under != "" && ok {
+		under = &p
+	}
+	if out.Input, err = policy.Input(&d, under); err != nil {
+		return nil, err
+	}
 	out.Acts, err = s.actsOf(id)
 	return out, err
 }

@@ -66,6 +66,16 @@ func (s *Server) startRun(ctx context.Context, in api.StartRun, by run.Actor) (r
 	if !ok {
 		return remit.Run{}, notFound("workflow", in.Workflow)
 	}
+	if err := run.MayStart(w, by); err != nil { // before anything is fetched: a stranger must not make us call where he likes
+		return remit.Run{}, err
+	}
+	if err := s.roomForRun(by.Name); err != nil {
+		return remit.Run{}, err
+	}
+	posture := s.store.Posture(by.Name)
+	if posture.Suspended {
+		return remit.Run{}, &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s is suspended", by.Name)}
+	}
 	if err := s.resolveImages(ctx, w, in.Params); err != nil {
 		return remit.Run{}, err
 	}
@@ -73,7 +83,23 @@ func (s *Server) startRun(ctx context.Context, in api.StartRun, by run.Actor) (r
 	if err != nil {
 		return remit.Run{}, err
 	}
-	return s.commitRun(ctx, r, events, 0)
+	return s.commitRun(ctx, r, events, 0, remit.Precondition{Key: remit.AgentKey(by.Name), Epoch: posture.Epoch})
+}
+
+// maxLiveRuns bounds what one starter can have under way: live runs are in memory (S9).
+const maxLiveRuns = 2000
+
+func (s *Server) roomForRun(starter remit.Name) error {
+	n := 0
+	for _, r := range s.store.LiveRuns() {
+		if r.Starter == starter {
+			n++
+		}
+	}
+	if n >= maxLiveRuns {
+		return &remit.Error{Code: remit.CodeExhausted, Msg: fmt.Sprintf("%s has %d runs under way", starter, n), Hint: "finish some of them"}
+	}
+	return nil
 }
 
 func person(p remit.Principal) run.Actor { return run.Actor{Name: p.Person, Principal: p} }
@@ -101,8 +127,9 @@ func (s *Server) resolveImages(ctx context.Context, w *remit.Workflow, params ma
 }
 
 // commitRun writes a transition; a run that moved meanwhile is a conflict.
-func (s *Server) commitRun(ctx context.Context, r remit.Run, events []remit.Event, seen uint64) (remit.Run, error) {
-	change := remit.Change{Rows: []remit.Row{r}, Events: events, Require: []remit.Precondition{{Key: remit.RunKey(r.ID), Epoch: seen}}}
+func (s *Server) commitRun(ctx context.Context, r remit.Run, events []remit.Event, seen uint64, more ...remit.Precondition) (remit.Run, error) {
+	change := remit.Change{Rows: []remit.Row{r}, Events: events,
+		Require: append(more, remit.Precondition{Key: remit.RunKey(r.ID), Epoch: seen})}
 	if _, err := s.store.Commit(ctx, change); err != nil {
 		return remit.Run{}, err
 	}
@@ -155,19 +182,43 @@ func (s *Server) finish(ctx context.Context, r remit.Run, w *remit.Workflow, by 
 }
 
 // leaveStage ends the stage's grants first and writes the transition after (S20). Tighten comes before either, so that no
-// grant that is being decided survives. A run that moved since seen stays as it is; its grants are ended all the same.
+// grant that is being decided survives. While the targets are busy the stage is still the present one, and somebody may be
+// given more: once the transition has moved the run's epoch nobody is any more, and what came meanwhile is ended, too. A run
+// that moved since seen stays as it is; its grants are ended all the same.
 func (s *Server) leaveStage(ctx context.Context, seen uint64, next remit.Run, events []remit.Event, why, by string) (any, error) {
 	key := remit.RunKey(next.ID)
 	s.store.Tighten(key)
 	now := s.store.Epoch(key)
-	if err := s.broker.End(ctx, func(l *remit.Lease) bool { return l.Run == next.ID }, why, by); err != nil {
-		s.log.Error("a run's leases are not all ended yet; it is tried again every second", "run", next.ID, "err", err)
-	}
+	s.endOf(ctx, func(l *remit.Lease) bool { return l.Run == next.ID }, why, by)
 	if now != seen+1 {
 		return nil, &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf("run %s changed meanwhile", next.ID), Hint: "remit run show " + string(next.ID)}
 	}
-	return s.commitRun(ctx, next, events, now)
+	r, err := s.commitRun(ctx, next, events, now)
+	if err != nil {
+		return nil, err
+	}
+	s.endOf(ctx, func(l *remit.Lease) bool {
+		g, ok := s.store.Grant(l.Grant)
+		return l.Run == next.ID && (!ok || next.State != remit.RunActive || g.Permission.Stage != next.Stage)
+	}, why, by)
+	return r, nil
 }
+
+// endOf ends leases within a few seconds; what its target has not confirmed by then is dead for our own enforcement points,
+// and the broker goes on with it.
+func (s *Server) endOf(ctx context.Context, which func(*remit.Lease) bool, why, by string) error {
+	ctx, cancel := context.WithTimeout(ctx, endWithin)
+	defer cancel()
+	err := s.broker.End(ctx, which, why, by)
+	if err != nil {
+		s.log.Error("not all leases are ended yet; it is tried again every second", "why", why, "err", err)
+	}
+	return err
+}
+
+// endWithin is how long a call waits for the targets before it writes down what it did: a target that hangs must not keep a
+// suspension or a transition off the record.
+const endWithin = 5 * time.Second
 
 // expireRuns is the janitor of time limits: a run or stage that is over by time is over on record, too. The line does not
 // wait for it: it compares times itself.

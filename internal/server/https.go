@@ -82,7 +82,7 @@ func (s *Server) serveHTTPS(ctx context.Context, l net.Listener) error {
 		_ = srv.Shutdown(sctx)
 	})
 	defer stop()
-	if err := srv.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+	if err := srv.ServeTLS(&limited{Listener: l, most: mostConnections()}, "", ""); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve https: %w", err)
 	}
 	return nil

@@ -144,8 +144,13 @@ func (k runKeys) Keys() (set jose.JSONWebKeySet) {
 	return set
 }
 
-// RunToken implements gateway.RunTokens.
+// RunToken implements gateway.RunTokens. What a launch was given ends with it.
 func (s *Server) RunToken(token string, p remit.Principal, at time.Time) (remit.RunID, error) {
+	if p.Launch != "" {
+		if l, ok := s.store.Launch(p.Launch); !ok || !l.Ended.IsZero() {
+			return "", &remit.Error{Code: remit.CodeUnauthenticated, Msg: "the launch that this identity is of has ended", Hint: "launch again: remit exec"}
+		}
+	}
 	return s.ids.tokens.RunToken(token, p, at)
 }
 
@@ -179,15 +184,12 @@ func (s *Server) identityEndpoints(mux *http.ServeMux) error {
 	return nil
 }
 
-// runIdentities turns the key rings, serves the Workload API and records what the authority did.
+// runIdentities turns the key rings, serves the Workload API, which listens already, and records what the authority did.
 func (s *Server) runIdentities(g *group) {
 	g.run("authority", s.ids.authority.Run)
 	g.run("grant keys", s.ids.grants.Run)
 	g.run("run-token keys", s.ids.runs.Run)
 	g.run("workload api", func(ctx context.Context) error {
-		if err := s.ids.api.Listen(s.cfg.Workload); err != nil {
-			return err
-		}
 		<-ctx.Done()
 		s.ids.api.Close()
 		return nil

@@ -40,8 +40,8 @@ func (s *Server) ops() []admin.Op {
 		{Pattern: "POST /v1/runs/{id}/token", Name: "run.token", Writes: true, Do: s.opRunToken},
 
 		{Pattern: "POST /v1/launches", Name: "agent.launch", Writes: true, Do: s.opLaunch},
-		{Pattern: "POST /v1/launches/{id}/pid", Name: "agent.launch.pid", Do: s.opLaunchPID},
-		{Pattern: "POST /v1/launches/{id}/end", Name: "agent.launch.end", Do: s.opLaunchEnd},
+		{Pattern: "POST /v1/launches/{id}/pid", Name: "agent.launch.pid", Writes: true, Do: s.opLaunchPID},
+		{Pattern: "POST /v1/launches/{id}/end", Name: "agent.launch.end", Writes: true, Do: s.opLaunchEnd},
 
 		{Pattern: "GET /v1/grants", Name: "grant.list", Do: s.opGrants},
 		{Pattern: "GET /v1/grants/{id}", Name: "grant.show", Do: s.opGrant},

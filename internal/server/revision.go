@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"remit/internal/config"
 	"remit/internal/evidence"
 	"remit/internal/gateway/admin"
+	"remit/internal/identity"
 	"remit/internal/policy"
 )
 
@@ -43,7 +45,7 @@ func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 	r := &revision{set: set, targets: map[string]broker.Target{}, clients: map[string]map[string]string{}, webhooks: map[string]http.Handler{},
 		workflows: map[string]*remit.Workflow{}, audiences: map[string]bool{}}
 	var errs []error
-	d := deps{server: s, store: s.store, images: s.images, grants: s.ids.grants, issuer: s.cfg.GrantIssuer, set: set, now: s.now}
+	d := s.depsOf(set)
 	for _, name := range slices.Sorted(maps.Keys(set.Targets)) {
 		b, err := newTarget(set.Targets[name], d)
 		errs = append(errs, err)
@@ -56,6 +58,7 @@ func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 			r.audiences[aud] = true
 		}
 	}
+	errs = append(errs, r.checkAudiences(s.cfg.GrantIssuer), register(identity.NewRegistry(), set))
 	sources := map[string]evidence.Source{}
 	for _, name := range slices.Sorted(maps.Keys(set.Sources)) {
 		source, err := newSource(set.Sources[name], d)
@@ -74,6 +77,30 @@ func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 		r.workflows[set.Workflows[i].Name] = &set.Workflows[i]
 	}
 	return r, nil
+}
+
+func (s *Server) depsOf(set *config.Set) deps {
+	return deps{server: s, store: s.store, images: s.images, grants: s.ids.grants, issuer: s.cfg.GrantIssuer, set: set, now: s.now}
+}
+
+// checkAudiences is S1: no agent's JWT-SVID may be for what a target would accept.
+func (r *revision) checkAudiences(grantIssuer string) error {
+	taken := map[string]bool{grantIssuer: true}
+	maps.Copy(taken, r.audiences)
+	for _, client := range r.clients {
+		if server := client["server"]; server != "" {
+			taken[server] = true
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.set.Agents)) {
+		for _, aud := range r.set.Agents[name].Audiences {
+			if taken[aud] {
+				return &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("%s lists the audience %s, which a target uses", name, aud),
+					Hint: "take it out of the agent's audiences: targets trust grants, never SVIDs"}
+			}
+		}
+	}
+	return nil
 }
 
 // activate makes what stands in the configuration directory the active revision, or says what is wrong and leaves the old one.
@@ -106,19 +133,28 @@ func (s *Server) activate(ctx context.Context, by string, dry bool) (api.Applied
 	}
 	s.retire(old, next)
 	s.rev.Store(next)
-	if err := s.registry.Replace(slices.Collect(maps.Values(set.Agents)), slices.Collect(maps.Values(set.EnforcementPoints))); err != nil {
+	if err := register(s.registry, set); err != nil { // build tried it
 		return out, err
 	}
 	s.registry.Notify()
-	out.Ended, err = s.endRemoved(ctx, old, next, by)
-	return out, err
+	out.Ended = s.endRemoved(ctx, next, by)
+	return out, nil
+}
+
+func register(r *identity.Registry, set *config.Set) error {
+	return r.Replace(slices.Collect(maps.Values(set.Agents)), slices.Collect(maps.Values(set.EnforcementPoints)))
 }
 
 func asInvalid(err error) error {
-	if err == nil || remit.CodeOf(err) != remit.CodeInternal {
-		return err
+	const hint = "the active revision stays as it is; mend the files and apply again"
+	if err == nil {
+		return nil
 	}
-	return &remit.Error{Code: remit.CodeInvalid, Msg: err.Error(), Hint: "the active revision stays as it is; mend the files and apply again"}
+	e, ok := errors.AsType[*remit.Error](err)
+	if !ok || e.Code == remit.CodeInternal {
+		return &remit.Error{Code: remit.CodeInvalid, Msg: err.Error(), Hint: hint}
+	}
+	return &remit.Error{Code: e.Code, Msg: err.Error(), Hint: cmp.Or(e.Hint, hint), ID: e.ID} // err may join several
 }
 
 func changed(old *revision, set *config.Set) []string {
@@ -160,25 +196,11 @@ func (s *Server) commitRevision(ctx context.Context, set *config.Set, by string,
 	return err
 }
 
-// retire keeps the drivers of removed targets: their leases must still be ended.
-func (s *Server) retire(old, next *revision) {
-	if old == nil {
-		return
-	}
-	for name, t := range old.targets {
-		if _, ok := next.targets[name]; !ok {
-			s.retired.Store(name, t)
-		}
-	}
-}
-
-// endRemoved ends the leases of agents and targets that the new revision does not have.
-func (s *Server) endRemoved(ctx context.Context, old, next *revision, by string) (int, error) {
-	if old == nil {
-		return 0, nil
-	}
+// endRemoved ends the leases of agents and targets that the revision does not have; what is not confirmed in a few seconds,
+// the broker goes on with.
+func (s *Server) endRemoved(ctx context.Context, next *revision, by string) int {
 	n := 0
-	err := s.broker.End(ctx, func(l *remit.Lease) bool {
+	s.endOf(ctx, func(l *remit.Lease) bool {
 		_, agent := next.set.Agents[l.Agent]
 		_, target := next.targets[l.Target]
 		if !agent || !target {
@@ -186,17 +208,7 @@ func (s *Server) endRemoved(ctx context.Context, old, next *revision, by string)
 		}
 		return !agent || !target
 	}, "its agent or target was removed", by)
-	return n, err
-}
-
-func (s *Server) target(name string) (broker.Target, bool) {
-	if t, ok := s.rev.Load().targets[name]; ok {
-		return t, true
-	}
-	if t, ok := s.retired.Load(name); ok {
-		return t.(broker.Target), true
-	}
-	return broker.Target{}, false
+	return n
 }
 
 // planOf returns the plan of any revision that was ever active, to explain its decisions.
@@ -222,7 +234,8 @@ func (s *Server) parent(id remit.DecisionID) (remit.Decision, bool) {
 		return remit.Decision{}, false
 	}
 	d, err := decisionOf(e)
-	return d, err == nil
+	// A call is open for as long as its own decision holds: an old one must not carry new requests (S24).
+	return d, err == nil && d.Effect == remit.Allow && s.now().Before(d.At.Add(d.TTL))
 }
 
 func decisionOf(e remit.Entry) (remit.Decision, error) {

@@ -39,6 +39,8 @@ type Options struct {
 	Log     *slog.Logger
 	Version string
 	Now     func() time.Time // default time.Now
+	// OnCommit is store.Config.OnCommit: for tests of crashes.
+	OnCommit func(n uint64)
 }
 
 // Server is everything of one process.
@@ -62,11 +64,17 @@ type Server struct {
 
 	rev      atomic.Pointer[revision]
 	applying sync.Mutex // one activation at a time
-	retired  sync.Map   // target name to broker.Target, of targets that a revision removed
+	former   former     // targets as earlier revisions had them
+
+	unrecorded sync.Map // agent name to *suspension, of those that are in force and not on record
 
 	broker     *broker.Broker
 	authorizer *authorizer.Authorizer
 }
+
+// LibraryLogs sends what libraries with a global logger (Tessera, client-go) write to log. The program calls it once, before
+// New.
+func LibraryLogs(log *slog.Logger) { klog.SetSlogLogger(log) }
 
 // New opens the state, builds all parts and activates the configuration. On error everything is closed again.
 func New(ctx context.Context, o Options) (_ *Server, err error) {
@@ -80,7 +88,6 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	klog.SetSlogLogger(o.Log) // Tessera and client-go write there
 	s := &Server{dir: o.Dir, cfg: cfg, td: cfg.TrustDomain, log: o.Log, version: o.Version, now: o.Now, started: o.Now(),
 		registry: identity.NewRegistry()}
 	defer func() {
@@ -88,7 +95,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 			err = errors.Join(err, s.store.Close())
 		}
 	}()
-	if err := s.openState(); err != nil {
+	if err := s.openState(o.OnCommit); err != nil {
 		return nil, err
 	}
 	if err := s.openIdentities(ctx); err != nil {
@@ -101,11 +108,11 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	return s, err
 }
 
-func (s *Server) openState() (err error) {
+func (s *Server) openState(onCommit func(uint64)) (err error) {
 	if s.key, err = ledger.LoadKey(s.path(fileLedgerKey)); err != nil {
 		return err
 	}
-	s.store, err = store.Open(store.Config{Path: s.path(fileState), Sign: s.key.SignBatch, Now: s.now})
+	s.store, err = store.Open(store.Config{Path: s.path(fileState), Sign: s.key.SignBatch, Now: s.now, OnCommit: onCommit})
 	if err != nil {
 		return err
 	}
@@ -179,6 +186,9 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	if err != nil {
 		return errors.Join(err, https.Close(), sock.Close())
 	}
+	if err := s.ids.api.Listen(s.cfg.Workload); err != nil { // before ready: clients of the Workload API back off by seconds
+		return errors.Join(err, https.Close(), sock.Close())
+	}
 	front, back := newGroup(ctx), newGroup(context.WithoutCancel(ctx))
 	back.run("sequencer", sequencer.Run)
 	front.run("https", func(ctx context.Context) error { return s.serveHTTPS(ctx, https) })
@@ -210,7 +220,7 @@ func (s *Server) drain(ctx context.Context) {
 	s.log.Warn("stopped before everything was in the log; the next start completes it", "events", s.store.LastSeq())
 }
 
-// janitor ends runs whose time is over.
+// janitor ends runs whose time is over and launches whose process is gone, and repeats records that failed.
 func (s *Server) janitor(ctx context.Context) error {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
@@ -221,6 +231,7 @@ func (s *Server) janitor(ctx context.Context) error {
 		case <-tick.C:
 			s.expireRuns(ctx)
 			s.endDeadLaunches(ctx)
+			s.recordSuspensions(ctx)
 		}
 	}
 }

@@ -4,18 +4,30 @@ package server
 
 import (
 	"context"
+	"math"
 	"sync"
 
 	"remit"
+	"remit/internal/gateway"
 	"remit/internal/identity/workloadapi"
 )
 
+// What one agent may have issued, in identities a second and at once: the records of all of them are in memory until they end,
+// and one that fetches without end must not leave the others without (S35).
+const issueRate, issueBurst = 200, 50000
+
 // newWorkloadAPI builds the Workload API; what it issues is on record before it leaves (S8).
 func (s *Server) newWorkloadAPI(i *identities) (*workloadapi.Server, error) {
+	quota := gateway.NewQuota(issueRate, issueBurst, math.MaxInt)
 	return workloadapi.New(workloadapi.Config{
 		Authority: i.authority, Registry: s.registry, OwnAudience: s.baseURL(), AllowOwnUID: s.cfg.AllowOwnUID, Log: s.log, Now: s.now,
 		Allowed: func(n remit.Name) bool { return !s.store.Posture(n).Suspended },
 		OnIssue: func(ctx context.Context, row remit.Issued) error {
+			account, ok := quota.Enter(string(row.Agent), 0, s.now())
+			if !ok {
+				return &remit.Error{Code: remit.CodeExhausted, Msg: string(row.Agent) + " fetches more identities than its quota"}
+			}
+			defer account.Leave()
 			_, err := s.store.Commit(ctx, remit.Change{Rows: []remit.Row{row}})
 			return err
 		},
@@ -62,10 +74,10 @@ func (i *identities) started(id remit.LaunchID, pid int) error {
 	return b.Attach(pid)
 }
 
-// alive reports whether the launch's process may still run: a launch that has no process yet counts as alive.
-func (i *identities) alive(id remit.LaunchID) bool {
+// alive reports whether the launch's process may still run. A launch that has no process yet counts as alive while it is young.
+func (i *identities) alive(id remit.LaunchID, young bool) bool {
 	b := i.get(id)
-	return b != nil && b.Alive()
+	return b != nil && b.Alive() && (young || b.Attached())
 }
 
 // unbind takes the socket away; an unknown launch has none.

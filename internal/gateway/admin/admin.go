@@ -9,6 +9,7 @@ package admin
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -99,7 +101,7 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Listen makes the socket: mode 0600 from its first moment. Its folder may be entered by others, who have their own sockets in
+// Listen makes the socket: mode 0600 before anybody can find it. Its folder may be entered by others, who have their own sockets in
 // it; the mode and the peer's uid are the check. A socket that a dead process left
 // is replaced; a live one is an error.
 func Listen(path string) (net.Listener, error) {
@@ -113,13 +115,29 @@ func Listen(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove the old admin socket: %w", err)
 	}
-	old := unix.Umask(0o177)
-	l, err := net.Listen("unix", path)
-	unix.Umask(old)
+	// It gets its mode under a name that nobody knows: a umask would hold for every file that others of this process make now.
+	temp := filepath.Join(filepath.Dir(path), "."+rand.Text()[:8])
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temp, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listen on the admin socket: %w", err)
 	}
-	return l, nil
+	l.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(temp, 0o600), os.Rename(temp, path)); err != nil {
+		return nil, errors.Join(fmt.Errorf("make the admin socket: %w", err), l.Close(), os.Remove(temp))
+	}
+	return &listener{UnixListener: l, gone: sync.OnceFunc(func() { _ = os.Remove(path) })}, nil
+}
+
+// listener removes its socket when it closes.
+type listener struct {
+	*net.UnixListener
+	gone func()
+}
+
+// Close implements net.Listener.
+func (l *listener) Close() error {
+	l.gone()
+	return l.UnixListener.Close()
 }
 
 // Serve answers on l until ctx ends, then lets calls in flight finish for up to 5 s.

@@ -22,7 +22,8 @@ type caller struct {
 // 403 and not a decision.
 func (h *Handler) who(p remit.Principal) (caller, error) {
 	if ep, ok := h.cfg.Directory.EnforcementPoint(p.ID); ok {
-		return caller{principal: p, name: ep.Name, point: &ep}, nil
+		point := ep // so that nothing is allocated for an agent
+		return caller{principal: p, name: point.Name, point: &point}, nil
 	}
 	if name, ok := h.cfg.Directory.Agent(p.ID); ok {
 		return caller{principal: p, name: name}, nil

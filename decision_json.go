@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remit
+
+import (
+	"slices"
+	"strconv"
+	"time"
+)
+
+// AppendJSON appends the decision's canonical JSON, which is what stands in the ledger: the members and their order are those
+// of the struct, names in maps are sorted, times are in UTC, and strings have the fewest escapes. encoding/json reads it back
+// to the same Decision. It is written by hand because every request pays for it.
+func (d *Decision) AppendJSON(b []byte) []byte {
+	b = appendText(append(b, '{'), `"id":`, string(d.ID))
+	b = appendTime(b, `,"at":`, d.At)
+	b = appendText(b, `,"effect":`, d.Effect.String())
+	if len(d.Reasons) > 0 {
+		b = append(b, `,"reasons":[`...)
+		for i := range d.Reasons {
+			b = d.Reasons[i].appendJSON(comma(b, i))
+		}
+		b = append(b, ']')
+	}
+	b = appendText(b, `,"caller":`, d.Caller)
+	b = appendSome(b, `,"credential":`, d.Credential)
+	b = appendSome(b, `,"level":`, d.Level)
+	b = appendText(b, `,"agent":`, string(d.Agent))
+	b = appendText(b, `,"action":`, d.Action)
+	b = appendText(b, `,"target":`, d.Target)
+	if len(d.Args) > 0 {
+		b = d.Args.AppendJSON(append(b, `,"args":`...))
+	}
+	b = appendSome(b, `,"run":`, string(d.Run))
+	b = appendSome(b, `,"under":`, string(d.Under))
+	if d.Permission != (PermissionRef{}) {
+		b = appendText(b, `,"permission":{"workflow":`, d.Permission.Workflow)
+		b = appendText(b, `,"stage":`, d.Permission.Stage)
+		b = append(appendText(b, `,"permission":`, d.Permission.Name), '}')
+	}
+	b = appendSome(b, `,"asked":`, d.Asked)
+	if len(d.Params) > 0 {
+		b = appendFields(append(b, `,"params":`...), d.Params)
+	}
+	return append(d.appendFindings(b), '}')
+}
+
+// appendFindings appends the members from evidence on.
+func (d *Decision) appendFindings(b []byte) []byte {
+	if len(d.Evidence) > 0 {
+		b = append(b, `,"evidence":[`...)
+		for i := range d.Evidence {
+			b = d.Evidence[i].appendJSON(comma(b, i))
+		}
+		b = append(b, ']')
+	}
+	b = appendNumber(b, `,"asked_ttl":`, int64(d.AskedTTL))
+	b = appendSome(b, `,"workflow_digest":`, string(d.WorkflowDigest))
+	if len(d.Lacking) > 0 {
+		b = append(b, `,"lacking":[`...)
+		for i := range d.Lacking {
+			l := &d.Lacking[i]
+			b = strconv.AppendInt(append(comma(b, i), `{"need":`...), int64(l.Need), 10)
+			b = append(appendText(b, `,"kind":`, string(l.Kind)), `,"reason":`...)
+			b = append(l.Reason.appendJSON(b), '}')
+		}
+		b = append(b, ']')
+	}
+	b = appendNumber(b, `,"ttl":`, int64(d.TTL))
+	if len(d.Limits) > 0 {
+		b = append(b, `,"limits":{`...)
+		var stack [8]string
+		for i, k := range sortedKeys(d.Limits, stack[:0]) {
+			b = append(AppendJSONString(comma(b, i), k), ':')
+			b = strconv.AppendInt(b, d.Limits[k], 10)
+		}
+		b = append(b, '}')
+	}
+	if len(d.Obligations) > 0 {
+		b = appendTexts(append(b, `,"obligations":`...), d.Obligations)
+	}
+	b = appendText(b, `,"policy":`, string(d.Policy))
+	return appendSome(b, `,"via":`, d.Via)
+}
+
+func (r *Reason) appendJSON(b []byte) []byte {
+	b = appendText(append(b, '{'), `"code":`, string(r.Code))
+	b = appendSome(b, `,"of":`, r.Of)
+	b = appendSome(b, `,"want":`, r.Want)
+	return append(appendSome(b, `,"got":`, r.Got), '}')
+}
+
+func (e *Evidence) appendJSON(b []byte) []byte {
+	b = appendText(append(b, '{'), `"id":`, string(e.ID))
+	b = appendText(b, `,"kind":`, string(e.Kind))
+	b = appendText(b, `,"source":`, e.Source)
+	b = appendSome(b, `,"signer":`, e.Signer)
+	b = appendSome(b, `,"name":`, e.Name)
+	if len(e.Subjects) > 0 {
+		b = appendTexts(append(b, `,"subjects":`...), e.Subjects)
+	}
+	b = appendSome(b, `,"worst":`, e.Worst.String())
+	b = appendTime(b, `,"made":`, e.Made)
+	b = appendTime(b, `,"verified":`, e.Verified)
+	if !e.Until.IsZero() {
+		b = appendTime(b, `,"until":`, e.Until)
+	}
+	if len(e.Fields) > 0 {
+		b = append(b, `,"fields":{`...)
+		var stack [8]string
+		for i, k := range sortedKeys(e.Fields, stack[:0]) {
+			b = append(AppendJSONString(comma(b, i), k), ':')
+			b = AppendJSONString(b, e.Fields[k])
+		}
+		b = append(b, '}')
+	}
+	b = appendText(b, `,"digest":`, string(e.Digest))
+	return append(appendSome(b, `,"superseded":`, string(e.Superseded)), '}')
+}
+
+// sortedKeys returns the keys in order, in the given memory if that is enough.
+func sortedKeys[V any](m map[string]V, keys []string) []string {
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func comma(b []byte, i int) []byte {
+	if i > 0 {
+		return append(b, ',')
+	}
+	return b
+}
+
+func appendText(b []byte, key, value string) []byte {
+	return AppendJSONString(append(b, key...), value)
+}
+
+// appendSome leaves out what is empty.
+func appendSome(b []byte, key, value string) []byte {
+	if value == "" {
+		return b
+	}
+	return appendText(b, key, value)
+}
+
+// appendNumber leaves out zero.
+func appendNumber(b []byte, key string, n int64) []byte {
+	if n == 0 {
+		return b
+	}
+	return strconv.AppendInt(append(b, key...), n, 10)
+}
+
+func appendTime(b []byte, key string, t time.Time) []byte {
+	b = append(append(b, key...), '"')
+	return append(t.UTC().AppendFormat(b, time.RFC3339Nano), '"')
+}
+
+func appendTexts[T ~string](b []byte, texts []T) []byte {
+	b = append(b, '[')
+	for i, s := range texts {
+		b = AppendJSONString(comma(b, i), string(s))
+	}
+	return append(b, ']')
+}

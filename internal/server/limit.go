@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// limited is a listener that closes what comes beyond a number of open connections. Whoever opens connections without end
+// must not use up the process's descriptors: the sockets of operators and of the Workload API need some (S35).
+type limited struct {
+	net.Listener
+	most int64
+	open atomic.Int64
+}
+
+// mostConnections leaves half of the descriptors to everything else.
+func mostConnections() int64 {
+	const most = 16384
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil || l.Cur/2 > most {
+		return most
+	}
+	return max(16, int64(l.Cur/2))
+}
+
+// Accept implements net.Listener.
+func (l *limited) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.open.Add(1) <= l.most {
+			return &limitedConn{Conn: c, leave: sync.OnceFunc(func() { l.open.Add(-1) })}, nil
+		}
+		l.open.Add(-1)
+		_ = c.Close()
+	}
+}
+
+// limitedConn gives its place back when it closes.
+type limitedConn struct {
+	net.Conn
+	leave func()
+}
+
+// Close implements net.Conn.
+func (c *limitedConn) Close() error {
+	c.leave()
+	return c.Conn.Close()
+}
