@@ -57,15 +57,18 @@ var mayImport = map[string][]string{
 	// cli runs three things without a server: ledger verify, policy test, workflow check.
 	"internal/cli": {"", "internal/api", "internal/config", "internal/server", "internal/ledger", "internal/quickstart"},
 	"test/demo":    {"*"},
+	"test/modes":   {"*"},
 	"test/report":  nil,
 	"test/bench":   {"*"},
+	"test/e2e":     {"*"},
+	"test/script":  {"*"},
 }
 
 // heavy third-party packages stay where their technology is.
 var heavy = map[string][]string{
-	"k8s.io/":                                {"internal/credential/kubernetes", "internal/gateway/kubernetes", "internal/server", "test/demo"},
+	"k8s.io/":                                {"internal/credential/kubernetes", "internal/gateway/kubernetes", "internal/server", "test/demo", "test/bench"},
 	"github.com/open-policy-agent/":          {"internal/policy"},
-	"github.com/transparency-dev/tessera":    {"internal/ledger"},
+	"github.com/transparency-dev/tessera":    {"internal/ledger", "test/bench"},
 	"zombiezen.com/go/sqlite":                {"internal/store"},
 	"github.com/google/go-containerregistry": {"internal/evidence/registry", "test/demo"},
 	"github.com/spf13/cobra":                 {"internal/cli"},

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"math/big"
-	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -167,13 +166,8 @@ func (a Args) MarshalJSON() ([]byte, error) { return a.AppendJSON(nil), nil }
 
 func appendFields(b []byte, fields map[string]Value) []byte {
 	var stack [16]string
-	keys := stack[:0]
-	for k := range fields {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
 	b = append(b, '{')
-	for i, k := range keys {
+	for i, k := range sortedKeys(fields, stack[:0]) {
 		if i > 0 {
 			b = append(b, ',')
 		}
@@ -318,7 +312,8 @@ func (p *valueParser) object(depth int) (Value, error) {
 // normalNumber returns the shortest plain decimal: no exponent, no leading or trailing zeros, no "-0".
 func normalNumber(s string) (string, error) {
 	bad := fmt.Errorf("%.40q is not a number of at most %d digits", s, maxNumberDigits)
-	if len(s) == 0 || len(s) > maxNumberDigits || !json.Valid([]byte(s)) || strings.IndexByte("-0123456789", s[0]) < 0 {
+	if len(s) == 0 || len(s) > maxNumberDigits || !json.Valid([]byte(s)) ||
+		strings.IndexByte("-0123456789", s[0]) < 0 || strings.IndexByte("0123456789", s[len(s)-1]) < 0 { // json.Valid takes spaces
 		return "", bad
 	}
 	mantissa, exp := s, 0

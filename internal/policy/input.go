@@ -104,19 +104,25 @@ func foundOf(d *remit.Decision) ([]remit.Found, error) {
 	return found, nil
 }
 
-// outside lists the reasons of a decision that policy did not give.
+// outside lists the reasons of a decision that policy did not give, or could not give again. Where there is one, it stands
+// for the whole answer.
 func outside(d *remit.Decision) []remit.Reason {
-	if d.Policy == "" {
+	if d.Policy == "" || slices.ContainsFunc(d.Reasons, isOutside) {
 		return d.Reasons
 	}
-	var out []remit.Reason
-	for _, r := range d.Reasons {
-		target := r.Code == remit.ReasonLimit && strings.HasPrefix(r.Of, "target ")
-		if target || r.Code == remit.ReasonConflict || r.Code == remit.ReasonFault || r.Of == "rules.fault" {
-			out = append(out, r)
-		}
+	return nil
+}
+
+func isOutside(r remit.Reason) bool {
+	switch r.Code {
+	case remit.ReasonTarget, remit.ReasonConflict:
+		return true
+	case remit.ReasonFault: // a source's fault is part of what was found, and so of the input
+		return !strings.HasPrefix(r.Of, "evidence.")
+	case remit.ReasonRule:
+		return r.Of == "rules.fault"
 	}
-	return out
+	return r.Code == remit.ReasonArgument && r.Of == "arguments" // a request too large for the ledger: its arguments are not recorded
 }
 
 // object builds the named members and no other: most rules look at few, and building is what costs.

@@ -104,3 +104,29 @@ func TestExactNumbersAreExactInOPA(t *testing.T) {
 		}
 	}
 }
+
+// TestReasonsFromOutsideStand: what policy could not know is handed in, and gives the recorded answer; what it could know is not.
+func TestReasonsFromOutsideStand(t *testing.T) {
+	w := newWorld(2, true)
+	plan := mustCompile(t, w.cfg)
+	query := opaPolicy(t, plan)
+	reason := func(code remit.ReasonCode, of string) remit.Reason { return remit.Reason{Code: code, Of: of} }
+	for _, reasons := range [][]remit.Reason{
+		{reason(remit.ReasonConflict, "")}, {reason(remit.ReasonTarget, "target prod")}, {reason(remit.ReasonFault, "")},
+		{reason(remit.ReasonApproval, "evidence.approval"), reason(remit.ReasonRule, "rules.fault")}, {reason(remit.ReasonArgument, "arguments")},
+	} {
+		d := remit.Decision{Policy: plan.Digest(), Reasons: reasons}
+		input, err := Input(&d, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := ask1(t, query, input).String(), recorded(&d).String(); got != want {
+			t.Errorf("rego %s, recorded %s", got, want)
+		}
+	}
+	for _, r := range []remit.Reason{reason(remit.ReasonFault, "evidence.scan"), reason(remit.ReasonArgument, "where.arguments"), reason(remit.ReasonEvidenceStale, "evidence.scan")} {
+		if isOutside(r) {
+			t.Errorf("%v would be taken on trust", r)
+		}
+	}
+}

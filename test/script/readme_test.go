@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package script_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// groups are the commands that have commands below them: their verb is two words.
+var groups = []string{"agent", "credential", "evidence", "grant", "ledger", "policy", "run", "workflow"}
+
+// commandOf returns the verb of a command line that begins with remit: "serve", "run start".
+func commandOf(line string) string {
+	words := strings.Fields(line)[1:]
+	for len(words) > 0 && strings.HasPrefix(words[0], "-") { // --dir DIR before the verb
+		words = words[min(2, len(words)):]
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	if len(words) > 1 && slices.Contains(groups, words[0]) {
+		return words[0] + " " + words[1]
+	}
+	return words[0]
+}
+
+// TestReadme checks that every command of README.md is run by a script. A make target counts as the command that it runs.
+func TestReadme(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var promised []string
+	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(readme), -1) {
+		for line := range strings.Lines(block[1]) {
+			if strings.HasPrefix(line, "remit ") {
+				promised = append(promised, commandOf(line))
+			}
+		}
+	}
+	if len(promised) < 5 {
+		t.Fatalf("README.md promises only %v: is it read rightly?", promised)
+	}
+	scripts, err := filepath.Glob(filepath.Join("testdata", "*.txtar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := map[string]bool{}
+	call := regexp.MustCompile(`(?m)^(?:exec|! exec|exits \d|eventually) (remit .*)$`)
+	for _, script := range scripts {
+		b, err := os.ReadFile(script)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range call.FindAllStringSubmatch(string(b), -1) {
+			done[commandOf(m[1])] = true
+		}
+	}
+	for _, p := range promised {
+		if !done[p] {
+			t.Errorf("README.md promises %q, and no script in testdata runs it", "remit "+p)
+		}
+	}
+}
