@@ -33,7 +33,7 @@ $(BIN)/kubectl: $(wildcard $(K8S)/kubectl/*.go) $(K8S)/go.mod
 # Everything, against real parts. SHORT=1 leaves out what needs the API server.
 test: $(BIN)/remit $(if $(SHORT),,apiserver $(BIN)/opa)
 	@[ -n "$(RACE)" ] || echo "no C compiler: running without -race"
-	$(if $(SHORT),,OPA=$(abspath $(BIN)/opa)) $(GO) test $(RACE) $(SHORTFLAG) -timeout 30m -json ./... | $(GO) run ./test/report -skips test/skips.txt
+	$(if $(SHORT),,OPA=$(abspath $(BIN)/opa)) $(GO) test $(RACE) $(SHORTFLAG) -timeout 30m -json ./... | $(GO) run ./test/report -skips test/skips.txt $(SHORTFLAG)
 
 lint: $(BIN)/staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt:"; echo "$$out"; exit 1; }
