@@ -46,6 +46,10 @@ $(BIN)/staticcheck: test/tools/go.mod
 demo: $(BIN)/remit $(if $(filter own,$(CLUSTER)),$(BIN)/kubectl,apiserver)
 	$(GO) run ./test/demo -remit $(BIN)/remit -apiserver $(BIN)/remit-test-apiserver -kubectl $(BIN)/kubectl
 
+# Remit beside its peers, in one run; SHORT=1 leaves out what needs the API server.
+bench: $(BIN)/remit $(BIN)/opa $(BIN)/fsck $(if $(SHORT),,apiserver)
+	$(GO) run ./test/bench $(SHORTFLAG)
+
 quickstart: $(BIN)/remit
 	$(BIN)/remit quickstart
 

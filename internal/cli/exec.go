@@ -195,11 +195,14 @@ func exitCode(e *exec.ExitError) int {
 	return e.ExitCode()
 }
 
-// childEnv is ours without what would lead the child elsewhere: no operator's socket, no other kubeconfig.
+// childEnv is ours without what would lead the child elsewhere: no operator's socket, no other kubeconfig. A child under a
+// user of its own gets only what carries no secret: the launcher's tokens and agents' sockets are not its to have.
 func childEnv(env []string, l *api.Launched, home string) []string {
 	drop := []string{"KUBECONFIG=", "SPIFFE_ENDPOINT_SOCKET=", "REMIT_", "KUBERNETES_EXEC_INFO="}
+	keep := []string{"PATH=", "LANG=", "LANGUAGE=", "LC_", "TZ=", "TERM=", "COLORTERM=", "NO_COLOR=", "SSL_CERT_FILE=", "SSL_CERT_DIR="}
+	begins := func(e string) func(string) bool { return func(p string) bool { return strings.HasPrefix(e, p) } }
 	out := slices.DeleteFunc(slices.Clone(env), func(e string) bool {
-		return slices.ContainsFunc(drop, func(p string) bool { return strings.HasPrefix(e, p) })
+		return slices.ContainsFunc(drop, begins(e)) || l.SetUID && !slices.ContainsFunc(keep, begins(e))
 	})
 	out = append(out, "SPIFFE_ENDPOINT_SOCKET=unix://"+l.Socket, envURL+"="+l.HTTPS, envRunToken+"="+filepath.Join(home, "run-token"))
 	if l.Client["server"] != "" {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -50,6 +51,7 @@ func (a *app) serveCommand() *cobra.Command {
 			return err
 		}
 		server.LibraryLogs(log)
+		collectLess()
 		s, err := server.New(c.Context(), server.Options{Dir: a.dir, Log: log, Version: Version})
 		if err != nil {
 			return err
@@ -61,6 +63,14 @@ func (a *app) serveCommand() *cobra.Command {
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	cmd.Flags().StringVar(&format, "log-format", "text", "text or json")
 	return cmd
+}
+
+// collectLess lets the heap of a server grow to four times of what lives before it is collected, where Go's default is twice:
+// collecting was a tenth of what a decision costs, and little lives. GOGC says otherwise.
+func collectLess() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(300)
+	}
 }
 
 func (a *app) logger(level, format string) (*slog.Logger, error) {

@@ -36,15 +36,16 @@ type SequencerConfig struct {
 	Source Source
 	// Key signs checkpoints. Required.
 	Key *Key
-	// Interval between checkpoints, at least 100 ms; 0 is 250 ms. An entry is provable within about twice of it.
+	// Interval between checkpoints, at least 100 ms; 0 is 250 ms. An entry is provable within about twice of it and half a second.
 	Interval time.Duration
 	// Log hears of failed attempts, which are repeated; nil is slog.Default().
 	Log *slog.Logger
 }
 
 const (
-	chunkSize    = 1024                   // entries that are added together
+	chunkSize    = 4096                   // entries that are added together, at most
 	chunkAge     = 100 * time.Millisecond // how long Tessera waits for a chunk to fill
+	gather       = 400 * time.Millisecond // between chunks that were not full: each costs a dozen files, and syncs of them
 	collectEvery = 5 * time.Second        // of superseded partial tiles
 	retryAfter   = time.Second
 	stopWithin   = 10 * time.Second
@@ -93,9 +94,11 @@ func (s *Sequencer) Run(ctx context.Context) error {
 		case err != nil:
 			s.cfg.Log.Warn("sequencing entries into the ledger; trying again", "error", err)
 			err = nil
-			pause(ctx, nil)
+			pause(ctx, nil, retryAfter)
 		case n == 0:
-			pause(ctx, committed)
+			pause(ctx, committed, retryAfter)
+		case n < chunkSize:
+			pause(ctx, nil, gather)
 		}
 	}
 	stop, stopped := context.WithTimeout(inner, stopWithin)
@@ -104,8 +107,8 @@ func (s *Sequencer) Run(ctx context.Context) error {
 }
 
 // pause waits for a commit, for a while, or for the end.
-func pause(ctx context.Context, committed <-chan struct{}) {
-	t := time.NewTimer(retryAfter)
+func pause(ctx context.Context, committed <-chan struct{}, most time.Duration) {
+	t := time.NewTimer(most)
 	defer t.Stop()
 	select {
 	case <-committed:

@@ -17,6 +17,7 @@ import (
 
 	"remit"
 	"remit/internal/api"
+	"remit/internal/gateway"
 	"remit/internal/gateway/admin"
 )
 
@@ -253,7 +254,7 @@ func TestRunTokenIsBound(t *testing.T) {
 	if g := w.ask("build"); g.code() != string(remit.ReasonNoPermission) {
 		t.Errorf("another's permission: %+v", g)
 	}
-	if code := f.post("/v1/runs/"+string(r.ID)+"/token", api.TokenRequest{Agent: "agent/other", Thumbprint: w.thumbprint()}, nil); code != remit.CodeForbidden {
+	if code := f.post("/v1/runs/"+string(r.ID)+"/token", api.TokenRequest{Agent: "agent/idle", Thumbprint: w.thumbprint()}, nil); code != remit.CodeForbidden {
 		t.Errorf("a token for an agent that does nothing there: %q", code)
 	}
 }
@@ -313,7 +314,12 @@ func TestGrantDuringSuspension(t *testing.T) {
 	if w.ask("write").Secret == "" {
 		t.Fatal("no credential")
 	}
-	f.backend.whileBusy(func() { build.ask("build") })
+	f.backend.whileBusy(func() {
+		build.ask("build")
+		if g := w.ask("write"); g.code() != string(remit.ReasonSuspended) {
+			t.Errorf("before its lease has ended it is given %+v", g)
+		}
+	})
 	f.must("/v1/agents/agent/deploy/suspend", api.Reasoned{Reason: "hijacked"}, nil)
 	f.backend.waitEmpty(t)
 }
@@ -361,11 +367,12 @@ func TestLargeDenialIsOnRecord(t *testing.T) {
 	w := f.agent("agent/deploy", f.shared()).enter(f.startRun())
 	type object = map[string]any
 	body, err := json.Marshal(object{"subject": object{"type": "agent", "id": w.svid.ID.String()}, "action": object{"name": "memory.write"},
-		"resource": object{"type": "memory", "id": "cluster", "properties": object{"app": "foo", "note": strings.Repeat("\u0001", 9000)}},
+		"resource": object{"type": "memory", "id": "cluster", "properties": object{"app": "foo", "note": "NOTE"}},
 		"context":  object{"run_token": w.token}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	body = bytes.Replace(body, []byte("NOTE"), bytes.Repeat([]byte("x"), gateway.MaxBody-len(body)+4), 1)
 	before := f.events(remit.EventDecision)
 	var out struct{ Decision *bool }
 	if status := w.call("/access/v1/evaluation", "application/json", bytes.NewReader(body), &out); status != 200 || out.Decision == nil || *out.Decision {

@@ -4,11 +4,13 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"time"
 
+	"remit"
 	"remit/internal/api"
 	"remit/internal/gateway/admin"
 )
@@ -44,6 +46,19 @@ func (s *Server) checkTarget(ctx context.Context, name string) api.Check {
 		return out
 	}
 	out.Text = "reachable, its guard objects are there and unchanged"
+	probe := s.rev.Load().probes[name]
+	if probe == nil {
+		return out
+	}
+	text, err := probe(ctx)
+	if err != nil {
+		out.OK, out.Text, out.Fix = false, err.Error(), "docs/kubernetes.md shows how the API server is configured"
+		if e, ok := errors.AsType[*remit.Error](err); ok && e.Hint != "" {
+			out.Fix = e.Hint
+		}
+		return out
+	}
+	out.Text += "; " + text
 	return out
 }
 

@@ -52,7 +52,9 @@ type built struct {
 	driver   credential.Driver
 	client   map[string]string // what its clients may know: server, ca, audience
 	webhooks http.Handler      // what its own API server calls; nil: nothing
-	target   broker.Target     // filled by newTarget
+	// probe is what only doctor tries, beside the driver's own check: it says what it found; nil: nothing.
+	probe  func(context.Context) (string, error)
+	target broker.Target // filled by newTarget
 }
 
 func newTarget(o config.Object, d deps) (built, error) {
@@ -101,7 +103,9 @@ func newKubernetes(o config.Object, d deps) (b built, err error) {
 		return b, err
 	}
 	b.driver, b.client = driver, driver.Client()
+	doctor := "spiffe://" + d.server.td.Name() + "/remit/doctor"
 	if cfg.Webhook.IsZero() {
+		b.probe = kubernetesProbe(cfg.Mode, driver, nil, doctor, d.now)
 		if cfg.Mode == kubernetes.ModeWebhook {
 			return b, errors.New("mode webhook needs webhook: the token by which the API server proves itself")
 		}
@@ -116,7 +120,7 @@ func newKubernetes(o config.Object, d deps) (b built, err error) {
 	if err != nil {
 		return b, err
 	}
-	b.webhooks = gw.Handler()
+	b.webhooks, b.probe = gw.Handler(), kubernetesProbe(cfg.Mode, driver, gw, doctor, d.now)
 	return b, nil
 }
 

@@ -31,6 +31,7 @@ type revision struct {
 	targets   map[string]broker.Target
 	clients   map[string]map[string]string // per target: what its clients may know
 	webhooks  map[string]http.Handler      // per target: what its own API server calls
+	probes    map[string]func(context.Context) (string, error)
 	workflows map[string]*remit.Workflow
 	audiences map[string]bool // of grant tokens, at targets
 }
@@ -43,7 +44,7 @@ func (r *revision) workflow(name string) (*remit.Workflow, bool) {
 // build checks a configuration by building all of it; epoch is what the policy's will be when it is active.
 func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 	r := &revision{set: set, targets: map[string]broker.Target{}, clients: map[string]map[string]string{}, webhooks: map[string]http.Handler{},
-		workflows: map[string]*remit.Workflow{}, audiences: map[string]bool{}}
+		probes: map[string]func(context.Context) (string, error){}, workflows: map[string]*remit.Workflow{}, audiences: map[string]bool{}}
 	var errs []error
 	d := s.depsOf(set)
 	for _, name := range slices.Sorted(maps.Keys(set.Targets)) {
@@ -51,6 +52,7 @@ func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 		errs = append(errs, err)
 		r.targets[name], r.clients[name] = b.target, b.client
 		client := b.client
+		r.probes[name] = b.probe
 		if b.webhooks != nil {
 			r.webhooks[name] = b.webhooks
 		}

@@ -130,16 +130,19 @@ name: other
 attest: [{unix: {uid: UID}}]
 launch: {by: [operator/else], commands: ["DIGEST"]}
 ---
+kind: Agent
+name: idle
+---
 kind: Target
 name: cluster
 type: memory
-backend: BACKEND
+backend: "BACKEND"
 ---
 kind: Target
 name: vault
 type: memory
 production: true
-backend: BACKEND
+backend: "BACKEND"
 ---
 kind: Workflow
 name: deploy
@@ -152,6 +155,7 @@ stages:
   - {name: write, who: agent/deploy, action: memory.write, target: cluster, where: {app: $app}, ttl: 5m}
   - {name: secret, who: agent/deploy, action: memory.read, target: vault, where: {app: $app}, ttl: 5m}
   - {name: build, who: agent/build, action: memory.write, target: cluster, where: {app: $app}, ttl: 5m}
+  - {name: other, who: agent/other, action: memory.write, target: cluster, where: {app: $app}, ttl: 5m}
 - name: ship
   end: {by: [operator/ci]}
   may:

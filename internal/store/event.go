@@ -106,9 +106,17 @@ func (s *Store) LastSeq() uint64 { return s.last.Load() }
 // Committed returns a channel that is closed at the next durable change. Take it before reading, so that none is missed.
 func (s *Store) Committed() <-chan struct{} { return s.committed.next() }
 
-// Entries returns the entries after a number, in order, at most limit (1 to 4096).
+// Entries returns the entries after a number, in order, at most limit (1 to 4096). Their bodies are not to be changed.
 func (s *Store) Entries(after uint64, limit int) ([]remit.Entry, error) {
 	limit = min(max(limit, 1), 4096)
+	select {
+	case <-s.closing:
+		return nil, errClosed
+	default:
+	}
+	if newest, ok := s.tail.entries(after, limit); ok {
+		return newest, nil
+	}
 	var out []remit.Entry
 	err := s.read(func(conn *sqlite.Conn) error {
 		return query1(conn, entriesSQL, func(st *sqlite.Stmt) error {

@@ -69,6 +69,7 @@ type Store struct {
 
 	last      atomic.Uint64 // number of the last durable event
 	refs      refTail
+	tail      eventTail
 	committed broadcast
 	memory
 }

@@ -135,6 +135,7 @@ func (s *Store) commitBatch() {
 	if w.count++; s.cfg.OnCommit != nil {
 		s.cfg.OnCommit(w.count)
 	}
+	s.tail.add(s.last.Load()+1, w.text, w.ends)
 	s.last.Add(uint64(len(w.leaves)))
 	s.copying.wrote(sizeOf(ready))
 	s.refs.add(w.refs)

@@ -124,12 +124,14 @@ func TestAssertionsRefused(t *testing.T) {
 	i.must(err)
 	wrong, err := i.jwtFor("somebody-else")
 	i.must(err)
+	expired := i.genuine(a.id, time.Second)
+	time.Sleep(2 * time.Second)
 	for name, assertion := range map[string]string{
 		"replayed":           good,
 		"for another":        wrong,
 		"other trust domain": signJWT(t, key, kid, "spiffe://company.org/agent/deploy", i.issuerURL(), time.Minute),
 		"own key, our kid":   signJWT(t, key, kid, a.id, i.issuerURL(), time.Minute),
-		"expired":            i.genuine(-time.Hour, a.id, i.issuerURL()),
+		"expired":            expired,
 		"alg none":           forge(t, fresh(t, i), map[string]string{"alg": "none", "kid": kid, "typ": "JWT"}, func(string) []byte { return nil }),
 		"HS256":              forgeHMAC(t, fresh(t, i), kid, der),
 		"a bit flipped":      flipped(fresh(t, i)),
@@ -143,9 +145,9 @@ func TestAssertionsRefused(t *testing.T) {
 	if n := i.decisions(); n != before {
 		t.Errorf("%d decisions were recorded for callers that proved nothing", n-before)
 	}
-	// What genuine() makes is what the authority makes: now it would count.
-	if got := i.asserted(a, fresh(t, i)); got.Status == http.StatusUnauthorized {
-		t.Errorf("a fresh assertion was refused: %s", got)
+	// What genuine makes is what the authority makes: in time it counts.
+	if got := i.asserted(a, i.genuine(a.id, time.Minute)); got.Status == http.StatusUnauthorized {
+		t.Errorf("an assertion of the authority's own key was refused: %s", got)
 	}
 }
 
@@ -202,23 +204,22 @@ func signJWT(t *testing.T, key *ecdsa.PrivateKey, kid, sub, aud string, lives ti
 	return out
 }
 
-// genuine signs a JWT-SVID with a copy of the authority's own keys at another time.
-func (i *installation) genuine(at time.Duration, sub, aud string) string {
+// genuine signs a JWT-SVID for this server with a copy of the authority's own keys.
+func (i *installation) genuine(sub string, ttl time.Duration) string {
 	i.t.Helper()
-	dir := i.path("stolen-keys")
-	i.must(os.CopyFS(dir, os.DirFS(i.path("remit", "keys"))))
-	i.must(os.Chmod(dir, 0o700))
-	i.must(filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		return os.Chmod(p, 0o600)
-	}))
-	td := spiffeid.RequireTrustDomainFromString("company.com")
-	authority, err := issuer.New(issuer.Config{TrustDomain: td, Dir: dir, Issuer: i.issuerURL(), Log: slog.New(slog.DiscardHandler),
-		Now: func() time.Time { return time.Now().Add(at) }})
+	dir, err := os.MkdirTemp(i.dir, "keys-")
 	i.must(err)
-	token, _, err := authority.JWTSVID(spiffeid.RequireFromString(sub), []string{aud}, 5*time.Minute)
+	files, err := os.ReadDir(i.path("remit", "keys"))
+	i.must(err)
+	for _, f := range files {
+		b, err := os.ReadFile(i.path("remit", "keys", f.Name()))
+		i.must(err)
+		i.must(os.WriteFile(filepath.Join(dir, f.Name()), b, 0o600))
+	}
+	authority, err := issuer.New(issuer.Config{TrustDomain: spiffeid.RequireTrustDomainFromString("company.com"), Dir: dir, Issuer: i.issuerURL(),
+		Log: slog.New(slog.DiscardHandler)})
+	i.must(err)
+	token, _, err := authority.JWTSVID(spiffeid.RequireFromString(sub), []string{i.issuerURL()}, ttl)
 	i.must(err)
 	return token
 }
@@ -244,6 +245,8 @@ func TestRunTokensRefused(t *testing.T) {
 	i.must(i.call("/v1/runs/"+string(one.ID)+"/token", api.TokenRequest{Agent: "agent/deploy", Thumbprint: other.thumbprint()}, &stolen))
 	otherTxn, err := other.runToken(one.ID)
 	i.must(err)
+	var lent api.Token // issued for agent/other, bound to agent/deploy's certificate
+	i.must(i.call("/v1/runs/"+string(one.ID)+"/token", api.TokenRequest{Agent: "agent/other", Thumbprint: deploy.thumbprint()}, &lent))
 	look := map[string]any{"type": "kubernetes.get", "image": nil}
 	for _, tt := range []struct {
 		name string
@@ -257,6 +260,7 @@ func TestRunTokensRefused(t *testing.T) {
 		{"another agent's, with its own SVID", other, txn, look, remit.ReasonRunToken},
 		{"another agent's, the other way", deploy, otherTxn, nil, remit.ReasonRunToken},
 		{"bound to another certificate", deploy, stolen.Token, nil, remit.ReasonRunToken},
+		{"another agent's, bound to this certificate", deploy, lent.Token, nil, remit.ReasonRunToken},
 		{"a bit flipped", deploy, flipped(txn), nil, remit.ReasonRunToken},
 		{"of another run than stated", deploy, second, map[string]any{"run": string(one.ID)}, remit.ReasonRunMismatch},
 		{"another stage stated", deploy, txn, map[string]any{"stage": "check"}, remit.ReasonRunMismatch},

@@ -86,10 +86,11 @@ type Signer interface {
 
 // Driver is the credential driver of one cluster. It is safe for concurrent use and keeps no state.
 type Driver struct {
-	cfg    Config
-	client kubernetes.Interface
-	ca     string // PEM
-	guards []guard
+	cfg       Config
+	client    kubernetes.Interface
+	anonymous *rest.Config // the same cluster without Remit's credentials
+	ca        string       // PEM
+	guards    []guard
 }
 
 var (
@@ -124,7 +125,7 @@ func New(cfg Config) (*Driver, error) {
 	if cfg.Server == "" {
 		cfg.Server = rc.Host
 	}
-	d := &Driver{cfg: cfg, ca: string(rc.CAData)}
+	d := &Driver{cfg: cfg, ca: string(rc.CAData), anonymous: rest.AnonymousClientConfig(rc)}
 	if d.client, err = kubernetes.NewForConfig(rc); err != nil {
 		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "kubernetes: the kubeconfig cannot be used", Cause: err}
 	}

@@ -28,11 +28,18 @@ func (d *Driver) Revoke(ctx context.Context, l remit.Lease) error {
 		return nil
 	}
 	// The namespace alone is needed, and it is taken as it was recorded: also for a scope that is not granted any more.
-	ns := l.Scope["namespace"].Text()
-	if !labelPattern.MatchString(ns) {
-		return invalid("", "lease %s names no namespace", l.ID)
+	if ns := l.Scope["namespace"]; true {
+		if !labelPattern.MatchString(ns.Text()) {
+			return invalid("", "lease %s names no namespace", l.ID)
+		}
+		return remove(ctx, d.client, ns.Text(), d.name(l.ID))
 	}
-	return remove(ctx, d.client, ns, d.name(l.ID))
+	// A lease of which nothing but the id is known stood in a listing and is on no record, as after a restored backup.
+	var errs []error
+	for _, ns := range d.cfg.Namespaces {
+		errs = append(errs, remove(ctx, d.client, ns, d.name(l.ID)))
+	}
+	return errors.Join(errs...)
 }
 
 // remove deletes what has that name, authority first. It goes on after errors and joins them.

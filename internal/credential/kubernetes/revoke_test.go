@@ -153,6 +153,26 @@ func TestSuiteNoticesADriverThatDoesNotRevoke(t *testing.T) {
 	credentialtest.MustFail(t, live(func(d credential.Driver) credential.Driver { return idle{d.(*kubernetes.Driver)} }))
 }
 
+// What stands at the cluster and is on no record, as after a restored backup, is listed and removed by its id alone.
+func TestRevokeOfAnUnknownLease(t *testing.T) {
+	ns := target(t)
+	d := newDriver(t, ns)
+	l := applyLease(ns, "Deployment", "foo", nil)
+	_, err := d.Mint(t.Context(), l)
+	must(t, err)
+	ids, err := d.List(t.Context())
+	must(t, err)
+	if !slices.Contains(ids, l.ID) {
+		t.Fatalf("listed %v", ids)
+	}
+	must(t, d.Revoke(t.Context(), remit.Lease{ID: l.ID, Target: "production"}))
+	left, err := standing(t.Context(), l)
+	must(t, err)
+	if len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 func TestRevokeGoesOnAfterAFailure(t *testing.T) {
 	ns := target(t)
 	fail := false

@@ -14,8 +14,8 @@ import (
 
 const (
 	maxAudit  = 8 << 20 // bytes of one batch; kube-apiserver sends at most 10 MiB, 400 events by default
-	maxEvents = 5000
-	maxText   = 1024 // bytes of one detail
+	maxEvents = 4096    // as many as the store takes in one change
+	maxText   = 1024    // bytes of one detail
 )
 
 // eventList is audit.k8s.io/v1 EventList, the members that are read.
@@ -65,6 +65,7 @@ func (g *Gateway) audit(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "send an EventList of audit.k8s.io/v1", http.StatusBadRequest)
 		return
 	}
+	g.heard.Store(g.cfg.Now().UnixNano())
 	var acts []remit.Outcome
 	var ids []string
 	for i := range list.Items {

@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"remit"
@@ -63,8 +64,10 @@ type Recorder interface {
 
 // Gateway serves the API server of one target. It is safe for concurrent use.
 type Gateway struct {
-	cfg  Config
-	seen recent
+	cfg    Config
+	seen   recent
+	probes probes
+	heard  atomic.Int64 // when the last audit events came, unix nanoseconds; 0: never
 }
 
 // New checks cfg.
