@@ -28,7 +28,7 @@ func (d *Driver) Revoke(ctx context.Context, l remit.Lease) error {
 		return nil
 	}
 	// The namespace alone is needed, and it is taken as it was recorded: also for a scope that is not granted any more.
-	if ns := l.Scope["namespace"]; true {
+	if ns := l.Scope["namespace"]; !ns.IsNull() {
 		if !labelPattern.MatchString(ns.Text()) {
 			return invalid("", "lease %s names no namespace", l.ID)
 		}

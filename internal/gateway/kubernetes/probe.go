@@ -38,6 +38,7 @@ func (g *Gateway) Probe(credential, allowed string) (stop func() Asked) {
 	return func() Asked {
 		g.probes.mu.Lock()
 		defer g.probes.mu.Unlock()
+		delete(g.probes.live, credential)
 		return p.asked
 	}
 }
