@@ -41,7 +41,7 @@ func (w *world) closedWithoutRemit(t *testing.T) {
 		t.Logf("%s, Remit killed: a holder gets %d after %.0f ms", w.mode, got, time.Since(began).Seconds()*1e3)
 	}
 	w.admin(t, "-n", nsTarget, "get", "deployment", app)
-	w.admin(t, "-n", nsTarget, "--as=system:serviceaccount:remit:broker", "get", "deployments")
+	w.admin(t, "--as=system:serviceaccount:remit:broker", "get", "validatingadmissionpolicy", "remit-agents")
 	w.serve(t)
 	w.fit(t)
 	if got := w.get(t, token); got != http.StatusOK {

@@ -28,6 +28,7 @@ func TestJWT(t *testing.T) {
 
 func TestWebhook(t *testing.T) {
 	w := newWorld(t, option{mode: "webhook", authorization: "authorization.yaml"})
+	w.admin(t, "-n", nsTarget, "delete", "rolebinding", "remit-broker", "remit-sweeper") // nothing is made at the cluster
 	w.forged(t, http.StatusForbidden)
 	w.story(t)
 	w.svids(t)

@@ -351,6 +351,7 @@ func (w *world) fit(t *testing.T) {
 	var r result
 	for time.Since(began) < 40*time.Second {
 		if r = w.remit(t, "doctor", target); r.code == 0 {
+			w.guide(t, "doctor")
 			t.Logf("fit %.1f s after remit serve was ready: %s", time.Since(began).Seconds(), strings.TrimSpace(r.out))
 			return
 		}
