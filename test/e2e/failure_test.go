@@ -35,7 +35,7 @@ func (i *installation) readyAgent() (*agent, string, string) {
 // reason, and nothing that was made stays.
 func TestClusterDownOrSlow(t *testing.T) {
 	c := theCluster(t)
-	const bound = 30 * time.Second
+	const bound = 12 * time.Second
 	for _, tt := range []struct {
 		name  string
 		hangs func(r *http.Request) bool
