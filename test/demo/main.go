@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -45,6 +46,9 @@ func main() {
 type parts struct{ remit, apiserver, kubectl, manifests string }
 
 func play(ctx context.Context, p parts, seed uint64, keep bool) (err error) {
+	if os.Getuid() != 0 {
+		return errors.New("run the demo as root: the agent gets a user of its own (4001), since a process of the operator's user would be the operator")
+	}
 	began := time.Now()
 	dir, err := os.MkdirTemp("", "remit-demo-")
 	if err != nil {
