@@ -59,6 +59,7 @@ var mayImport = map[string][]string{
 	"test/demo":    {"*"},
 	"test/modes":   {"*"},
 	"test/report":  nil,
+	"test/guards":  nil,
 	"test/bench":   {"*"},
 	"test/e2e":     {"*"},
 	"test/script":  {"*"},

@@ -151,6 +151,7 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	}
 	posture := a.cfg.State.Posture(req.Agent)
 	w.rests(remit.AgentKey(req.Agent), posture.Epoch)
+	//remit:guard S20 TestDefaultDeny
 	if posture.Suspended {
 		return w.deny(remit.Reason{Code: remit.ReasonSuspended, Got: posture.Reason})
 	}
