@@ -143,9 +143,11 @@ func (w *weighed) rests(key remit.EpochKey, epoch uint64) {
 // weigh is the line up to the decision. It reads only memory, and evidence within the context's deadline.
 func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	w := weighed{decision: newDecision(req)}
+	//remit:guard S6 TestDefaultDeny
 	if len(req.Refused) > 0 {
 		return w.deny(req.Refused...)
 	}
+	//remit:guard S6 TestDefaultDeny
 	if req.Agent == "" || req.Caller.IsZero() {
 		return w.deny(remit.Reason{Code: remit.ReasonUnknownAgent})
 	}
@@ -159,14 +161,17 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 		return w.deny(remit.Reason{Code: remit.ReasonNoRun})
 	}
 	run, ok := a.cfg.State.Run(req.Run)
+	//remit:guard S10 TestDefaultDeny
 	if !ok {
 		return w.deny(remit.Reason{Code: remit.ReasonNoRun})
 	}
 	w.run, w.decision.Params, w.decision.WorkflowDigest = run, run.Params, run.Digest
 	w.rests(remit.RunKey(run.ID), run.Epoch)
+	//remit:guard S12 TestDefaultDeny
 	if !run.Live(req.At) {
 		return w.deny(remit.Reason{Code: remit.ReasonRunEnded, Got: string(run.State)})
 	}
+	//remit:guard S10 TestDefaultDeny
 	if req.Stage != "" && req.Stage != run.Stage {
 		return w.deny(remit.Reason{Code: remit.ReasonRunMismatch, Of: "stage", Want: run.Stage, Got: req.Stage})
 	}
@@ -207,10 +212,12 @@ func (w *weighed) judge(j remit.Judgement, found []remit.Found) {
 // denial; then nothing of more is written.
 func (a *Authorizer) record(ctx context.Context, w *weighed, more remit.Change) error {
 	change := remit.Change{Rows: more.Rows, Events: append([]remit.Event{decisionEvent(&w.decision)}, more.Events...)}
+	//remit:guard S11 TestNothingBetweenCheckAndUse
 	if w.decision.Effect == remit.Allow {
 		change.Require = w.seen
 	}
 	receipt, err := a.cfg.Record.Commit(ctx, change)
+	//remit:guard S11 TestNothingBetweenCheckAndUse
 	if remit.CodeOf(err) == remit.CodeConflict && w.decision.Effect == remit.Allow {
 		w.deny(remit.Reason{Code: remit.ReasonConflict, Got: err.Error()})
 		return a.record(ctx, w, remit.Change{})
@@ -220,6 +227,7 @@ func (a *Authorizer) record(ctx context.Context, w *weighed, more remit.Change) 
 		return a.record(ctx, w, remit.Change{})
 	}
 	if err != nil {
+		//remit:guard S11 TestNoAnswerWithoutRecord
 		w.deny(remit.Reason{Code: remit.ReasonFault})
 		return fmt.Errorf("record decision %s: %w", w.decision.ID, err)
 	}

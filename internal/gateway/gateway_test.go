@@ -44,6 +44,13 @@ func TestCallerIsVerifiedOncePerConnectionAndRecheck(t *testing.T) {
 	if err := ask(now.Add(gateway.Recheck)); err != nil || w.Verified.Load() != 2 {
 		t.Errorf("after Recheck: %v, verified %d times", err, w.Verified.Load())
 	}
+	end := r.TLS.PeerCertificates[0].NotAfter
+	if err := ask(end.Add(-time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if err := ask(end.Add(time.Second)); remit.CodeOf(err) != remit.CodeUnauthenticated {
+		t.Errorf("an SVID that ended a second after it was looked at was accepted: %v", err)
+	}
 	if err := ask(now.Add(2 * time.Hour)); remit.CodeOf(err) != remit.CodeUnauthenticated {
 		t.Errorf("an SVID that ended was accepted: %v", err)
 	}

@@ -170,6 +170,10 @@ func TestCertificate(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	f.now = certs[0].NotAfter
+	if _, err := f.verifier.Certificate(&tls.ConnectionState{HandshakeComplete: true, PeerCertificates: certs}); remit.CodeOf(err) != remit.CodeUnauthenticated {
+		t.Errorf("at the moment of its end: %v", err)
+	}
 }
 
 // TestForeignRecord: a foreign authority may choose the serial number of one of our SVIDs.

@@ -51,6 +51,7 @@ func parameters(w *remit.Workflow, starter remit.Name, in Input) (map[string]rem
 	}
 	for _, given := range [][]string{slices.Sorted(maps.Keys(in.Params)), slices.Sorted(maps.Keys(in.Verified))} {
 		for _, name := range given {
+			//remit:guard S9 TestSources
 			if _, ok := values[name]; !ok {
 				return nil, nil, invalid(name, "workflow %s has no such parameter", "leave it out", w.Name)
 			}
@@ -65,18 +66,22 @@ func supplied(w *remit.Workflow, p *remit.Parameter, starter remit.Name, in Inpu
 	said, isSaid := in.Params[p.Name]
 	fact, isFact := in.Verified[p.Name]
 	switch {
+	//remit:guard S9 TestSources
 	case p.Source == "" && isFact:
 		return "", "", invalid(p.Name, "it has no source but the starter", "let the starter supply it")
 	case p.Source == "" && !isSaid:
 		return "", "", invalid(p.Name, "it is missing", "supply it: all parameters are required")
+	//remit:guard S9 TestWhoMayStart
 	case p.Source == "" && acts(w, starter) && binds(w, p.Name):
 		return "", "", invalid(p.Name, "%s acts in the workflow, and its own word binds nothing", "give the parameter a source, or let another start the run", starter)
 	case p.Source == "":
 		return said, string(starter), nil
+	//remit:guard S9 TestSources
 	case isSaid:
 		return "", "", invalid(p.Name, "its value comes from %s, never from the starter", "leave it out", p.Source)
 	case !isFact:
 		return "", "", invalid(p.Name, "%s is not known", "name the evidence that it is a field of", p.Source)
+	//remit:guard S9 TestSources
 	case fact.Source != p.Source || fact.Evidence == "":
 		return "", "", invalid(p.Name, "its value comes from %s, not from %q", "name the evidence that it is a field of", p.Source, fact.Source)
 	}
@@ -106,6 +111,7 @@ func fieldsUse(fields map[string]remit.Predicate, name string) bool {
 
 // Parameter reads raw as a value of p. The error is of CodeInvalid.
 func Parameter(p *remit.Parameter, raw string) (remit.Value, error) {
+	//remit:guard S35 TestParameter
 	if len(raw) > maxParameterBytes {
 		return remit.Value{}, invalid(p.Name, "%d bytes are more than the limit of %d", "write less", len(raw), maxParameterBytes)
 	}
@@ -113,6 +119,7 @@ func Parameter(p *remit.Parameter, raw string) (remit.Value, error) {
 	if err != nil {
 		return remit.Value{}, err
 	}
+	//remit:guard S9 TestParameter
 	if p.Pattern != nil && !p.Pattern.MatchString(raw) {
 		return remit.Value{}, invalid(p.Name, "%.80q does not match %s", "the workflow states the pattern", raw, p.Pattern)
 	}
@@ -121,6 +128,7 @@ func Parameter(p *remit.Parameter, raw string) (remit.Value, error) {
 			return remit.Value{}, err
 		}
 	}
+	//remit:guard S9 TestParameter
 	if len(p.OneOf) > 0 && !slices.ContainsFunc(p.OneOf, v.Equal) {
 		return remit.Value{}, invalid(p.Name, "%.80q is none of %s", "choose one of them", raw, remit.ListValue(p.OneOf...))
 	}
@@ -129,11 +137,13 @@ func Parameter(p *remit.Parameter, raw string) (remit.Value, error) {
 
 func within(p *remit.Parameter, v remit.Value) error {
 	if p.Min != nil {
+		//remit:guard S9 TestParameter
 		if order, ok := v.Compare(*p.Min); !ok || order < 0 {
 			return invalid(p.Name, "%s is below %s", "write more", v, p.Min.Text())
 		}
 	}
 	if p.Max != nil {
+		//remit:guard S9 TestParameter
 		if order, ok := v.Compare(*p.Max); !ok || order > 0 {
 			return invalid(p.Name, "%s is above %s", "write less", v, p.Max.Text())
 		}
@@ -144,6 +154,7 @@ func within(p *remit.Parameter, v remit.Value) error {
 func typed(p *remit.Parameter, raw string) (remit.Value, error) {
 	switch p.Type {
 	case "name":
+		//remit:guard S9 TestParameter
 		if len(raw) > 253 || !dnsName.MatchString(raw) {
 			return remit.Value{}, invalid(p.Name, "%.80q is not a name", "write lower-case letters, digits, hyphens and dots", raw)
 		}
@@ -152,6 +163,7 @@ func typed(p *remit.Parameter, raw string) (remit.Value, error) {
 		if raw == "" { // an empty id would ask for any evidence instead of one
 			return remit.Value{}, invalid(p.Name, "it is empty", "write a value")
 		}
+		//remit:guard S9 TestParameter
 		if !utf8.ValidString(raw) || strings.ContainsFunc(raw, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			return remit.Value{}, invalid(p.Name, "it holds characters that cannot be printed", "remove them")
 		}
@@ -178,6 +190,7 @@ func imageValue(p *remit.Parameter, raw string) (remit.Value, error) {
 	if err != nil {
 		return remit.Value{}, invalid(p.Name, "%.80q is not an image", "write REPOSITORY@sha256:HEX", raw)
 	}
+	//remit:guard S14 TestParameter
 	if image.Digest == "" {
 		return remit.Value{}, invalid(p.Name, "%.80q has no digest, and somebody else may move a tag", "write REPOSITORY@sha256:HEX", raw)
 	}

@@ -37,6 +37,7 @@ func (a Actor) check() error {
 	if p.Person == "" {
 		named = strings.HasPrefix(string(a.Name), "agent/") || strings.HasPrefix(string(a.Name), "tool/")
 	}
+	//remit:guard S2 TestWhoMayStart
 	if p.IsZero() || !named {
 		return &remit.Error{Code: remit.CodeUnauthenticated, Msg: "who asks is not verified", Hint: "connect with an SVID or over the admin socket"}
 	}
@@ -46,6 +47,7 @@ func (a Actor) check() error {
 // Active reports whether name may use a token of the run now: it stands in a `may` or `end` of the run's present stage
 // (S10). It does not look at the time; Live does.
 func Active(r *remit.Run, w *remit.Workflow, name remit.Name) bool {
+	//remit:guard S10 TestActive
 	if r.State != remit.RunActive || name == "" || w.Name != r.Workflow || w.Digest != r.Digest {
 		return false
 	}
@@ -91,9 +93,11 @@ func mayStart(w *remit.Workflow, name remit.Name) error {
 	if len(w.Stages) == 0 || w.Start.Expires <= 0 {
 		return &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("workflow %s has no stage or no time", w.Name)}
 	}
+	//remit:guard S4 TestWhoMayStart
 	if !slices.Contains(w.Start.By, name) {
 		return forbidden("%s may not start workflow %s", "start: by lists who may", name, w.Name)
 	}
+	//remit:guard S9 TestWhoMayStart
 	if acts(w, name) && !w.Start.Self {
 		return forbidden("%s acts in workflow %s and so may not start it", "let another start it, or write self: true", name, w.Name)
 	}
@@ -122,6 +126,7 @@ func Advance(r remit.Run, w *remit.Workflow, by Actor, to string, at time.Time) 
 	if err != nil {
 		return r, nil, err
 	}
+	//remit:guard S9 TestAdvanceRefuses
 	if !mayLeave(&r, &w.Stages[i], by.Name) {
 		return r, nil, forbidden("%s may not end stage %s", "end: by lists who may", by.Name, r.Stage)
 	}
@@ -129,6 +134,7 @@ func Advance(r remit.Run, w *remit.Workflow, by Actor, to string, at time.Time) 
 		return r, nil, conflict("stage %s is the last one", "finish the run", r.Stage)
 	}
 	next := &w.Stages[i+1]
+	//remit:guard S9 TestAdvanceRefuses
 	if to != "" && to != next.Name {
 		if j := stageIndex(w, to); j >= 0 && j <= i {
 			return r, nil, conflict("stage %s lies behind: a run never goes back", "the next stage is "+next.Name, to)
@@ -149,6 +155,7 @@ func Finish(r remit.Run, w *remit.Workflow, by Actor, at time.Time) (remit.Run, 
 	if err := by.check(); err != nil {
 		return r, nil, err
 	}
+	//remit:guard S9 TestWhoMayFinish
 	if over(&r) {
 		return r, nil, conflict("run %s is %s", "start another", r.ID, r.State)
 	}
@@ -157,6 +164,7 @@ func Finish(r remit.Run, w *remit.Workflow, by Actor, at time.Time) (remit.Run, 
 		i := stageIndex(w, r.Stage)
 		leaves = i >= 0 && mayLeave(&r, &w.Stages[i], by.Name)
 	}
+	//remit:guard S2 TestWhoMayFinish
 	if !leaves && by.Name != r.Starter && !by.Principal.HasRole("responder") {
 		return r, nil, forbidden("%s may not finish run %s", "its starter, whom the stage's end names, and a responder may", by.Name, r.ID)
 	}
@@ -171,7 +179,9 @@ func Expire(r remit.Run, at time.Time) (next remit.Run, events []remit.Event, du
 	switch {
 	case over(&r):
 		return r, nil, false
+	//remit:guard S12 TestExpire
 	case !at.Before(r.Expires):
+	//remit:guard S12 TestExpire
 	case !at.Before(r.StageExpires):
 		why = "the time of stage " + r.Stage + " is over"
 	default:
@@ -184,6 +194,7 @@ func Expire(r remit.Run, at time.Time) (next remit.Run, events []remit.Event, du
 
 // Freeze stops an active run because an agent of it was suspended (S23); by is who caused it. CodeConflict unless active.
 func Freeze(r remit.Run, by, why string, at time.Time) (remit.Run, []remit.Event, error) {
+	//remit:guard S20 TestFreeze
 	if r.State != remit.RunActive {
 		return r, nil, conflict("run %s is %s", "only an active run can be frozen", r.ID, r.State)
 	}
@@ -201,6 +212,7 @@ func Unfreeze(r remit.Run, by, why string, at time.Time) (remit.Run, []remit.Eve
 	}
 	thawed := r
 	thawed.State = remit.RunActive
+	//remit:guard S12 TestFreeze
 	if !thawed.Live(at) {
 		return r, nil, conflict("the time of run %s is over", "start another", r.ID)
 	}
@@ -214,6 +226,7 @@ func present(r *remit.Run, w *remit.Workflow, by Actor, at time.Time) (int, erro
 	if err := by.check(); err != nil {
 		return 0, err
 	}
+	//remit:guard S12 TestAdvanceRefuses
 	if !r.Live(at) {
 		state := r.State
 		if state == remit.RunActive {
@@ -222,6 +235,7 @@ func present(r *remit.Run, w *remit.Workflow, by Actor, at time.Time) (int, erro
 		return 0, conflict("run %s is %s", "start another", r.ID, state)
 	}
 	i := stageIndex(w, r.Stage)
+	//remit:guard S12 TestAdvanceRefuses
 	if w.Name != r.Workflow || w.Digest != r.Digest || i < 0 {
 		return 0, conflict("workflow %s changed since run %s started", "finish the run and start another", r.Workflow, r.ID)
 	}

@@ -144,6 +144,7 @@ func TestSources(t *testing.T) {
 		{"from another field", run.Input{said, map[string]run.Verified{"customer": {"555", "ticket.requester", "x"}}}, remit.CodeInvalid},
 		{"from no evidence", run.Input{said, map[string]run.Verified{"customer": {"555", "ticket.customer", ""}}}, remit.CodeInvalid},
 		{"verified, of no source", run.Input{nil, map[string]run.Verified{"customer": fact, "app": {"foo", "", "x"}}}, remit.CodeInvalid},
+		{"from both, of no source", run.Input{said, map[string]run.Verified{"customer": fact, "app": {"foo", "", "x"}}}, remit.CodeInvalid},
 		{"one too many", run.Input{map[string]string{"app": "foo", "x": "y"}, map[string]run.Verified{"customer": fact}}, remit.CodeInvalid},
 		{"one too many verified", run.Input{said, map[string]run.Verified{"customer": fact, "x": fact}}, remit.CodeInvalid},
 		{"one too few", run.Input{nil, map[string]run.Verified{"customer": fact}}, remit.CodeInvalid},

@@ -98,11 +98,13 @@ var (
 // Issue returns a token for a live run, which ends with the run. Whoever asks must have checked that the holder's agent is
 // Active in the run.
 func (t *Tokens) Issue(r *remit.Run, holder remit.Holder, agent spiffeid.ID, at time.Time) (remit.Secret, error) {
+	//remit:guard S10 TestIssueRefuses
 	if !r.Live(at) {
 		return remit.Secret{}, conflict("run %s is not live", "start another", r.ID)
 	}
 	byThumbprint := thumbprintPattern.MatchString(holder.Thumbprint) && holder.Launch == ""
 	byLaunch := launchPattern.MatchString(string(holder.Launch)) && holder.Thumbprint == ""
+	//remit:guard S10 TestIssueRefuses
 	if agent.IsZero() || !byThumbprint && !byLaunch {
 		return remit.Secret{}, &remit.Error{Code: remit.CodeInvalid, Msg: "a run token needs an agent and one holder",
 			Hint: "give the x5t#S256 thumbprint of its certificate, or its launch"}
@@ -124,13 +126,17 @@ func (t *Tokens) RunToken(token string, p remit.Principal, at time.Time) (remit.
 		return "", err
 	}
 	switch {
+	//remit:guard S10 TestTokenHolder
 	case at.Unix() >= c.Expires:
 		t.forget(token)
 		return "", refused("the run token is over")
+	//remit:guard S10 TestForgedTokens
 	case c.IssuedAt > at.Add(clockSkew).Unix():
 		return "", refused("the run token is from the future")
+	//remit:guard S10 TestTokenHolder
 	case p.Person != "" || p.ID.IsZero() || c.Subject != p.ID.String():
 		return "", refused("the run token is of another agent")
+	//remit:guard S10 TestTokenHolder
 	case !c.Confirm.holds(p):
 		return "", refused("the run token is bound to another holder")
 	}
@@ -139,6 +145,7 @@ func (t *Tokens) RunToken(token string, p remit.Principal, at time.Time) (remit.
 
 // holds compares the one confirmation that stands with what the connection proved.
 func (c confirm) holds(p remit.Principal) bool {
+	//remit:guard S10 TestForgedTokens
 	if (c.Thumbprint == "") == (c.Launch == "") {
 		return false
 	}
@@ -151,6 +158,7 @@ func equal(want, got string) bool {
 
 // genuine returns the claims of a token with a good signature and the right form.
 func (t *Tokens) genuine(token string) (claims, error) {
+	//remit:guard S35 TestForgedTokens
 	if len(token) > maxTokenBytes {
 		return claims{}, refused("the run token is too long")
 	}
@@ -212,11 +220,13 @@ func (t *Tokens) verify(token string) (claims, jose.JSONWebKey, error) {
 		return fail("this is not a run token")
 	}
 	header := jws.Signatures[0].Protected
+	//remit:guard S7 TestForgedTokens
 	if typ, _ := header.ExtraHeaders[jose.HeaderType].(string); typ != TokenType {
 		return fail("this is not a run token: its typ is not " + TokenType)
 	}
 	set := t.cfg.Signer.Keys()
 	keys := set.Key(header.KeyID)
+	//remit:guard S7 TestForgedTokens
 	if header.KeyID == "" || len(keys) != 1 || !keys[0].IsPublic() {
 		return fail("the run token is signed by a key that is not ours")
 	}
@@ -240,10 +250,13 @@ func (t *Tokens) verify(token string) (claims, jose.JSONWebKey, error) {
 func (t *Tokens) form(c *claims) error {
 	_, err := remit.ParseRunID(c.Txn)
 	switch {
+	//remit:guard S10 TestForgedTokens
 	case c.Issuer != t.cfg.Issuer:
 		return refused("the run token is of another issuer")
+	//remit:guard S10 TestForgedTokens
 	case c.Audience != t.cfg.TrustDomain.Name():
 		return refused("the run token is for another trust domain")
+	//remit:guard S10 TestForgedTokens
 	case err != nil || c.Subject == "" || c.Scope == "" || c.Workload == "" || c.IssuedAt <= 0 || c.Expires <= c.IssuedAt:
 		return refused("the run token lacks a claim")
 	}

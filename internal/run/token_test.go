@@ -179,7 +179,8 @@ func TestForgedTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, token := range map[string]string{
-		"empty": "", "no token": "a.b.c", "too long": whole + strings.Repeat("a", 5000), "truncated": whole[:len(whole)-4],
+		"longer than any of ours": with("pad", strings.Repeat("a", 5000)),
+		"empty":                   "", "no token": "a.b.c", "too long": whole + strings.Repeat("a", 5000), "truncated": whole[:len(whole)-4],
 		"none":                      b64(`{"alg":"none","typ":"txntoken+jwt","kid":"k1"}`) + "." + b64(string(body)) + ".",
 		"none, with a signature":    b64(`{"alg":"none","typ":"txntoken+jwt","kid":"k1"}`) + "." + parts[1] + "." + parts[2],
 		"HS256 with the public key": must(sign(jose.SigningKey{Algorithm: jose.HS256, Key: der}, good(), run.TokenType, "k1")),

@@ -23,6 +23,7 @@ func appendDecision(b []byte, d *remit.Decision, heldFor time.Duration) []byte {
 		b = gateway.AppendReasons(append(b, `,"reasons":`...), d.Reasons)
 	}
 	b = appendObligations(b, d.Obligations)
+	//remit:guard S12 TestAllowCarriesWhatMustBeKept
 	if allow {
 		b = appendTerms(b, d)
 	}

@@ -45,6 +45,7 @@ func (q *batch) member(d *gateway.Decoder, name string) error {
 
 func (q *batch) item(d *gateway.Decoder) error {
 	raw, err := d.Raw()
+	//remit:guard S35 TestBadBatches
 	if q.items = append(q.items, raw); len(q.items) > maxItems {
 		return invalid("more than " + strconv.Itoa(maxItems) + " evaluations")
 	}
@@ -69,6 +70,7 @@ func (h *Handler) batch(a *asking, b []byte) ([]byte, error) {
 		}
 		return appendDecision(b, &decision, h.cfg.HeldFor), nil
 	}
+	//remit:guard S35 TestQuota
 	if !a.account.More(len(q.items)-1, a.at) {
 		return b, errQuota()
 	}

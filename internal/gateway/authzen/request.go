@@ -53,6 +53,7 @@ func (h *Handler) request(a *asking, e *evaluation) (remit.Request, error) {
 			return req, invalid("context.under is not the id of a decision")
 		}
 	}
+	//remit:guard S17 TestSubjectTypes
 	if kind, _, dotted := strings.Cut(e.action.name, "."); dotted && kind != e.resource.kind {
 		refuse(&req, remit.ReasonNoPermission, "resource.type")
 		return req, nil
@@ -94,21 +95,25 @@ func subjectID(a *asking, s *subject) (spiffeid.ID, bool) {
 func (h *Handler) prove(a *asking, e *evaluation, id spiffeid.ID) (remit.Principal, *remit.Reason) {
 	c := &a.caller
 	if c.point == nil {
+		//remit:guard S6 TestWhoMaySpeakForWhom
 		if id != c.principal.ID {
 			return remit.Principal{}, &remit.Reason{Code: remit.ReasonNotEnrolled, Of: "subject"}
 		}
 		return c.principal, nil
 	}
+	//remit:guard S6 TestWhoMaySpeakForWhom
 	if !gateway.Speaks(c.point, e.action.name, id.TrustDomain()) {
 		return remit.Principal{}, &remit.Reason{Code: remit.ReasonNotEnrolled}
 	}
 	if e.subject.token != "" {
 		p, err := h.cfg.Authenticator.Assertion(a.ctx, e.subject.token)
+		//remit:guard S6 TestWhoMaySpeakForWhom
 		if err != nil || p.ID != id {
 			return remit.Principal{}, &remit.Reason{Code: remit.ReasonAsserted, Of: "subject.properties.token"}
 		}
 		return p, nil
 	}
+	//remit:guard S6 TestWhoMaySpeakForWhom
 	if !c.point.Assert {
 		return remit.Principal{}, &remit.Reason{Code: remit.ReasonAsserted, Of: "subject"}
 	}
@@ -122,7 +127,9 @@ func speaking(sender, about remit.Principal) remit.Principal {
 	if sender.ID == about.ID {
 		return sender
 	}
+	//remit:guard S3 TestLevelIsTheSubjects
 	sender.Level, sender.Launch, sender.Workload = about.Level, about.Launch, about.Workload
+	//remit:guard S12 TestLevelIsTheSubjects
 	if about.Expires.Before(sender.Expires) {
 		sender.Expires = about.Expires
 	}
@@ -136,8 +143,10 @@ func (h *Handler) enter(req *remit.Request, c *circumstances, holder remit.Princ
 	}
 	run, err := h.cfg.RunTokens.RunToken(c.token, holder, req.At)
 	switch {
+	//remit:guard S10 TestRunEntersOnlyByItsToken
 	case err != nil:
 		refuse(req, remit.ReasonRunToken, "context.run_token")
+	//remit:guard S10 TestRunEntersOnlyByItsToken
 	case c.run != "" && c.run != string(run):
 		refuse(req, remit.ReasonRunMismatch, "run")
 	default:

@@ -24,6 +24,7 @@ func (h *Handler) authenticate(ctx context.Context, r *http.Request, c *call) (r
 		return remit.Principal{}, bad("client_assertion_type without client_assertion")
 	}
 	certified := r.TLS != nil && len(r.TLS.PeerCertificates) > 0
+	//remit:guard S5 TestClientAuthentication
 	if !certified && assertion == "" {
 		return remit.Principal{}, unauthenticated(nil, "no client certificate and no client_assertion")
 	}
@@ -36,6 +37,7 @@ func (h *Handler) authenticate(ctx context.Context, r *http.Request, c *call) (r
 		if assertion == "" && clientID == "" {
 			return p, unauthenticated(nil, "client_id is missing: it is the certificate's SPIFFE ID")
 		}
+		//remit:guard S6 TestClientAuthentication
 		if clientID != "" && clientID != p.ID.String() {
 			return p, unauthenticated(nil, "client_id is not the certificate's SPIFFE ID")
 		}
@@ -43,6 +45,7 @@ func (h *Handler) authenticate(ctx context.Context, r *http.Request, c *call) (r
 	if assertion == "" {
 		return p, nil
 	}
+	//remit:guard S5 TestClientAuthentication
 	if c.form.get("client_assertion_type") != assertionType {
 		return p, unauthenticated(nil, "client_assertion_type must be "+assertionType)
 	}
@@ -53,8 +56,10 @@ func (h *Handler) authenticate(ctx context.Context, r *http.Request, c *call) (r
 	switch {
 	case q.IsZero() || q.Person != "" || !c.at.Before(q.Expires):
 		return q, unauthenticated(nil, "client_assertion proves no workload now")
+	//remit:guard S6 TestClientAuthentication
 	case clientID != "" && clientID != q.ID.String():
 		return q, unauthenticated(nil, "client_id is not the subject of client_assertion")
+	//remit:guard S6 TestClientAuthentication
 	case certified && q.ID != p.ID:
 		return q, unauthenticated(nil, "client certificate and client_assertion are of different identities")
 	case certified:

@@ -35,6 +35,7 @@ func parseDetails(text string) (detail, error) {
 	switch {
 	case err != nil:
 		return e, badDetails(err.Error())
+	//remit:guard S17 TestBadDetails
 	case d.End() != nil || count != 1:
 		return e, badDetails("exactly one entry")
 	case e.action == "" && e.permission == "":
@@ -107,6 +108,7 @@ func duration(d *gateway.Decoder) (time.Duration, error) {
 	} else {
 		t, err = time.ParseDuration(v.Text())
 	}
+	//remit:guard S17 TestBadDetails
 	if err != nil || t <= 0 || t > 24*time.Hour {
 		return 0, badDetails("ttl is seconds, or a duration such as 5m, of at most a day")
 	}
@@ -121,6 +123,7 @@ func (h *Handler) where(e *detail, resource string) (string, error) {
 			continue
 		}
 		name, ok := h.location(uri)
+		//remit:guard S17 TestBadDetails
 		if !ok || target != "" && name != target {
 			return "", &problem{code: "invalid_target", text: "target, locations and resource do not name one known target"}
 		}

@@ -68,8 +68,10 @@ func (h *Handler) request(c *call) (remit.Request, error) {
 	}
 	run, err := h.cfg.RunTokens.RunToken(c.txn, c.client, c.at)
 	switch {
+	//remit:guard S10 TestRunToken
 	case err != nil:
 		req.Refused = []remit.Reason{{Code: remit.ReasonRunToken}}
+	//remit:guard S10 TestRunToken
 	case e.run != "" && e.run != string(run):
 		req.Refused = []remit.Reason{{Code: remit.ReasonRunMismatch, Of: "run"}}
 	default:
@@ -82,6 +84,7 @@ func (h *Handler) request(c *call) (remit.Request, error) {
 func granted(got *gateway.Granted, now time.Time) ([]byte, error) {
 	cred, g := &got.Credential, &got.Grant
 	left := int64(cred.Expires.Sub(now) / time.Second)
+	//remit:guard S12 TestAnswersOfTheLine
 	if cred.Secret.IsZero() || left < 1 {
 		return nil, &problem{status: 503, code: unavailable, text: "the credential ended before it could be handed over", retry: true,
 			decision: got.Decision.ID, cause: errors.New("grant " + string(g.ID) + ": no live credential")}

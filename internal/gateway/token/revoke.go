@@ -31,6 +31,7 @@ func (h *Handler) revoke(ctx context.Context, c *call) ([]byte, error) {
 	if !ok {
 		return nil, nil
 	}
+	//remit:guard S20 TestRevoke
 	if c.agent == "" || g.Agent != c.agent {
 		return nil, &problem{code: "unauthorized_client", text: "only the agent that holds a grant may give it back"}
 	}
@@ -93,6 +94,7 @@ const (
 func (h *Handler) exchange(ctx context.Context, c *call) ([]byte, error) {
 	subject := c.form.get("subject_token")
 	switch {
+	//remit:guard S10 TestExchange
 	case subject == "" || c.form.get("subject_token_type") != typeTxnToken || c.form.get("requested_token_type") != typeTxnToken:
 		return nil, bad("only a run token can be exchanged, for a run token: subject_token_type and requested_token_type " + typeTxnToken)
 	case c.form.get("actor_token") != "" || c.form.get("authorization_details") != "" || c.form.get("resource") != "":

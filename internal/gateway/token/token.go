@@ -162,9 +162,11 @@ func (h *Handler) read(ctx context.Context, r *http.Request, c *call) (err error
 	if r.Method != http.MethodPost {
 		return &problem{status: http.StatusMethodNotAllowed, code: invalidRequest, text: "the method must be POST"}
 	}
+	//remit:guard S35 TestBadForms
 	if r.URL.RawQuery != "" {
 		return bad("parameters belong into the body: what stands in a URL ends up in logs")
 	}
+	//remit:guard S10 TestBadForms
 	if len(r.Header["Authorization"]) > 0 {
 		return bad("the Authorization header is not used here: authenticate with an SVID, and send a run token in Txn-Token")
 	}
@@ -174,6 +176,7 @@ func (h *Handler) read(ctx context.Context, r *http.Request, c *call) (err error
 	if c.txn, err = txnToken(r.Header["Txn-Token"]); err != nil {
 		return err
 	}
+	//remit:guard S5 TestClientAuthentication
 	if c.client, err = h.authenticate(ctx, r, c); err != nil {
 		return err
 	}
@@ -188,6 +191,7 @@ func (h *Handler) token(ctx context.Context, c *call) ([]byte, error) {
 		key = "unknown in " + c.client.ID.TrustDomain().Name()
 	}
 	account, ok := h.cfg.Quota.Enter(key, c.form.size, c.at)
+	//remit:guard S35 TestQuota
 	if !ok {
 		return nil, &problem{status: http.StatusBadRequest, code: slowDown, text: "more requests than this agent's quota", retry: true}
 	}
