@@ -93,16 +93,19 @@ func (b *Broker) Prepare(ctx context.Context, d *remit.Decision, req *remit.Requ
 	if !ok {
 		return none(fmt.Errorf("target %s is not configured", d.Target))
 	}
+	//remit:guard S3 TestProductionNeedsLaunch
 	if target.Production && req.Caller.Level < remit.LevelLaunched { // the target may be marked since the request was let in
 		return none(fmt.Errorf("target %s takes only launched workloads", d.Target))
 	}
 	expires := earliest(d, req, run)
+	//remit:guard S12 TestShortestEndCounts
 	if expires.Sub(req.At) < leastLife {
 		return none(fmt.Errorf("only %s would be left", expires.Sub(req.At).Round(time.Second)))
 	}
 	if target.Checker != nil {
 		cctx, cancel := context.WithTimeout(ctx, b.cfg.MintTimeout)
 		defer cancel()
+		//remit:guard S19 TestUnfitTarget
 		if err := target.Checker.Check(cctx); err != nil {
 			return none(fmt.Errorf("target %s is not fit for grants: %w", d.Target, err))
 		}
@@ -133,6 +136,7 @@ func earliest(d *remit.Decision, req *remit.Request, run *remit.Run) time.Time {
 		ends = append(ends, e.Until)
 	}
 	for _, t := range ends {
+		//remit:guard S12 TestShortestEndCounts
 		if !t.IsZero() && t.Before(end) {
 			end = t
 		}
@@ -163,6 +167,7 @@ func (b *Broker) Mint(ctx context.Context, g remit.Grant, l remit.Lease, require
 		// The pending lease was its first write; a revocation in between moved it on.
 		Require: append([]remit.Precondition{{Key: l.EpochKey(), Epoch: 1}}, require...),
 	}
+	//remit:guard S11 TestStateMovedDuringMint
 	if _, err := b.cfg.Store.Commit(ctx, change); err != nil {
 		b.abandon(ctx, g, l, "state changed before hand-over")
 		return g, remit.Credential{}, fmt.Errorf("record credential of %s: %w", l.Target, err)
@@ -171,6 +176,7 @@ func (b *Broker) Mint(ctx context.Context, g remit.Grant, l remit.Lease, require
 }
 
 func activated(g remit.Grant, l remit.Lease, cred *remit.Credential) (remit.Grant, remit.Lease) {
+	//remit:guard S12 TestShortCredential
 	if !cred.Expires.IsZero() && cred.Expires.Before(l.Expires) {
 		l.Expires = cred.Expires
 	}

@@ -26,6 +26,9 @@ type target struct {
 	release  chan struct{} // see late
 	failEnd  map[remit.LeaseID]bool
 	inMint   func(remit.Lease)
+	inRevoke func()        // called outside the lock
+	lasts    time.Duration // of credentials; 0: as long as the lease
+	lazy     bool          // Revoke succeeds and removes nothing yet
 	revokes  int
 }
 
@@ -47,13 +50,22 @@ func (g *target) Mint(_ context.Context, l remit.Lease) (remit.Credential, error
 	if g.failMint {
 		return remit.Credential{}, errors.New("half-way")
 	}
+	if g.lasts > 0 {
+		l.Expires = l.Issued.Add(g.lasts)
+	}
 	return remit.Credential{Secret: remit.NewSecret("s3cret-" + string(l.ID)), Expires: l.Expires, IDs: []string{"JTI=" + string(l.ID)}}, nil
 }
 
 func (g *target) Revoke(_ context.Context, l remit.Lease) error {
+	if g.inRevoke != nil {
+		g.inRevoke()
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.revokes++
+	if g.lazy {
+		return nil
+	}
 	if g.failEnd[l.ID] {
 		return errors.New("target down")
 	}
@@ -267,6 +279,12 @@ func TestExpiryAndFailingRevoke(t *testing.T) {
 	f.clock.add(6 * time.Minute)
 	f.running(t, f.broker, func() {
 		eventually(t, "the other lease ended", func() bool { return f.state(t, good.ID) == remit.GrantEnded })
+		eventually(t, "the bad one was tried again", func() bool {
+			f.clock.add(time.Second)
+			f.target.mu.Lock()
+			defer f.target.mu.Unlock()
+			return f.target.revokes > 2
+		})
 		if f.state(t, bad.ID) != remit.GrantActive {
 			t.Error("a lease that could not be revoked counts as ended")
 		}

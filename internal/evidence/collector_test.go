@@ -5,6 +5,7 @@ package evidence_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -157,6 +158,12 @@ func TestParseJSONRefuses(t *testing.T) {
 	}
 	if _, err := evidence.ParseJSON([]byte("[1234567]"), 5); err == nil {
 		t.Error("over the limit parses")
+	}
+	if _, err := evidence.ParseJSON([]byte(strings.Repeat("[", 60)+strings.Repeat("]", 60)), 1000); err == nil {
+		t.Error("sixty levels parse")
+	}
+	if _, err := evidence.ParseJSON([]byte("["+strings.Repeat("1,", 200_000)+"1]"), 1<<20); err == nil {
+		t.Error("more than 200,000 values parse")
 	}
 	n, err := evidence.ParseJSON([]byte(`{"a/b":[{"~":"x"}],"t":true,"n":1.50}`), 1000)
 	if err != nil || n.At("/a~1b/0/~0").Text() != "x" || n.At("/a~1b/00").Exists() || n.At("a").Exists() || n.Get("t").Scalar() != "true" || n.Get("n").Scalar() != "1.50" {

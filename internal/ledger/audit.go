@@ -45,6 +45,7 @@ func (l *Log) Audit(ctx context.Context, receipts []remit.Receipt) ([]AuditResul
 }
 
 func (l *Log) audit(ctx context.Context, r remit.Receipt, cp Checkpoint) AuditResult {
+	//remit:guard S34 TestDroppedEntry
 	if err := VerifyReceipt(r, nil, l.key); err != nil {
 		return AuditResult{r.Seq, AuditFalse, err.Error()}
 	}
@@ -55,6 +56,7 @@ func (l *Log) audit(ctx context.Context, r remit.Receipt, cp Checkpoint) AuditRe
 	if err != nil {
 		return AuditResult{r.Seq, AuditMissing, err.Error()}
 	}
+	//remit:guard S34 TestRewritten
 	if leaf := (remit.Entry{Body: p.Entry}).Hash(); !bytes.Equal(leaf[:], r.Leaf) {
 		return AuditResult{r.Seq, AuditMissing, "the log holds another entry at this number"}
 	}

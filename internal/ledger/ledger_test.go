@@ -3,6 +3,7 @@
 package ledger_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -283,6 +284,9 @@ func TestReceipts(t *testing.T) {
 		}
 		if ledger.VerifyReceipt(r, entries[(i+1)%100].Body, w.key.Public()) == nil {
 			t.Error("receipt verifies another entry")
+		}
+		if changed := bytes.Replace(entries[i].Body, []byte(`"n":`), []byte(`"m":`), 1); ledger.VerifyReceipt(r, changed, w.key.Public()) == nil {
+			t.Error("receipt verifies another entry of the same number")
 		}
 		if ledger.VerifyReceipt(r, nil, other.Public()) == nil || ledger.VerifyReceipt(r, nil, ledger.PublicKey{}) == nil {
 			t.Error("receipt verifies with another key")

@@ -54,6 +54,7 @@ func VerifyReceipt(r remit.Receipt, body []byte, key PublicKey) error {
 		if seq, err := entrySeq(body); err != nil || seq != r.Seq {
 			return bad("the entry carries another number")
 		}
+		//remit:guard S34 TestReceipts
 		if h := (remit.Entry{Body: body}).Hash(); !bytes.Equal(h[:], r.Leaf) {
 			return bad("the entry has another hash")
 		}
@@ -62,6 +63,7 @@ func VerifyReceipt(r remit.Receipt, body []byte, key PublicKey) error {
 	if err != nil {
 		return bad("its path does not lead to a root")
 	}
+	//remit:guard S34 TestReceipts
 	if !key.verifies(batchText(r.Key, r.First, r.Size, root), r.Signature) {
 		return bad("its signature does not verify")
 	}

@@ -409,3 +409,45 @@ func TestChangedTail(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 }
+
+// forged is a store that answers whatever it likes.
+type forged []remit.Entry
+
+func (f forged) Entries(after uint64, _ int) ([]remit.Entry, error) {
+	return slices.DeleteFunc(slices.Clone(f), func(e remit.Entry) bool { return e.Seq <= after }), nil
+}
+
+// A store's tail is not believed either: a hole, a number that is not the entry's, and an entry that a receipt does not
+// vouch for are named.
+func TestForgedTail(t *testing.T) {
+	w := newWorld(t)
+	stop := w.sequence(t)
+	w.commit(t, 3)
+	w.published(t, 3)
+	stop()
+	receipts := w.commit(t, 3)
+	tail, err := w.store.Entries(3, 10)
+	if err != nil || len(tail) != 3 {
+		t.Fatal(len(tail), err)
+	}
+	changed := slices.Clone(tail)
+	changed[1].Body = bytes.Replace(changed[1].Body, []byte(`"n":`), []byte(`"m":`), 1)
+	renumbered := slices.Clone(tail)
+	renumbered[2].Body = tail[1].Body
+	for name, c := range map[string]struct {
+		tail     forged
+		receipts []remit.Receipt
+		kind     ledger.ProblemKind
+		seq      uint64
+	}{
+		"a hole":                 {forged{tail[0], tail[2]}, nil, ledger.ProblemMissing, 5},
+		"another's number":       {renumbered, nil, ledger.ProblemNumber, 6},
+		"not the receipt's":      {changed, receipts, ledger.ProblemReceipt, 5},
+		"nothing wrong with it ": {tail, receipts, "", 0},
+	} {
+		r := verify(t, w.open(t), ledger.VerifyOptions{Tail: c.tail, Receipts: c.receipts})
+		if c.kind == "" && !r.Intact() || c.kind != "" && !slices.ContainsFunc(r.Problems, func(p ledger.Problem) bool { return p.Kind == c.kind && p.Seq == c.seq }) {
+			t.Errorf("%s: %+v", name, r.Problems)
+		}
+	}
+}

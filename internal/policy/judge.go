@@ -27,10 +27,12 @@ func (p *Plan) Judge(ctx context.Context, req *remit.Request, run *remit.Run, m 
 	if m.Permission == nil {
 		return deny(append(slices.Clone(m.Reasons), remit.Reason{Code: remit.ReasonNoPermission})...)
 	}
+	//remit:guard S32 TestJudgeFields
 	if m.Policy != p.cfg.Digest || len(found) != len(m.Needs) || req.TTL < 0 {
 		return deny(remit.Reason{Code: remit.ReasonFault, Of: "policy", Got: "the match, its evidence or the asked ttl does not belong here"})
 	}
 	reasons := p.weigh(req, m, found)
+	//remit:guard S14 TestJudge
 	if slices.ContainsFunc(reasons, func(r remit.Reason) bool { return r.Code != remit.ReasonApproval }) {
 		return deny(reasons...)
 	}
@@ -56,6 +58,7 @@ func (p *Plan) weigh(req *remit.Request, m *remit.Match, found []remit.Found) []
 	for i := range found {
 		reasons = append(reasons, lacks(&m.Needs[i], &found[i], req.At)...)
 	}
+	//remit:guard S3 TestSandboxNeedsAttestation
 	if m.Permission.Sandbox != "" && req.Caller.Level < remit.LevelSandbox {
 		reasons = append(reasons, remit.Reason{Code: remit.ReasonLevel, Of: "sandbox", Want: m.Permission.Sandbox, Got: req.Caller.Level.String()})
 	}
@@ -96,25 +99,32 @@ func lacks(need *remit.Need, f *remit.Found, at time.Time) []remit.Reason {
 	lack := func(code remit.ReasonCode, want, got string) {
 		out = append(out, remit.Reason{Code: code, Of: "evidence." + string(need.Kind), Want: clip(want), Got: clip(got)})
 	}
+	//remit:guard S14 TestJudge
 	if e.Kind != need.Kind || need.Kind != remit.EvidenceApproval && e.Source != need.Source {
 		lack(remit.ReasonFault, string(need.Kind)+" of "+need.Source, string(e.Kind)+" of "+e.Source)
 	}
+	//remit:guard S14 TestJudge
 	if e.Superseded != "" {
 		lack(remit.ReasonSuperseded, "the newest statement", "superseded by "+string(e.Superseded))
 	}
+	//remit:guard S14 TestJudge
 	if need.ID != "" && e.Name != need.ID {
 		lack(remit.ReasonEvidenceField, "id = "+need.ID, "id = "+e.Name)
 	}
+	//remit:guard S14 TestJudge
 	if d := need.Of.Digest; d != "" && !e.About(d) {
 		lack(remit.ReasonEvidenceSubject, string(d), fmt.Sprint(e.Subjects))
 	}
+	//remit:guard S14 TestJudge
 	if want, got := stale(need, e, at); want != "" {
 		lack(remit.ReasonEvidenceStale, want, got)
 	}
+	//remit:guard S14 TestJudge
 	if need.Worst != remit.SeverityUnset && (e.Worst == remit.SeverityUnset || e.Worst > need.Worst) {
 		lack(remit.ReasonEvidenceSeverity, "at worst "+need.Worst.String(), "worst "+e.Worst.String())
 	}
 	for name, want := range need.Match {
+		//remit:guard S14 TestJudgeFields
 		if got, ok := e.Fields[name]; !ok || got != want {
 			lack(remit.ReasonEvidenceField, name+" = "+want, name+" = "+got)
 		}
@@ -128,12 +138,16 @@ func lacks(need *remit.Need, f *remit.Found, at time.Time) []remit.Reason {
 // stale says what is wrong with the fact's times, or nothing. A fact that does not say when it was made is stale.
 func stale(need *remit.Need, e *remit.Evidence, at time.Time) (want, got string) {
 	switch {
+	//remit:guard S14 TestJudgeFields
 	case e.Made.IsZero():
 		return "a fact with its time", "no time"
+	//remit:guard S14 TestJudge
 	case e.Made.After(at.Add(leeway)):
 		return "made by " + stamp(at), "made " + stamp(e.Made)
+	//remit:guard S12 TestJudge
 	case need.Within > 0 && at.Sub(e.Made) > need.Within:
 		return "at most " + need.Within.String() + " old", "made " + stamp(e.Made)
+	//remit:guard S12 TestJudge
 	case !e.Until.IsZero() && !at.Before(e.Until):
 		return "valid at " + stamp(at), "ended " + stamp(e.Until)
 	}
@@ -155,6 +169,7 @@ func ttl(req *remit.Request, m *remit.Match, found []remit.Found, given *ruling)
 		}
 	}
 	for i := range found {
+		//remit:guard S12 TestTTL
 		if e := found[i].Evidence; !e.Until.IsZero() {
 			least = min(least, e.Until.Sub(req.At))
 		}

@@ -136,6 +136,7 @@ func (p *Plan) Match(req *remit.Request, run *remit.Run) (m remit.Match) {
 	}
 	candidates := at.index[key{req.Agent, req.Action, req.Target}]
 	for _, c := range candidates {
+		//remit:guard S9 TestFirstInFileOrderWins
 		if req.Permission != "" && req.Permission != c.Name {
 			continue
 		}
@@ -175,6 +176,7 @@ func (p *Plan) stage(run *remit.Run) (*stage, *remit.Reason) {
 	if w == nil {
 		return nil, changed("workflow", "a workflow of the active configuration", run.Workflow)
 	}
+	//remit:guard S12 TestMatch
 	if w.digest != run.Digest {
 		return nil, changed("workflow", string(w.digest), string(run.Digest))
 	}
@@ -205,6 +207,7 @@ func encloses(d *remit.Decision, c *permission, id remit.DecisionID, run remit.R
 }
 
 func (c *permission) holds(req *remit.Request, args remit.Args, s *scope) bool {
+	//remit:guard S17 TestMatch
 	if c.Under != "" && !s.inside || c.Hours != nil && !open(c.Hours, req.At) {
 		return false
 	}
@@ -214,6 +217,7 @@ func (c *permission) holds(req *remit.Request, args remit.Args, s *scope) bool {
 		if ok {
 			present++
 		}
+		//remit:guard S17 TestMatch
 		if !s.holds(c.where[i].is, v) {
 			return false
 		}

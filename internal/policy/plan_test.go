@@ -305,6 +305,11 @@ func TestJudgeFields(t *testing.T) {
 			t.Error(got)
 		}
 	}
+	found = facts(&m)
+	found[1].Evidence.Made = time.Time{}
+	if got := judge(found); got != "deny evidence_stale evidence.provenance" {
+		t.Errorf("a fact without its time, of which no age is asked: %s", got)
+	}
 	if got := judge(facts(&m)[:1]); got != "deny fault policy" {
 		t.Errorf("evidence left out: %s", got)
 	}

@@ -89,6 +89,7 @@ func gaveUp(ctx context.Context) error {
 
 // prepare checks and encodes a change in the caller's goroutine, so that the writer has little left to do.
 func prepare(c remit.Change) (*pending, error) {
+	//remit:guard S35 TestBounds
 	if len(c.Rows)+len(c.Events)+len(c.Require) > maxChangeItems {
 		return nil, tooLarge("a change has more than %d items", maxChangeItems)
 	}

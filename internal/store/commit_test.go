@@ -329,6 +329,8 @@ func TestBounds(t *testing.T) {
 	run := newRun()
 	_, err = s.Commit(t.Context(), remit.Change{Rows: []remit.Row{&run}})
 	wantCode(t, err, remit.CodeInvalid)
+	_, err = s.Commit(t.Context(), remit.Change{Rows: []remit.Row{remit.Revision{Files: map[string][]byte{"a": make([]byte, 16<<20)}}}})
+	wantCode(t, err, remit.CodeExhausted)
 	if s.LastSeq() != 0 {
 		t.Fatal("something was written")
 	}

@@ -16,6 +16,7 @@ func encode(r remit.Row, require []remit.Precondition) ([]byte, error) {
 	switch v := r.(type) {
 	case remit.Run, remit.Grant, remit.Lease, remit.Statement, remit.Revision, remit.Used, remit.Issued, remit.LaunchRecord:
 	case remit.AgentStatus:
+		//remit:guard S11 TestSuspensionActsInMemory
 		if !v.Suspended && !requires(require, v.EpochKey()) {
 			return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "a reinstatement must require the epoch of the suspension it lifts",
 				Hint: "require remit.AgentKey with Posture's epoch"}
@@ -27,6 +28,7 @@ func encode(r remit.Row, require []remit.Precondition) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode %T: %w", r, err)
 	}
+	//remit:guard S35 TestBounds
 	if len(body) > maxRowBytes {
 		return nil, tooLarge("a %T has %d bytes, more than %d", r, len(body), maxRowBytes)
 	}

@@ -177,10 +177,11 @@ func (w *workshop) judge(ctx context.Context, m *mark, o options, whole map[stri
 	}
 	for _, name := range m.Tests {
 		key := filepath.Join(m.Dir, name)
-		if _, ok := whole[key]; !ok {
-			whole[key] = w.whole(ctx, m, name, o)
+		v, ok := whole[key]
+		if !ok {
+			v = w.whole(ctx, m, name, o)
+			whole[key] = verdict{v.word, "see above: " + name}
 		}
-		v := whole[key]
 		if v.word == "FAULT" || v.word == "not run" {
 			return v
 		}

@@ -193,6 +193,8 @@ func TestWrongEvidenceHasItsOwnReason(t *testing.T) {
 		"made in the future":   {duplicate("2026-11-23T11:00:00Z", "2026-11-23T12:02:00Z"), remit.ReasonEvidenceInvalid},
 		"uppercase digest":     {duplicate(foo.Hex(), strings.ToUpper(foo.Hex())), remit.ReasonEvidenceInvalid},
 		"only sha1":            {duplicate(`"sha256"`, `"sha1"`), remit.ReasonEvidenceInvalid},
+		"two scan ids":         {duplicate(`"digest":{`, `"annotations":{"scanId":"scan-1"},"digest":{`), remit.ReasonEvidenceInvalid},
+		"not printable":        {duplicate(`"uri":"pkg:github/aquasecurity/trivy@`, `"uri":"\u0007pkg:github/aquasecurity/trivy@`), remit.ReasonEvidenceInvalid},
 		"trailing data":        {func(t *testing.T, s *evidencetest.Signer) []byte { return append(sign(t, s, good()), "{}"...) }, remit.ReasonEvidenceInvalid},
 		"too long":             {func(*testing.T, *evidencetest.Signer) []byte { return make([]byte, attestation.MaxEnvelope+1) }, remit.ReasonEvidenceInvalid},
 		"empty":                {func(*testing.T, *evidencetest.Signer) []byte { return nil }, remit.ReasonEvidenceInvalid},

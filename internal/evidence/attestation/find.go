@@ -65,6 +65,7 @@ func (s *Source) Find(ctx context.Context, need remit.Need, req *remit.Request) 
 	}
 	if s.cfg.Platforms != "" && q.image != "" {
 		var err error
+		//remit:guard S14 TestRegistryDown
 		if q.platforms, err = s.deps.Platforms(ctx, need.Of); err != nil {
 			return nil, &remit.Reason{Code: remit.ReasonEvidenceSource, Want: "the platforms of " + need.Of.String(), Got: err.Error()}
 		}
@@ -82,8 +83,10 @@ func (s *Source) Find(ctx context.Context, need remit.Need, req *remit.Request) 
 // admits checks what needs no statement.
 func (s *Source) admits(need remit.Need, req *remit.Request) *remit.Reason {
 	switch {
+	//remit:guard S14 TestAddRefuses
 	case !s.cfg.vouchesFor(need.Kind):
 		return &remit.Reason{Code: remit.ReasonEvidenceSigner, Want: "a source that vouches for " + string(need.Kind), Got: s.deps.Name}
+	//remit:guard S14 TestTargetsAndHolders
 	case len(s.cfg.Targets) > 0 && !slices.Contains(s.cfg.Targets, req.Target):
 		return &remit.Reason{Code: remit.ReasonEvidenceSigner, Want: "a source for target " + req.Target, Got: s.deps.Name}
 	case need.Of != (remit.Image{}) && need.Of.Digest == "":
@@ -114,6 +117,7 @@ func (q *search) byID() (*remit.Evidence, *remit.Reason) {
 	for _, part := range q.parts() {
 		for _, c := range q.current(q.about(part)) {
 			rival := h.kind == remit.EvidenceScan || c.group() == h.group()
+			//remit:guard S14 TestNewerFailSupersedes
 			if rival && c.row.ID != h.row.ID && q.fails(&c) && !c.when().Before(h.when()) {
 				newer = c.row.ID
 			}
@@ -124,14 +128,17 @@ func (q *search) byID() (*remit.Evidence, *remit.Reason) {
 
 // answer makes the evidence, and checks what only a CI fact must hold.
 func (q *search) answer(h *held, superseded remit.EvidenceID) (*remit.Evidence, *remit.Reason) {
+	//remit:guard S35 TestMoreStatementsThanAreWeighed
 	if !q.more.IsZero() && !h.when().After(q.more) {
 		return nil, &remit.Reason{Code: remit.ReasonEvidenceSource, Got: "more newer statements than can be weighed"}
 	}
 	if q.need.Kind == remit.EvidenceCI {
+		//remit:guard S16 TestCI
 		if reason := ciReason(&h.fact); reason != nil {
 			return nil, reason
 		}
 	}
+	//remit:guard S14 TestGenericProvenance
 	if h.made.IsZero() && q.need.Within > 0 {
 		return nil, &remit.Reason{Code: remit.ReasonEvidenceStale, Want: "at most " + q.need.Within.String() + " old",
 			Got: "the statement does not say when it became true"}
@@ -166,8 +173,10 @@ func (q *search) read(d remit.Digest, name string) (out []held) {
 		f, reason := q.s.verify(row.Envelope)
 		switch {
 		case reason != nil:
+		//remit:guard S14 TestWrongEvidenceHasItsOwnReason
 		case f.kind != kind || (d != "" && !slices.Contains(f.subjects, d)):
 			reason = bad("the stored statement is another than its row says")
+		//remit:guard S14 TestWrongEvidenceHasItsOwnReason
 		case f.made.After(q.req.At.Add(maxSkew)):
 			reason = bad("made at %s, which is in the future", f.made.Format(time.RFC3339))
 		default:
@@ -192,6 +201,7 @@ func (q *search) read(d remit.Digest, name string) (out []held) {
 // voucher returns the first signer that does not act in the run.
 func (q *search) voucher(signers []*signer) (string, *remit.Reason) {
 	for _, s := range signers {
+		//remit:guard S14 TestTargetsAndHolders
 		if s.holder == "" || !slices.Contains(q.acting, s.holder) {
 			return s.name, nil
 		}

@@ -36,9 +36,11 @@ func (f *fact) parseProvenance(p evidence.Node, cfg *Config) *remit.Reason {
 	if builder == "" || buildType == "" {
 		return bad("provenance: builder.id or buildType is missing")
 	}
+	//remit:guard S14 TestBuilderList
 	if len(cfg.Builders) > 0 && !slices.Contains(cfg.Builders, builder) {
 		return &remit.Reason{Code: remit.ReasonEvidenceField, Want: "a listed builder", Got: clip(builder)}
 	}
+	//remit:guard S14 TestBuilderList
 	if len(cfg.BuildTypes) > 0 && !slices.Contains(cfg.BuildTypes, buildType) {
 		return &remit.Reason{Code: remit.ReasonEvidenceField, Want: "a listed build type", Got: clip(buildType)}
 	}
@@ -79,6 +81,7 @@ func githubSource(build evidence.Node, fields map[string]string) *remit.Reason {
 	}
 	fields["repository_url"], fields["ref"], fields["workflow"] = repository, ref, workflow.Get("path").Text()
 	commit, ok := resolved(build, "git+"+repository+"@"+ref)
+	//remit:guard S16 TestRepositoryCannotBeFeigned
 	if !ok {
 		return bad("provenance: no resolved dependency is the workflow's source %s", clip(repository+"@"+ref))
 	}
@@ -114,6 +117,7 @@ func genericSource(build evidence.Node, fields map[string]string) *remit.Reason 
 	fields["repository_url"], fields["ref"] = repository, ref
 	commit := gitCommit(source.Get("digest"))
 	if dependency, ok := resolved(build, uri); ok {
+		//remit:guard S16 TestGenericProvenance
 		if commit != "" && dependency != commit {
 			return bad("provenance: the source and its resolved dependency are two commits")
 		}
@@ -169,12 +173,16 @@ func derive(fields map[string]string, cfg *Config) {
 // request, whose author chooses what runs, and its ref must be protected.
 func ciReason(f *fact) *remit.Reason {
 	switch event := f.fields["event"]; {
+	//remit:guard S16 TestCI
 	case event == "":
 		return bad("ci: the provenance does not say which event started the run")
+	//remit:guard S16 TestCI
 	case strings.HasPrefix(event, "pull_request"):
 		return &remit.Reason{Code: remit.ReasonEvidenceField, Want: "a run of no pull request", Got: "event " + event}
+	//remit:guard S16 TestCI
 	case f.fields["repository_id"] == "":
 		return bad("ci: the provenance has no repository id")
+	//remit:guard S16 TestCI
 	case f.fields["ref_protected"] != "true":
 		return &remit.Reason{Code: remit.ReasonEvidenceField, Want: "a protected ref", Got: clip(f.fields["ref"])}
 	}

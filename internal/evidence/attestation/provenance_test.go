@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,6 +76,12 @@ func TestGenericProvenance(t *testing.T) {
 	if e.Fields["commit"] != provenance("").Commit || e.Fields["version"] != "v1.2" || !e.Made.Equal(noon) {
 		t.Errorf("found %+v", e)
 	}
+	build := st.Predicate.(map[string]any)["buildDefinition"].(map[string]any)
+	build["resolvedDependencies"] = []any{map[string]any{"uri": "git+https://github.com/company/foo@refs/tags/v1.2",
+		"digest": map[string]string{"gitCommit": strings.Repeat("f", 40)}}}
+	if _, _, err := d.source.Add(sign(t, d.signer, st), "operator/ci", noon); remit.CodeOf(err) != remit.CodeInvalid {
+		t.Errorf("a source and its resolved dependency of two commits: %v", err)
+	}
 	// It has no time of its own: received a minute ago is not made a minute ago.
 	d.refuses(remit.Need{Kind: remit.EvidenceProvenance, Of: image("foo"), Within: time.Hour}, remit.ReasonEvidenceStale)
 }
@@ -99,6 +106,9 @@ func TestBuilderList(t *testing.T) {
 	p.Builder = "https://builder.example"
 	d.add(p.Statement())
 	d.finds(builds(image("foo"), nil))
+	d = newDesk(t, func(c *attestation.Config, _ *attestation.Deps) { c.BuildTypes = []string{"https://type.example"} })
+	d.plant(remit.EvidenceProvenance, "", sign(t, d.signer, provenance("foo").Statement()), image("foo").Digest)
+	d.refuses(builds(image("foo"), nil), remit.ReasonEvidenceField)
 }
 
 func TestCI(t *testing.T) {

@@ -55,7 +55,8 @@ func newClient(cfg *Config) (*http.Client, error) {
 		}
 	}
 	return &http.Client{
-		Timeout:       cfg.Timeout,
+		Timeout: cfg.Timeout,
+		//remit:guard S15 TestDeskFails
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true, MaxConnsPerHost: 16, MaxIdleConnsPerHost: 4,
 			IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10},
@@ -116,6 +117,7 @@ func parse(body []byte, cfg *Config) (ticket, error) {
 			t.approvers = n.Texts()
 		default:
 			v := n.Scalar()
+			//remit:guard S15 TestWrongTicketHasItsOwnReason
 			if v == "" || len(v) > 512 || strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 				return ticket{}, fmt.Errorf("%w: %s is missing, over 512 bytes or not printable", errReply, name)
 			}
