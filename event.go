@@ -17,7 +17,8 @@ const (
 	EventRunStage      EventKind = "run.stage"
 	EventRunEnded      EventKind = "run.ended"
 	EventDecision      EventKind = "decision"
-	EventGrant         EventKind = "grant" // issued, pending
+	EventGrant         EventKind = "grant"          // issued, pending
+	EventVerified      EventKind = "grant.verified" // its limits were tried with a twin
 	EventLeaseActive   EventKind = "lease.active"
 	EventLeaseFailed   EventKind = "lease.failed"
 	EventLeaseRevoking EventKind = "lease.revoking"

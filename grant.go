@@ -22,6 +22,7 @@ type Grant struct {
 	Bounds     []string      `json:"bounds,omitempty"`
 	NotBounded []string      `json:"not_bounded,omitempty"`
 	WorstCase  time.Duration `json:"worst_case,omitempty"` // how long the credential may outlive Expires if Remit is dead
+	TwinOf     GrantID       `json:"twin_of,omitempty"`    // made only to try the limits of that grant; its credential is handed to nobody
 }
 
 // GrantState is where a grant or lease stands.

@@ -35,6 +35,7 @@ type Target struct {
 	Lister     credential.Lister  // nil: cannot list, so unknown outcomes end by time alone
 	Checker    credential.Checker // nil: nothing to check
 	Planner    credential.Planner // nil: states no bounds
+	Prober     credential.Prober  // nil: its grants cannot be verified
 	Production bool               // requires a launched workload or better (S3)
 }
 
@@ -62,6 +63,7 @@ type Broker struct {
 	mu     sync.Mutex               // guards the rest
 	ending map[remit.LeaseID]string // leases whose end began and is not on record yet, with why
 	inside map[remit.LeaseID]int    // how many calls are ending a lease right now
+	fit    map[string]bool          // targets whose last mint went well
 }
 
 // leastLife is the shortest grant worth minting: less would be dead on arrival.
@@ -83,10 +85,12 @@ func New(cfg Config) (*Broker, error) {
 			*d.field = d.value
 		}
 	}
-	return &Broker{cfg: cfg, ending: map[remit.LeaseID]string{}, inside: map[remit.LeaseID]int{}}, nil
+	return &Broker{cfg: cfg, ending: map[remit.LeaseID]string{}, inside: map[remit.LeaseID]int{}, fit: map[string]bool{}}, nil
 }
 
-// Prepare plans grant and lease for an allowed decision without touching more of the target than its guard objects.
+// Prepare plans grant and lease for an allowed decision without touching more of the target than its guard objects. A target
+// whose last mint went well is not asked: the mint that follows checks it, too, and costs a round trip less so. One that was
+// found unfit is asked first until it is fit again, so that the denial says why and nothing is begun there.
 func (b *Broker) Prepare(ctx context.Context, d *remit.Decision, req *remit.Request, run *remit.Run) (remit.Grant, remit.Lease, error) {
 	none := func(err error) (remit.Grant, remit.Lease, error) { return remit.Grant{}, remit.Lease{}, err }
 	target, ok := b.cfg.Targets(d.Target)
@@ -102,7 +106,7 @@ func (b *Broker) Prepare(ctx context.Context, d *remit.Decision, req *remit.Requ
 	if expires.Sub(req.At) < leastLife {
 		return none(fmt.Errorf("only %s would be left", expires.Sub(req.At).Round(time.Second)))
 	}
-	if target.Checker != nil {
+	if target.Checker != nil && !b.believed(d.Target) {
 		cctx, cancel := context.WithTimeout(ctx, b.cfg.MintTimeout)
 		defer cancel()
 		//remit:guard S19 TestUnfitTarget
@@ -155,6 +159,7 @@ func (b *Broker) Mint(ctx context.Context, g remit.Grant, l remit.Lease, require
 	mctx, cancel := context.WithDeadline(ctx, l.MintBefore)
 	defer cancel()
 	cred, err := target.Driver.Mint(mctx, l)
+	b.believe(l.Target, err == nil)
 	if err != nil {
 		b.abandon(ctx, g, l, "mint failed")
 		return g, remit.Credential{}, &remit.Error{Code: remit.CodeUnavailable, Msg: "target " + l.Target + " did not mint a credential",
@@ -173,6 +178,18 @@ func (b *Broker) Mint(ctx context.Context, g remit.Grant, l remit.Lease, require
 		return g, remit.Credential{}, fmt.Errorf("record credential of %s: %w", l.Target, err)
 	}
 	return g, cred, nil
+}
+
+func (b *Broker) believe(target string, fit bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fit[target] = fit
+}
+
+func (b *Broker) believed(target string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.fit[target]
 }
 
 func activated(g remit.Grant, l remit.Lease, cred *remit.Credential) (remit.Grant, remit.Lease) {

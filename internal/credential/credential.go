@@ -30,8 +30,10 @@ type Lister interface {
 	List(ctx context.Context) ([]remit.LeaseID, error)
 }
 
-// Checker says whether the target is fit to receive grants now: reachable, guard objects present and unchanged. It is
-// called by the broker before each mint's first commit, and by doctor. The error's text is for operators.
+// Checker says whether the target is fit to receive grants now: reachable, guard objects present and unchanged. Mint checks
+// the same by itself and mints nothing at an unfit target. Beside that, the broker asks before it records a grant while it has
+// no reason to believe that the target is fit: at first, and after a mint that failed; and doctor asks. The error's text is
+// for operators.
 type Checker interface {
 	Check(ctx context.Context) error
 }
@@ -40,4 +42,19 @@ type Checker interface {
 type Planner interface {
 	// Plan returns bounds, what is not bounded, and how long a credential may outlive its lease if Remit is dead.
 	Plan(l remit.Lease) (bounds, notBounded []string, worstCase time.Duration, err error)
+}
+
+// Prober tries what a credential can do and cannot, so that bounds are shown and not only claimed (S21); looked up once. The
+// broker mints a twin lease for it that nobody else holds, and ends it after.
+//
+// Nothing that is tried may have an effect, whether it passes or not: dry runs, access reviews, rolled-back transactions,
+// objects that do not exist. What cannot be tried so is listed as not tried; so is every answer that is neither a clear refusal
+// nor a clear pass. A driver tries at least one granted act, for a dead credential would be refused everything, and, for each
+// bound that Plan states, at least one act beyond it.
+type Prober interface {
+	// Try tries c, which was minted for l and is live. It waits for a fresh credential to work, within ctx. An error means
+	// that nothing could be tried.
+	Try(ctx context.Context, l remit.Lease, c remit.Credential) ([]remit.Trial, error)
+	// TryEnded tries a granted act after Revoke confirmed, until it is refused or ctx ends, and says how long it still passed.
+	TryEnded(ctx context.Context, l remit.Lease, c remit.Credential) remit.Trial
 }

@@ -70,6 +70,7 @@ func newTarget(o config.Object, d deps) (built, error) {
 	b.target.Lister, _ = b.driver.(credential.Lister)
 	b.target.Checker, _ = b.driver.(credential.Checker)
 	b.target.Planner, _ = b.driver.(credential.Planner)
+	b.target.Prober, _ = b.driver.(credential.Prober)
 	return b, nil
 }
 

@@ -19,6 +19,7 @@ import (
 const (
 	rbac     = "/apis/rbac.authorization.k8s.io/v1/namespaces/" + leaseNamespace
 	accounts = "/api/v1/namespaces/remit-leases/serviceaccounts"
+	reviews  = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 	guards   = "/apis/admissionregistration.k8s.io/v1/"
 	readable = "/apis/apps/v1/namespaces/" + leaseNamespace + "/deployments/shop" // what the credential may read
 )
@@ -92,11 +93,15 @@ func (c *cluster) must(ctx context.Context, client *http.Client, method, path st
 	return err
 }
 
-// raw makes what a lease is at the cluster: account and token on one side; the guards and the role, then the binding, on the other.
+// raw makes what a lease is at the cluster: account and token on one side; the guards, who Remit is, and the role, then the
+// binding, on the other.
 func (c *cluster) raw(ctx context.Context, client *http.Client, name string, rules any) error {
 	meta := object{"name": name}
 	post := func(path string, body object) error {
 		return c.must(ctx, client, http.MethodPost, path, body)
+	}
+	get := func(path string) func() error {
+		return func() error { return c.must(ctx, client, http.MethodGet, path, nil) }
 	}
 	return together(
 		func() error {
@@ -107,12 +112,9 @@ func (c *cluster) raw(ctx context.Context, client *http.Client, name string, rul
 		},
 		func() error {
 			err := together(
-				func() error {
-					return c.must(ctx, client, http.MethodGet, guards+"validatingadmissionpolicies/remit-agents", nil)
-				},
-				func() error {
-					return c.must(ctx, client, http.MethodGet, guards+"validatingadmissionpolicybindings/remit-agents", nil)
-				},
+				get(guards+"validatingadmissionpolicies/remit-agents"), get(guards+"validatingadmissionpolicybindings/remit-agents"),
+				get(guards+"validatingadmissionpolicies/remit-broker"), get(guards+"validatingadmissionpolicybindings/remit-broker"),
+				func() error { return post(reviews, object{}) },
 				func() error { return post(rbac+"/roles", object{"metadata": meta, "rules": rules}) })
 			if err != nil {
 				return err

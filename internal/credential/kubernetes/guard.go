@@ -30,7 +30,6 @@ type guard struct {
 	binding bool
 	name    string
 	digest  remit.Digest
-	agents  bool // it bounds the holders of leases; the others bound Remit itself
 }
 
 // guards reads the embedded manifest. The API server writes defaults into a specification; the manifest spells them all, so
@@ -42,7 +41,7 @@ func guards() ([]guard, error) {
 		if err := yaml.Unmarshal(doc, &meta); err != nil {
 			return nil, fmt.Errorf("read embedded policies: %w", err)
 		}
-		g := guard{binding: meta.Kind == "ValidatingAdmissionPolicyBinding", name: meta.Name, agents: meta.Name == "remit-agents"}
+		g := guard{binding: meta.Kind == "ValidatingAdmissionPolicyBinding", name: meta.Name}
 		var err error
 		if g.binding {
 			var b admissionv1.ValidatingAdmissionPolicyBinding
@@ -75,17 +74,6 @@ func (d *Driver) Check(ctx context.Context) error {
 	fs := []func(context.Context) error{d.checkSelf}
 	for _, g := range d.guards {
 		fs = append(fs, func(ctx context.Context) error { return d.checkGuard(ctx, g) })
-	}
-	return parallel(ctx, fs...)
-}
-
-// checkGuards is Check for what bounds the lease that is being minted.
-func (d *Driver) checkGuards(ctx context.Context) error {
-	var fs []func(context.Context) error
-	for _, g := range d.guards {
-		if g.agents {
-			fs = append(fs, func(ctx context.Context) error { return d.checkGuard(ctx, g) })
-		}
 	}
 	return parallel(ctx, fs...)
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -119,6 +120,7 @@ func New(cfg Config) (*Driver, error) {
 		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "kubernetes: a file that the kubeconfig names cannot be read", Cause: err}
 	}
 	rc.QPS, rc.Timeout, rc.UserAgent = -1, cfg.Timeout, "remit"
+	rc.ContentType, rc.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON
 	if cfg.Wrap != nil {
 		rc.Wrap(cfg.Wrap)
 	}

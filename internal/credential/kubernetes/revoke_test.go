@@ -202,10 +202,12 @@ func TestRevokeGoesOnAfterAFailure(t *testing.T) {
 	must(t, d.Revoke(t.Context(), l))
 }
 
+const requestsPerMint = 9 // account and token; role and binding; four guards and who Remit is
+
 // A crash after each request of Mint: whatever was made, Revoke from the recorded lease leaves nothing.
 func TestCrashAfterEachRequest(t *testing.T) {
 	ns := target(t)
-	for n := 1; n <= 6; n++ {
+	for n := 1; n <= requestsPerMint; n++ {
 		left, cut := n, false
 		var mu sync.Mutex
 		d := newDriver(t, ns, func(c *kubernetes.Config) {
@@ -225,8 +227,8 @@ func TestCrashAfterEachRequest(t *testing.T) {
 		})
 		l := applyLease(ns, "Deployment", "foo", nil)
 		_, err := d.Mint(t.Context(), l)
-		if (err == nil) != (n == 6) {
-			t.Errorf("mint of 6 requests, cut after %d: %v", n, err)
+		if (err == nil) != (n == requestsPerMint) {
+			t.Errorf("mint of 9 requests, cut after %d: %v", n, err)
 		}
 		must(t, newDriver(t, ns).Revoke(t.Context(), l))
 		found, err := standing(t.Context(), l)
