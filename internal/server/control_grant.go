@@ -49,6 +49,15 @@ func (s *Server) opRevoke(ctx context.Context, c admin.Call) (any, error) {
 	return g, nil
 }
 
+// opVerify tries the limits of a live grant with a twin of it. That a limit does not hold is an answer, not an error.
+func (s *Server) opVerify(ctx context.Context, c admin.Call) (any, error) {
+	id, err := remit.ParseGrantID(c.Path("id"))
+	if err != nil {
+		return nil, err
+	}
+	return s.broker.Verify(ctx, id, c.Who.String())
+}
+
 // reasonOf reads the reason that ending authority needs: it stands in the ledger.
 func reasonOf(c admin.Call) (string, error) {
 	var r api.Reasoned

@@ -132,13 +132,17 @@ func (s *Server) opWhy(_ context.Context, c admin.Call) (any, error) {
 	if out.Input, err = policy.Input(&d, under); err != nil {
 		return nil, err
 	}
-	out.Acts, err = s.actsOf(id)
+	of := store.EventFilter{Kind: remit.EventAction, Decision: id}
+	if out.Grant != nil {
+		of.Grant = out.Grant.ID // not the acts of a twin that tried its limits
+	}
+	out.Acts, err = s.acts(of)
 	return out, err
 }
 
-// actsOf lists what was executed under the decision, as the target's audit log told it.
-func (s *Server) actsOf(id remit.DecisionID) ([]api.Entry, error) {
-	entries, _, err := s.store.Events(store.EventFilter{Kind: remit.EventAction, Decision: id}, 0, 100)
+// acts lists what was executed under a decision or grant, as the target's audit log told it.
+func (s *Server) acts(of store.EventFilter) ([]api.Entry, error) {
+	entries, _, err := s.store.Events(of, 0, 100)
 	var out []api.Entry
 	for _, e := range entries {
 		out = append(out, api.Entry{Seq: e.Seq, Event: e.Body})

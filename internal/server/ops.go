@@ -46,6 +46,7 @@ func (s *Server) ops() []admin.Op {
 		{Pattern: "GET /v1/grants", Name: "grant.list", Do: s.opGrants},
 		{Pattern: "GET /v1/grants/{id}", Name: "grant.show", Do: s.opGrant},
 		{Pattern: "POST /v1/grants/{id}/revoke", Name: "grant.revoke", Role: "responder", Writes: true, Do: s.opRevoke},
+		{Pattern: "POST /v1/grants/{id}/verify", Name: "grant.verify", Role: "responder", Writes: true, Do: s.opVerify},
 
 		{Pattern: "GET /v1/evidence", Name: "evidence.list", Do: s.opEvidenceList},
 		{Pattern: "POST /v1/evidence", Name: "evidence.add", Writes: true, Do: s.opEvidenceAdd},

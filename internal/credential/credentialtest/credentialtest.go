@@ -33,6 +33,10 @@ type Live struct {
 	// its sender go as soon as the sender's context ends; the returned function waits until it arrived and ends the holding.
 	// nil: the driver makes nothing at the target.
 	Hold func(d time.Duration) (arrived func())
+	// Widen gives the holder of a lease more at the target than the lease says, with the administrator's rights, and Snapshot
+	// shows all that a trial could have changed. Both are required of drivers that implement credential.Prober.
+	Widen    func(ctx context.Context, l remit.Lease) error
+	Snapshot func(ctx context.Context) (string, error)
 	// Dead is how soon after Revoke the credential must be refused. 0: one second.
 	Dead time.Duration
 }
@@ -50,6 +54,8 @@ func Test(t *testing.T, start func(t *testing.T) Live) {
 		{"revoke during mint", revokeDuringMint},
 		{"create arrives after its revoke", lateCreate},
 		{"list shows what stands", listShows},
+		{"trials show the bounds", trialsShow},
+		{"trials notice what is wider", trialsNotice},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			if err := part.run(t.Context(), start(t)); err != nil && !errors.Is(err, errNotApplicable) {
@@ -262,6 +268,95 @@ func listShows(ctx context.Context, v Live) error {
 		err = errors.New("list shows a revoked lease")
 	}
 	return err
+}
+
+// trialsShow tries a lease before and after its act, since an object that stands is tried otherwise than a new one.
+func trialsShow(ctx context.Context, v Live) error {
+	prober, ok := v.Driver.(credential.Prober)
+	if !ok {
+		return errNotApplicable
+	}
+	l := v.Lease()
+	c, err := v.Driver.Mint(ctx, l)
+	if err != nil {
+		return fmt.Errorf("mint: %w", err)
+	}
+	for _, when := range []string{"before the act", "after it"} {
+		before, err := v.Snapshot(ctx)
+		if err != nil {
+			return err
+		}
+		trials, err := prober.Try(ctx, l, c)
+		if err != nil {
+			return fmt.Errorf("try %s: %w", when, err)
+		}
+		after, err := v.Snapshot(ctx)
+		if err != nil {
+			return err
+		}
+		if before != after {
+			return fmt.Errorf("the trials %s had an effect: %s, then %s", when, before, after)
+		}
+		r := remit.Verification{Trials: trials}
+		if r.Conclude(); !r.Holds {
+			return fmt.Errorf("%s the bounds do not show: %+v", when, trials)
+		}
+		if err := settle(ctx, func() error { return v.Act(ctx, l, c) }); err != nil {
+			return err
+		}
+	}
+	if err := v.Driver.Revoke(ctx, l); err != nil {
+		return err
+	}
+	ectx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if t := prober.TryEnded(ectx, l, c); t.Outcome != remit.TrialRefused {
+		return fmt.Errorf("after its end: %+v", t)
+	}
+	return nil
+}
+
+// trialsNotice is what the trials are for: a holder who can do more than the lease says is found out, and a dead credential,
+// which is refused everything, proves nothing.
+func trialsNotice(ctx context.Context, v Live) error {
+	prober, ok := v.Driver.(credential.Prober)
+	if !ok {
+		return errNotApplicable
+	}
+	l, c, err := mintAndAct(ctx, v)
+	if err != nil {
+		return err
+	}
+	if err := v.Widen(ctx, l); err != nil {
+		return err
+	}
+	err = settle(ctx, func() error {
+		trials, err := prober.Try(ctx, l, c)
+		for i := range trials {
+			if trials[i].Wrong() {
+				return err
+			}
+		}
+		return errors.Join(err, errors.New("the trials do not notice that the holder can do more"))
+	})
+	if err := errors.Join(err, v.Driver.Revoke(ctx, l)); err != nil {
+		return err
+	}
+	dead := v.Lease()
+	if c, err = v.Driver.Mint(ctx, dead); err != nil {
+		return err
+	}
+	if err := v.Driver.Revoke(ctx, dead); err != nil {
+		return err
+	}
+	short, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	trials, err := prober.Try(short, dead, c)
+	r := remit.Verification{Trials: trials}
+	if r.Conclude(); err == nil && r.Holds {
+		return errors.New("a dead credential passed for a bounded one")
+	}
+	return nil
 }
 
 func contains(ids []remit.LeaseID, id remit.LeaseID) bool {

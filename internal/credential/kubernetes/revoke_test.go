@@ -5,6 +5,7 @@ package kubernetes_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	client "k8s.io/client-go/kubernetes"
@@ -104,7 +106,7 @@ func live(wrap func(credential.Driver) credential.Driver) func(t *testing.T) cre
 			return err
 		}
 		return credentialtest.Live{
-			Driver: wrap(d), Hold: h.hold, Standing: standing,
+			Driver: wrap(d), Hold: h.hold, Standing: standing, Widen: widenSecrets, Snapshot: func(ctx context.Context) (string, error) { return snapshot(ctx, ns) },
 			Lease: func() remit.Lease { return applyLease(ns, "Deployment", "foo", nil) },
 			Act: func(ctx context.Context, _ remit.Lease, c remit.Credential) error {
 				return patch(ctx, c, "foo", goodImage)
@@ -130,6 +132,35 @@ func live(wrap func(credential.Driver) credential.Driver) func(t *testing.T) cre
 			},
 		}
 	}
+}
+
+// widenSecrets lets the lease's holder read secrets.
+func widenSecrets(ctx context.Context, l remit.Lease) error {
+	rbac, ns := shared.admin.RbacV1(), l.Scope["namespace"].Text()
+	meta := metav1.ObjectMeta{Name: "wider"}
+	_, err1 := rbac.Roles(ns).Create(ctx, &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get"}}}}, metav1.CreateOptions{})
+	_, err2 := rbac.RoleBindings(ns).Create(ctx, &rbacv1.RoleBinding{ObjectMeta: meta,
+		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: meta.Name},
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: "remit-leases", Name: "remit-test1-" + string(l.ID)}}}, metav1.CreateOptions{})
+	return errors.Join(err1, err2)
+}
+
+// snapshot names every object of the namespace, and of the policies, with the version in which it stands.
+func snapshot(ctx context.Context, ns string) (string, error) {
+	var all []string
+	for _, args := range [][]string{
+		{"-n", ns, "get", "deployments,replicasets,statefulsets,daemonsets,jobs,cronjobs,pods,secrets,configmaps,serviceaccounts,roles,rolebindings"},
+		{"-n", "remit-leases", "get", "serviceaccounts,roles,rolebindings"}, {"get", "validatingadmissionpolicies,validatingadmissionpolicybindings"},
+	} {
+		out, err := kubectl(shared.Kubeconfig, "", append(args, "-o",
+			`jsonpath={range .items[*]}{.kind}/{.metadata.name}@{.metadata.resourceVersion} {end}`)...)
+		if err != nil {
+			return "", fmt.Errorf("%w: %s", err, out)
+		}
+		all = append(all, out)
+	}
+	return strings.Join(all, "\n"), ctx.Err()
 }
 
 func kubectlContext(_ context.Context, t *testing.T, c remit.Credential, text string) (string, error) {

@@ -4,6 +4,7 @@ package kubernetes
 
 import (
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -151,6 +152,11 @@ func (e *event) detail() map[string]string {
 		"user": e.User.Name, "client": e.Agent, "decision": e.Annotations["authorization.k8s.io/decision"],
 		"reason": e.Annotations["authorization.k8s.io/reason"], "images": e.Annotations["remit-agents/images"],
 		"refused": e.Annotations["validation.policy.admission.k8s.io/validation_failure"],
+	}
+	if _, query, _ := strings.Cut(e.URI, "?"); query != "" {
+		if q, err := url.ParseQuery(query); err == nil {
+			d["dry_run"] = q.Get("dryRun") // nothing was done, whatever the status says
+		}
 	}
 	if len(e.SourceIPs) > 0 {
 		d["from"] = e.SourceIPs[0]
