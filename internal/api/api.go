@@ -63,11 +63,9 @@ type Token struct {
 
 // Launch asks to start a process with an agent's identity (S4).
 type Launch struct {
-	Run     remit.RunID  `json:"run"`
-	Agent   remit.Name   `json:"agent"`
-	Command remit.Digest `json:"command"` // of the executable's bytes
-	Path    string       `json:"path"`    // for the ledger
-	For     string       `json:"for"`     // the permission it is launched for
+	Run   remit.RunID `json:"run"`
+	Agent remit.Name  `json:"agent"`
+	For   string      `json:"for"` // the permission it is launched for
 }
 
 // Launched is how the child is to be started: with this socket as its Workload API and, with SetUID, under UID.
@@ -82,9 +80,11 @@ type Launched struct {
 	Client map[string]string `json:"client,omitempty"`
 }
 
-// LaunchPID names the launched process: from here on its socket serves it, and nobody before.
+// LaunchPID names the launched process, which waits: from here on its socket serves it, and nobody before. The server measures
+// the file that the process holds open at FD and will execute (0: what it runs now); the agent's file lists the digests.
 type LaunchPID struct {
 	PID int `json:"pid"`
+	FD  int `json:"fd"`
 }
 
 // Agent is a configured identity with its posture.

@@ -4,12 +4,9 @@ package cli
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -26,8 +23,8 @@ import (
 
 // What remit exec and the trampoline that becomes the child share: descriptors 3 and 4.
 const (
-	goFD      = 3 // a byte arrives when the server knows the pid
-	commandFD = 4 // the opened, measured executable
+	goFD      = 3 // a byte arrives when the server has measured the executable and knows the pid
+	commandFD = 4 // the opened executable
 )
 
 func (a *app) execCommand() *cobra.Command {
@@ -57,21 +54,17 @@ func (a *app) execCommand() *cobra.Command {
 	return cmd
 }
 
-// launch measures the command, asks to launch it, starts it and waits.
+// launch asks to launch the command, starts it and waits. The server measures it while it waits to be executed.
 func (a *app) launch(ctx context.Context, l api.Launch, argv []string) error {
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
 		return badUse("%v", err)
 	}
-	if l.Path, err = filepath.Abs(path); err != nil {
-		return badUse("%v", err)
-	}
-	file, digest, err := measure(l.Path)
+	file, err := os.Open(path) // what is measured is executed: by this descriptor, not by its name
 	if err != nil {
 		return badUse("%v", err)
 	}
 	defer file.Close()
-	l.Command = digest
 	client, err := a.client()
 	if err != nil {
 		return err
@@ -89,20 +82,6 @@ func (a *app) launch(ctx context.Context, l api.Launch, argv []string) error {
 	}
 	defer os.RemoveAll(home)
 	return a.runChild(ctx, client, &launched, file, home, argv)
-}
-
-// measure hashes the executable through the descriptor that will be executed, so that what ran is what was measured.
-func measure(path string) (*os.File, remit.Digest, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, "", err
-	}
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		_ = f.Close()
-		return nil, "", fmt.Errorf("read %s: %w", path, err)
-	}
-	return f, remit.Digest("sha256:" + hex.EncodeToString(h.Sum(nil))), nil
 }
 
 // childHome makes the folder with the child's run token and kubeconfig, readable by the child alone.
@@ -171,7 +150,7 @@ func (a *app) runChild(ctx context.Context, client *api.Client, l *api.Launched,
 	if err := child.Start(); err != nil {
 		return fmt.Errorf("start the child: %w", err)
 	}
-	if err := client.Post(ctx, "/v1/launches/"+string(l.ID)+"/pid", api.LaunchPID{PID: child.Process.Pid}, nil); err != nil {
+	if err := client.Post(ctx, "/v1/launches/"+string(l.ID)+"/pid", api.LaunchPID{PID: child.Process.Pid, FD: commandFD}, nil); err != nil {
 		_ = child.Process.Kill()
 		_ = child.Wait()
 		return err

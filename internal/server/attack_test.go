@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -152,22 +154,70 @@ func TestLaunchRefused(t *testing.T) {
 		in   api.Launch
 		want remit.Code
 	}{
-		"nobody may launch it":    {api.Launch{Run: r.ID, Agent: "agent/build", Command: command}, remit.CodeForbidden},
-		"only another may":        {api.Launch{Run: r.ID, Agent: "agent/other", Command: command}, remit.CodeForbidden},
-		"another command":         {api.Launch{Run: r.ID, Agent: "agent/deploy", Command: remit.DigestOf([]byte("sh"))}, remit.CodeForbidden},
-		"no command":              {api.Launch{Run: r.ID, Agent: "agent/deploy"}, remit.CodeForbidden},
-		"it is not in that stage": {api.Launch{Run: shipped.ID, Agent: "agent/deploy", Command: command}, remit.CodeForbidden},
-		"the run is over":         {api.Launch{Run: over.ID, Agent: "agent/deploy", Command: command}, remit.CodeConflict},
+		"nobody may launch it":    {api.Launch{Run: r.ID, Agent: "agent/build"}, remit.CodeForbidden},
+		"only another may":        {api.Launch{Run: r.ID, Agent: "agent/other"}, remit.CodeForbidden},
+		"it is not in that stage": {api.Launch{Run: shipped.ID, Agent: "agent/deploy"}, remit.CodeForbidden},
+		"the run is over":         {api.Launch{Run: over.ID, Agent: "agent/deploy"}, remit.CodeConflict},
 	} {
 		if code := f.post("/v1/launches", c.in, nil); code != c.want {
 			t.Errorf("%s: %q", name, code)
 		}
 	}
-	if n := f.events(remit.EventLaunch) - before; n != 6 {
-		t.Errorf("%d of 6 refusals are on record", n)
+	if n := f.events(remit.EventLaunch) - before; n != 4 {
+		t.Errorf("%d of 4 refusals are on record", n)
 	}
 	if left, _ := filepath.Glob(filepath.Join(f.dir, "run", "l", "*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestLaunchOfAnotherProgram: S4. The server measures the process; one that runs what the agent's file does not list ends the
+// launch, on record, and its socket and run token with it.
+func TestLaunchOfAnotherProgram(t *testing.T) {
+	f := setUp(t)
+	r := f.startRun()
+	var l api.Launched
+	f.must("/v1/launches", api.Launch{Run: r.ID, Agent: "agent/deploy", For: "write"}, &l)
+	other := exec.Command("sleep", "60")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = other.Process.Kill(); _ = other.Wait() })
+	before := f.events(remit.EventLaunch)
+	if code := f.post("/v1/launches/"+string(l.ID)+"/pid", api.LaunchPID{PID: other.Process.Pid}, nil); code != remit.CodeForbidden {
+		t.Errorf("another program: %q", code)
+	}
+	if n := f.events(remit.EventLaunch) - before; n != 1 {
+		t.Errorf("%d of 1 refusals are on record", n)
+	}
+	if rec, ok := f.srv.store.Launch(l.ID); !ok || rec.Ended.IsZero() {
+		t.Errorf("the launch goes on: %+v", rec)
+	}
+	if code := f.post("/v1/launches/"+string(l.ID)+"/pid", api.LaunchPID{PID: os.Getpid()}, nil); code != remit.CodeNotFound {
+		t.Errorf("the right program, too late: %q", code)
+	}
+	if left, _ := filepath.Glob(filepath.Join(f.dir, "run", "l", "*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestAgentOfOperatorsUser: S2. A file that makes an operator's user an agent is refused when it is loaded.
+func TestAgentOfOperatorsUser(t *testing.T) {
+	f := setUp(t)
+	f.srv.cfg.AllowOwnUID = false
+	mine := strconv.Itoa(os.Getuid())
+	for name, doc := range map[string]string{
+		"attested":          "kind: Agent\nname: evil\nattest: [{unix: {uid: " + mine + "}}]\n",
+		"launched":          "kind: Agent\nname: evil\nlaunch: {by: [operator/ci], commands: [\"" + string(command()) + "\"], uid: " + mine + "}\n",
+		"a tool":            "kind: Tool\nname: evil\nattest: [{unix: {uid: " + mine + "}}]\n",
+		"enforcement point": "kind: EnforcementPoint\nname: evil\nactions: [\"memory.*\"]\nattest: [{unix: {uid: " + mine + ", path: /bin/x}}]\n",
+		"":                  "kind: Agent\nname: fine\nattest: [{unix: {uid: 54321}}]\nlaunch: {by: [operator/ci], commands: [\"" + string(command()) + "\"], uid: 54321}\n",
+	} {
+		f.write(doc)
+		err := f.admin.Post(t.Context(), "/v1/apply", nil, nil)
+		if refused := err != nil && strings.Contains(err.Error(), "operator"); refused != (name != "") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -184,9 +234,9 @@ func TestLaunchAsOperatorRefused(t *testing.T) {
 		"an operator's and ours": {remit.Launch{OwnUID: true, UID: uint32(os.Getuid())}, false},
 		"one of its own":         {remit.Launch{OwnUID: true, UID: 54321}, true},
 	} {
-		c.launch.By, c.launch.Commands = []remit.Name{who}, []remit.Digest{command}
+		c.launch.By, c.launch.Commands = []remit.Name{who}, []remit.Digest{command()}
 		r := f.startRun()
-		err := f.srv.mayLaunch(remit.Principal{Person: who}, &remit.Agent{Name: "agent/deploy", Launch: &c.launch}, &r, &api.Launch{Command: command})
+		err := f.srv.mayLaunch(remit.Principal{Person: who}, &remit.Agent{Name: "agent/deploy", Launch: &c.launch}, &r)
 		if (err == nil) != c.ok {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -197,7 +247,7 @@ func TestLaunchAsOperatorRefused(t *testing.T) {
 func (f *fixture) launch(r remit.Run) (api.Launched, *workload) {
 	f.t.Helper()
 	var l api.Launched
-	f.must("/v1/launches", api.Launch{Run: r.ID, Agent: "agent/deploy", Command: command, For: "write"}, &l)
+	f.must("/v1/launches", api.Launch{Run: r.ID, Agent: "agent/deploy", For: "write"}, &l)
 	f.must("/v1/launches/"+string(l.ID)+"/pid", api.LaunchPID{PID: os.Getpid()}, nil)
 	w := f.agent("agent/deploy", l.Socket)
 	w.token = l.Token

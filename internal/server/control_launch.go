@@ -18,15 +18,15 @@ import (
 
 type launchData struct {
 	Launch   remit.LaunchID `json:"launch"`
-	Command  remit.Digest   `json:"command"`
-	Path     string         `json:"path"`
+	Command  remit.Digest   `json:"command,omitempty"` // as the server measured it
+	Path     string         `json:"path,omitempty"`    // likewise
 	For      string         `json:"for,omitempty"`
-	Outcome  string         `json:"outcome"`
+	Outcome  string         `json:"outcome"` // "waiting" for its process, "launched", or "refused: …"
 	Identity string         `json:"identity,omitempty"`
 }
 
 // opLaunch decides whether a person may start a process with an agent's identity (S4), and makes its private socket and a run
-// token that is bound to it. Every answer is recorded before it leaves.
+// token that is bound to it; both serve nobody before opLaunchPID. Every answer is recorded before it leaves.
 func (s *Server) opLaunch(ctx context.Context, c admin.Call) (any, error) {
 	var in api.Launch
 	if err := c.Decode(&in); err != nil {
@@ -41,8 +41,8 @@ func (s *Server) opLaunch(ctx context.Context, c admin.Call) (any, error) {
 		return nil, notFound("run", string(in.Run))
 	}
 	id := remit.NewLaunchID()
-	data := launchData{Launch: id, Command: in.Command, Path: in.Path, For: in.For, Outcome: "launched", Identity: a.ID.String()}
-	refused := s.mayLaunch(c.Who, &a, &r, &in)
+	data := launchData{Launch: id, For: in.For, Outcome: "waiting", Identity: a.ID.String()}
+	refused := s.mayLaunch(c.Who, &a, &r)
 	var socket string
 	if refused == nil { // before it is on record, or it would look like one whose process is gone; it serves nobody yet
 		socket, refused = s.bindLaunch(id, &a)
@@ -68,14 +68,10 @@ func (s *Server) opLaunch(ctx context.Context, c admin.Call) (any, error) {
 	return s.launched(&a, &r, id, in.For, socket)
 }
 
-func (s *Server) mayLaunch(who remit.Principal, a *remit.Agent, r *remit.Run, in *api.Launch) error {
+func (s *Server) mayLaunch(who remit.Principal, a *remit.Agent, r *remit.Run) error {
 	if a.Launch == nil || !slices.Contains(a.Launch.By, who.Person) {
 		return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s may not launch %s", who, a.Name),
 			Hint: "the agent's file says who may: launch: {by: [" + who.String() + "], …}"}
-	}
-	if !slices.Contains(a.Launch.Commands, in.Command) {
-		return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s may not be launched with %s (%s)", a.Name, in.Path, in.Command),
-			Hint: "add that digest to the agent's launch: commands, if it is the right executable"}
 	}
 	if err := s.ownUser(a); err != nil {
 		return err
@@ -149,7 +145,9 @@ func (s *Server) launchOf(c admin.Call) (remit.LaunchRecord, error) {
 	return l, nil
 }
 
-func (s *Server) opLaunchPID(_ context.Context, c admin.Call) (any, error) {
+// opLaunchPID measures the waiting process's executable itself, whatever the launcher said: digests of the agent's file decide. The
+// Workload API measures again at every use of the launch's socket.
+func (s *Server) opLaunchPID(ctx context.Context, c admin.Call) (any, error) {
 	l, err := s.launchOf(c)
 	if err != nil {
 		return nil, err
@@ -158,7 +156,33 @@ func (s *Server) opLaunchPID(_ context.Context, c admin.Call) (any, error) {
 	if err := c.Decode(&in); err != nil {
 		return nil, err
 	}
-	return struct{}{}, s.ids.started(l.ID, in.PID)
+	exe, err := s.ids.started(l.ID, in.PID, in.FD)
+	if remit.CodeOf(err) == remit.CodeConflict {
+		return nil, err // it has its process already, which goes on
+	}
+	a, _ := s.registry.Named(l.Agent)
+	//remit:guard S4 TestLaunchOfAnotherProgram
+	if err == nil && (a.Launch == nil || !slices.Contains(a.Launch.Commands, exe.Digest)) {
+		err = &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s may not be launched with %s (%s)", l.Agent, exe.Path, exe.Digest),
+			Hint: "add that digest to the agent's launch: commands, if it is the right executable"}
+	}
+	data := launchData{Launch: l.ID, Command: exe.Digest, Path: exe.Path, Outcome: "launched", Identity: a.ID.String()}
+	change := remit.Change{}
+	if err != nil {
+		s.ids.unbind(l.ID)
+		data.Outcome, l.Ended = "refused: "+err.Error(), s.now()
+		change.Rows = []remit.Row{l}
+	}
+	body, fault := json.Marshal(data)
+	if fault != nil {
+		return nil, fault
+	}
+	change.Events = []remit.Event{{At: s.now(), Kind: remit.EventLaunch, Agent: l.Agent, Run: l.Run, By: c.Who.String(), Data: body}}
+	if _, fault := s.store.Commit(ctx, change); fault != nil {
+		s.ids.unbind(l.ID)
+		return nil, fault
+	}
+	return struct{}{}, err
 }
 
 func (s *Server) opLaunchEnd(ctx context.Context, c admin.Call) (any, error) {

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"remit"
@@ -60,7 +61,7 @@ func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 			r.audiences[aud] = true
 		}
 	}
-	errs = append(errs, r.checkAudiences(s.cfg.GrantIssuer), register(identity.NewRegistry(), set))
+	errs = append(errs, r.checkAudiences(s.cfg.GrantIssuer), s.checkUsers(set), register(identity.NewRegistry(), set))
 	sources := map[string]evidence.Source{}
 	for _, name := range slices.Sorted(maps.Keys(set.Sources)) {
 		source, err := newSource(set.Sources[name], d)
@@ -103,6 +104,41 @@ func (r *revision) checkAudiences(grantIssuer string) error {
 		}
 	}
 	return nil
+}
+
+// checkUsers is S2: a process of an operator's user is that operator on the admin socket, so no agent, tool or enforcement point
+// may be attested or launched as one. allow_own_uid is for one user who is all of them.
+func (s *Server) checkUsers(set *config.Set) error {
+	refuse := func(name remit.Name, uid uint32) error {
+		who, _, ok := s.person(uid)
+		//remit:guard S2 TestAgentOfOperatorsUser
+		if ok && !s.cfg.AllowOwnUID {
+			return &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("%s would run as uid %d, which is %s on the admin socket", name, uid, who),
+				Hint: "give it a user of its own"}
+		}
+		return nil
+	}
+	var errs []error
+	attested := func(name remit.Name, sets []remit.Attestation) {
+		for _, a := range sets {
+			for _, sel := range a.Selectors {
+				if uid, err := strconv.ParseUint(strings.TrimPrefix(sel, "unix:uid:"), 10, 32); err == nil {
+					errs = append(errs, refuse(name, uint32(uid)))
+				}
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(set.Agents)) {
+		a := set.Agents[name]
+		attested(name, a.Attest)
+		if a.Launch != nil && a.Launch.OwnUID {
+			errs = append(errs, refuse(name, a.Launch.UID))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(set.EnforcementPoints)) {
+		attested(name, set.EnforcementPoints[name].Attest)
+	}
+	return errors.Join(errs...)
 }
 
 // activate makes what stands in the configuration directory the active revision, or says what is wrong and leaves the old one.

@@ -172,7 +172,14 @@ stages:
   - {name: write, who: agent/other, action: memory.write, target: cluster, where: {image: $image}}
 `
 
-var command = remit.DigestOf([]byte("the command"))
+// command is what the agents of these tests run: this test.
+var command = sync.OnceValue(func() remit.Digest {
+	b, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		panic(err)
+	}
+	return remit.DigestOf(b)
+})
 
 // fixture is a running server with its operator and its agents.
 type fixture struct {
@@ -220,7 +227,7 @@ func setUp(t *testing.T, edit ...string) *fixture {
 	}
 	name, memory := newBackend(t)
 	f.backend = memory
-	f.files = strings.NewReplacer("UID", fmt.Sprint(os.Getuid()), "DIGEST", string(command), "BACKEND", name).Replace(story)
+	f.files = strings.NewReplacer("UID", fmt.Sprint(os.Getuid()), "DIGEST", string(command()), "BACKEND", name).Replace(story)
 	f.write(f.files)
 	f.start()
 	return f

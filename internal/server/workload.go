@@ -9,6 +9,7 @@ import (
 
 	"remit"
 	"remit/internal/gateway"
+	"remit/internal/identity"
 	"remit/internal/identity/workloadapi"
 )
 
@@ -20,7 +21,8 @@ const issueRate, issueBurst = 200, 50000
 func (s *Server) newWorkloadAPI(i *identities) (*workloadapi.Server, error) {
 	quota := gateway.NewQuota(issueRate, issueBurst, math.MaxInt)
 	return workloadapi.New(workloadapi.Config{
-		Authority: i.authority, Registry: s.registry, OwnAudience: s.baseURL(), AllowOwnUID: s.cfg.AllowOwnUID, Log: s.log, Now: s.now,
+		Authority: i.authority, Registry: s.registry, OwnAudience: s.baseURL(), AllowOwnUID: s.cfg.AllowOwnUID,
+		Operator: func(uid uint32) bool { _, _, ok := s.person(uid); return ok }, Log: s.log, Now: s.now,
 		Allowed: func(n remit.Name) bool { return !s.store.Posture(n).Suspended },
 		OnIssue: func(ctx context.Context, row remit.Issued) error {
 			account, ok := quota.Enter(string(row.Agent), 0, s.now())
@@ -65,13 +67,13 @@ func (i *identities) get(id remit.LaunchID) *workloadapi.Bound {
 	return i.launches.bound[id]
 }
 
-// started names the launched process.
-func (i *identities) started(id remit.LaunchID, pid int) error {
+// started names the launched process and returns what it will run.
+func (i *identities) started(id remit.LaunchID, pid, fd int) (identity.Executable, error) {
 	b := i.get(id)
 	if b == nil {
-		return notFound("launch", string(id))
+		return identity.Executable{}, notFound("launch", string(id))
 	}
-	return b.Attach(pid)
+	return b.Attach(pid, fd)
 }
 
 // alive reports whether the launch's process may still run. A launch that has no process yet counts as alive while it is young.

@@ -138,10 +138,10 @@ func TestBoundSocket(t *testing.T) {
 			t.Errorf("%s: before the process is known: %+v", c.name, got)
 		}
 		p := f.start(4001, c.mode, b.Path)
-		if err := b.Attach(p.cmd.Process.Pid); err != nil {
+		if _, err := b.Attach(p.cmd.Process.Pid, 0); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.Attach(os.Getpid()); err == nil {
+		if _, err := b.Attach(os.Getpid(), 0); err == nil {
 			t.Error("attached twice")
 		}
 		if got := f.ask(0, "fetch", b.Path); got.Code != evil {
@@ -176,7 +176,7 @@ func TestBoundSocketWithoutOwner(t *testing.T) {
 	f := newFixture(t, nil, agent("deploy"))
 	b := f.bind(workloadapi.Binding{Owner: -1})
 	p := f.start(4001, "fetch", b.Path)
-	if err := b.Attach(p.cmd.Process.Pid); err != nil {
+	if _, err := b.Attach(p.cmd.Process.Pid, 0); err != nil {
 		t.Fatal(err)
 	}
 	if got := f.ask(4001, "fetch", b.Path); got.Code != "PermissionDenied" {
@@ -191,11 +191,11 @@ func TestBoundSocketWithoutOwner(t *testing.T) {
 func TestBoundSocketOfAnotherUser(t *testing.T) {
 	needRoot(t)
 	a := agent("deploy")
-	a.Launch = &remit.Launch{OwnUID: true, UID: 4001}
+	a.Launch.OwnUID, a.Launch.UID = true, 4001
 	f := newFixture(t, nil, a)
 	b := f.bind(workloadapi.Binding{Owner: -1})
 	p := f.start(4002, "fetch", b.Path)
-	if err := b.Attach(p.cmd.Process.Pid); err != nil {
+	if _, err := b.Attach(p.cmd.Process.Pid, 0); err != nil {
 		t.Fatal(err)
 	}
 	p.release()
@@ -212,7 +212,7 @@ func TestBoundSocketEnds(t *testing.T) {
 	if !b.Alive() {
 		t.Error("not alive before its process")
 	}
-	if err := b.Attach(p.cmd.Process.Pid); err != nil {
+	if _, err := b.Attach(p.cmd.Process.Pid, 0); err != nil {
 		t.Fatal(err)
 	}
 	if !b.Alive() {
@@ -234,7 +234,7 @@ func TestBoundSocketEnds(t *testing.T) {
 	if b.Alive() {
 		t.Error("alive after the end")
 	}
-	if err := b.Attach(os.Getpid()); err == nil {
+	if _, err := b.Attach(os.Getpid(), 0); err == nil {
 		t.Error("attached after the end")
 	}
 	if err := b.Close(); err != nil {
@@ -248,7 +248,7 @@ func TestLaunchedUnderTheServersUser(t *testing.T) {
 		f := newFixture(t, nil2(func(c *workloadapi.Config) { c.AllowOwnUID = allow }), agent("deploy"))
 		b := f.bind(workloadapi.Binding{Owner: -1})
 		p := f.start(0, "fetch", b.Path)
-		if err := b.Attach(p.cmd.Process.Pid); err != nil {
+		if _, err := b.Attach(p.cmd.Process.Pid, 0); err != nil {
 			t.Fatal(err)
 		}
 		p.release()
@@ -267,7 +267,7 @@ func TestLaunchIsOverWithItsProcess(t *testing.T) {
 	f := newFixture(t, nil, agent("deploy"))
 	b := f.bind(workloadapi.Binding{Owner: -1, Inherit: true})
 	p := f.start(4001, "fetch", b.Path)
-	if err := b.Attach(p.cmd.Process.Pid); err != nil {
+	if _, err := b.Attach(p.cmd.Process.Pid, 0); err != nil {
 		t.Fatal(err)
 	}
 	_ = p.cmd.Process.Kill()
@@ -277,5 +277,110 @@ func TestLaunchIsOverWithItsProcess(t *testing.T) {
 	}
 	if got := f.ask(4001, "fetch", b.Path); got.Code != "PermissionDenied" {
 		t.Errorf("after its process ended: %+v", got)
+	}
+}
+
+// program writes the helper, with more behind it, to a file of its own.
+func (f *fixture) program(name, more string) string {
+	f.t.Helper()
+	b, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	path := filepath.Join(f.dir, name)
+	if err := os.WriteFile(path, append(b, more...), 0o755); err != nil {
+		f.t.Fatal(err)
+	}
+	return path
+}
+
+// becomes launches a process that waits with first open, is measured, and then executes it; between may change things.
+func (f *fixture) becomes(path string, between func(), b *workloadapi.Bound) answer {
+	f.t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	p := f.start(4001, "become", b.Path, file)
+	if _, err := b.Attach(p.cmd.Process.Pid, 3); err != nil {
+		f.t.Fatal(err)
+	}
+	_ = file.Close()
+	between()
+	p.release()
+	return p.next()
+}
+
+// TestLaunchedRunsAnother: S4. The server measures what runs; what the launcher says counts nothing.
+func TestLaunchedRunsAnother(t *testing.T) {
+	needRoot(t)
+	f := newFixture(t, nil, agent("deploy"))
+	listed, other := f.program("listed", ""), f.program("other", "\n")
+	nothing := func() {}
+	if got := f.becomes(listed, nothing, f.bind(workloadapi.Binding{Owner: 4001})); len(got.IDs) != 1 {
+		t.Errorf("what is listed got %+v", got)
+	}
+	if got := f.becomes(other, nothing, f.bind(workloadapi.Binding{Owner: 4001})); got.Code != "PermissionDenied" {
+		t.Errorf("what is not listed got %+v", got)
+	}
+	// The name that was measured leads to another file afterwards: what is executed is the descriptor, which lost its name.
+	swap := func() {
+		if err := os.Rename(other, listed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := f.becomes(listed, swap, f.bind(workloadapi.Binding{Owner: 4001})); got.Code != "PermissionDenied" {
+		t.Errorf("swapped by name: %+v", got)
+	}
+	// The file itself becomes another between measure and execution.
+	victim := f.program("victim", "")
+	overwrite := func() { f.program("victim", "\n") }
+	if got := f.becomes(victim, overwrite, f.bind(workloadapi.Binding{Owner: 4001})); got.Code != "PermissionDenied" {
+		t.Errorf("overwritten between measure and execution: %+v", got)
+	}
+}
+
+// TestLaunchedExecutesAnother: the process that was measured executes something else later, and keeps its number.
+func TestLaunchedExecutesAnother(t *testing.T) {
+	needRoot(t)
+	f := newFixture(t, nil, agent("deploy"))
+	other, err := os.Open(f.program("other", "\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	b := f.bind(workloadapi.Binding{Owner: 4001})
+	p := f.start(4001, "become", b.Path, other)
+	if _, err := b.Attach(p.cmd.Process.Pid, 0); err != nil { // it runs what is listed, now
+		t.Fatal(err)
+	}
+	p.release()
+	if got := p.next(); got.Code != "PermissionDenied" {
+		t.Errorf("after execve of what is not listed: %+v", got)
+	}
+}
+
+// TestLaunchedFileIsTouched: S4. Content that was written and written back is no longer what was measured.
+func TestLaunchedFileIsTouched(t *testing.T) {
+	needRoot(t)
+	f := newFixture(t, nil, agent("deploy"))
+	path := f.program("listed", "")
+	again := func() { f.program("listed", "") }
+	if got := f.becomes(path, again, f.bind(workloadapi.Binding{Owner: 4001})); got.Code != "PermissionDenied" {
+		t.Errorf("written to between measure and execution: %+v", got)
+	}
+}
+
+// TestOperatorsProcessIsNoAgent: S2. A process that could manage Remit is given no identity, by whatever selector.
+func TestOperatorsProcessIsNoAgent(t *testing.T) {
+	needRoot(t)
+	operator := func(uid uint32) bool { return uid == 4001 }
+	f := newFixture(t, nil2(func(c *workloadapi.Config) { c.Operator = operator }), agent("deploy", "unix:uid:4001"), agent("build", "unix:gid:4001"),
+		agent("other", "unix:uid:4002"))
+	if got := f.ask(4001, "fetch", f.socket); got.Code != "PermissionDenied" {
+		t.Errorf("an operator's process got %+v", got)
+	}
+	if got := f.ask(4002, "fetch", f.socket); len(got.IDs) != 1 {
+		t.Errorf("another process got %+v", got)
 	}
 }

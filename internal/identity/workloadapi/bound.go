@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"remit"
@@ -31,10 +32,13 @@ type Binding struct {
 type Bound struct {
 	Binding
 	listener *net.UnixListener
+	attestor *identity.Attestor
 	done     chan struct{} // closed by Close
 
 	mu    sync.Mutex // guards the rest
 	root  *identity.Peer
+	file  identity.Executable // what the process will run, as it was measured while it waited
+	ran   bool                // it was seen running that, unchanged
 	conns map[*connection]struct{}
 	ended bool
 }
@@ -55,25 +59,68 @@ func (s *Server) Bind(b Binding) (*Bound, error) {
 	if err != nil {
 		return nil, err
 	}
-	bound := &Bound{Binding: b, listener: l, done: make(chan struct{}), conns: map[*connection]struct{}{}}
+	bound := &Bound{Binding: b, listener: l, attestor: &s.attestor, done: make(chan struct{}), conns: map[*connection]struct{}{}}
 	s.serve(l, b.Path, bound)
 	return bound, nil
 }
 
-// Attach names the launched process, once. The process must be waiting then, so that the number is still its own: from here on
-// it is held by a pidfd, and no other process can come into its place.
-func (b *Bound) Attach(pid int) error {
+// Attach names the launched process, once, and measures what it runs (fd 0), or the file that it holds open at fd and is about to
+// run. The process must be waiting then, so that the number is still its own: from here on it is held by a pidfd, and no other
+// process can come into its place. Every later use of the socket measures again.
+func (b *Bound) Attach(pid, fd int) (identity.Executable, error) {
+	if b.Attached() {
+		return identity.Executable{}, b.taken()
+	}
 	p, err := identity.OpenPeer(pid)
+	var e identity.Executable
+	if err == nil {
+		e, err = b.attestor.Measure(p, fd)
+	}
 	if err != nil {
-		return &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("process %d cannot be attached to launch %s", pid, b.Launch), Cause: err}
+		if p != nil {
+			p.Close()
+		}
+		return e, &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("process %d cannot be attached to launch %s: %v", pid, b.Launch, err), Cause: err}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ended || b.root != nil {
 		p.Close()
-		return &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf("launch %s has its process already, or has ended", b.Launch)}
+		return e, b.taken()
 	}
-	b.root = p
+	b.root, b.file = p, e
+	return e, nil
+}
+
+func (b *Bound) taken() error {
+	return &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf("launch %s has its process already, or has ended", b.Launch)}
+}
+
+// runs measures what the launched process runs now: the first time it must be the very file that was measured while it waited,
+// untouched; always one of the agent's. So no file can be changed between check and use, and a process that executed something
+// else has lost its identity (S4).
+func (b *Bound) runs(commands []remit.Digest) error {
+	b.mu.Lock()
+	root, file, ran := b.root, b.file, b.ran
+	b.mu.Unlock()
+	if root == nil {
+		return errors.New("the launch has no process yet")
+	}
+	now, err := b.attestor.Measure(root, 0)
+	if err != nil {
+		return err
+	}
+	//remit:guard S4 TestLaunchedRunsAnother
+	if !slices.Contains(commands, now.Digest) {
+		return fmt.Errorf("it runs %s (%s), which the agent's file does not list", now.Path, now.Digest)
+	}
+	//remit:guard S4 TestLaunchedFileIsTouched
+	if !ran && !now.Untouched(&file) {
+		return fmt.Errorf("%s is not the file that was measured when it was launched, or was written to since", now.Path)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ran = true
 	return nil
 }
 

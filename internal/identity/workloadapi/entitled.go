@@ -53,6 +53,11 @@ func (s *Server) entitled(ctx context.Context) ([]entitled, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What runs as an operator is that operator on the admin socket, so it is no agent (S2).
+	//remit:guard S2 TestOperatorsProcessIsNoAgent
+	if s.cfg.Operator(c.peer.UID) && !s.cfg.AllowOwnUID {
+		return nil, status.Error(codes.PermissionDenied, "no identity: processes of an operator's user are no agents")
+	}
 	var out []entitled
 	if c.bound != nil {
 		out, err = s.entitledByLaunch(c)
@@ -88,7 +93,14 @@ func (s *Server) entitledByLaunch(c *caller) ([]entitled, error) {
 		s.cfg.Log.Warn("workload API: a process is not of the launch whose socket it uses", "launch", c.bound.Launch, "pid", c.peer.PID, "err", err)
 		return nil, status.Error(codes.PermissionDenied, "no identity: this process was not launched with this socket")
 	}
-	if agent.Launch != nil && agent.Launch.OwnUID && agent.Launch.UID != w.UID {
+	if agent.Launch == nil {
+		return nil, status.Error(codes.PermissionDenied, "no identity: the agent's file lets nobody launch it any more")
+	}
+	if err := c.bound.runs(agent.Launch.Commands); err != nil {
+		s.cfg.Log.Warn("workload API: the launched process does not run what it was launched for", "launch", c.bound.Launch, "pid", c.peer.PID, "err", err)
+		return nil, status.Error(codes.PermissionDenied, "no identity: the launched process does not run what the agent's file lists")
+	}
+	if agent.Launch.OwnUID && agent.Launch.UID != w.UID {
 		return nil, status.Error(codes.PermissionDenied, "no identity: the process runs as another user than the agent's file says")
 	}
 	level := remit.LevelLaunched

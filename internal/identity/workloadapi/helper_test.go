@@ -49,8 +49,15 @@ type answer struct {
 
 // helper is another process: it waits for a line on its standard input, then fetches.
 func helper(mode string) {
-	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+	if mode != "now" {
+		_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+	}
 	switch mode {
+	case "now":
+		print1(fetch(context.Background()))
+	case "become": // what descriptor 3 is
+		_ = os.Setenv("REMIT_TEST_HELPER", "now")
+		print1(answer{Code: syscall.Exec("/proc/self/fd/3", []string{"helper"}, os.Environ()).Error()})
 	case "fetch":
 		print1(fetch(context.Background()))
 	case "child", "orphan": // a grandchild fetches
@@ -224,12 +231,22 @@ func agent(name string, selectors ...string) remit.Agent {
 	if err != nil {
 		panic(err)
 	}
-	a := remit.Agent{Name: n, ID: spiffeid.RequireFromPath(domain, "/agent/"+name), TTL: 10 * time.Minute, Audiences: []string{"https://vault"}}
+	a := remit.Agent{Name: n, ID: spiffeid.RequireFromPath(domain, "/agent/"+name), TTL: 10 * time.Minute, Audiences: []string{"https://vault"},
+		Launch: &remit.Launch{Commands: []remit.Digest{command()}}}
 	for _, s := range selectors {
 		a.Attest = append(a.Attest, remit.Attestation{Selectors: strings.Split(s, " ")})
 	}
 	return a
 }
+
+// command is the digest of the helper: this test's own program.
+var command = sync.OnceValue(func() remit.Digest {
+	b, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		panic(err)
+	}
+	return remit.DigestOf(b)
+})
 
 // self attests the test process itself.
 func self() string { return fmt.Sprintf("unix:uid:%d", os.Geteuid()) }
@@ -243,7 +260,7 @@ type process struct {
 }
 
 // start runs a copy of the test binary as another user.
-func (f *fixture) start(uid int, mode, socket string) *process {
+func (f *fixture) start(uid int, mode, socket string, files ...*os.File) *process {
 	f.t.Helper()
 	needRoot(f.t)
 	bin := filepath.Join(f.dir, "helper")
@@ -258,7 +275,7 @@ func (f *fixture) start(uid int, mode, socket string) *process {
 	}
 	p := &process{t: f.t, cmd: exec.Command(bin)}
 	p.cmd.Env = []string{"REMIT_TEST_HELPER=" + mode, "SPIFFE_ENDPOINT_SOCKET=unix://" + socket}
-	p.cmd.Dir = "/"
+	p.cmd.Dir, p.cmd.ExtraFiles = "/", files
 	p.cmd.Stderr = os.Stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid), Groups: []uint32{}}}
 	var err error

@@ -47,6 +47,8 @@ type Config struct {
 	OwnAudience string
 	// JWTTTL is the life of JWT-SVIDs. Default 5 minutes.
 	JWTTTL time.Duration
+	// Operator says whether a user can manage Remit. Its processes are given no identity, unless AllowOwnUID. Default: nobody.
+	Operator func(uid uint32) bool
 	// AllowOwnUID: see identity.Attestor. It is weaker; for a laptop under one user.
 	AllowOwnUID bool
 	// MaxConnections of one user on all sockets, and MaxCalls at once on one connection. Defaults 64 and 32.
@@ -72,6 +74,9 @@ type Server struct {
 func New(cfg Config) (*Server, error) {
 	if cfg.Authority == nil || cfg.Registry == nil || cfg.Allowed == nil || cfg.OnIssue == nil || cfg.OwnAudience == "" {
 		return nil, errors.New("workloadapi: authority, registry, allowed, on-issue and own audience are required")
+	}
+	if cfg.Operator == nil {
+		cfg.Operator = func(uint32) bool { return false }
 	}
 	if cfg.JWTTTL <= 0 {
 		cfg.JWTTTL = 5 * time.Minute
