@@ -24,6 +24,9 @@ func ParseName(s string) (Name, error) {
 	return Name(s), nil
 }
 
+// Installation has a posture as agents have: while it is suspended, nobody is given anything. No file can declare it.
+const Installation Name = "remit"
+
 // Agent is a named identity with an owner. Tools are Agents whose Name starts with "tool/".
 type Agent struct {
 	Name      Name

@@ -22,7 +22,7 @@ type Precondition struct {
 // EpochKey names something whose change invalidates a decision in flight.
 type EpochKey string
 
-// RunKey, AgentKey, PolicyKey, EvidenceKey, LeaseKey and UsedKey make the keys.
+// RunKey, AgentKey, PolicyKey, EvidenceKey, LaunchKey, LeaseKey and UsedKey make the keys.
 func RunKey(id RunID) EpochKey { return EpochKey("run/" + string(id)) }
 
 // AgentKey is moved by suspension and reinstatement.
@@ -33,6 +33,9 @@ const PolicyKey EpochKey = "policy"
 
 // EvidenceKey is moved by every statement added for a source.
 func EvidenceKey(source string) EpochKey { return EpochKey("evidence/" + source) }
+
+// LaunchKey is moved when a launch ends.
+func LaunchKey(id LaunchID) EpochKey { return EpochKey("launch/" + string(id)) }
 
 // LeaseKey is moved by every state change of a lease.
 func LeaseKey(id LeaseID) EpochKey { return EpochKey("lease/" + string(id)) }
@@ -108,5 +111,5 @@ type LaunchRecord struct {
 	Ended   time.Time `json:"ended,omitzero"`
 }
 
-// EpochKey makes a key of its own.
-func (l LaunchRecord) EpochKey() EpochKey { return EpochKey("launch/" + string(l.ID)) }
+// EpochKey returns LaunchKey.
+func (l LaunchRecord) EpochKey() EpochKey { return LaunchKey(l.ID) }

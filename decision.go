@@ -38,8 +38,9 @@ type ReasonCode string
 const (
 	ReasonUnknownAgent     ReasonCode = "unknown_agent"
 	ReasonSuspended        ReasonCode = "agent_suspended"
-	ReasonNotEnrolled      ReasonCode = "not_enrolled"     // an enforcement point spoke for whom it may not (S6)
-	ReasonAsserted         ReasonCode = "subject_asserted" // the subject was named, not proven (S6)
+	ReasonHalted           ReasonCode = "installation_halted" // until an operator confirms (S13)
+	ReasonNotEnrolled      ReasonCode = "not_enrolled"        // an enforcement point spoke for whom it may not (S6)
+	ReasonAsserted         ReasonCode = "subject_asserted"    // the subject was named, not proven (S6)
 	ReasonNoRun            ReasonCode = "run_missing"
 	ReasonRunEnded         ReasonCode = "run_ended"
 	ReasonRunToken         ReasonCode = "run_token_invalid" //nolint:gosec // a reason, not a credential
@@ -114,6 +115,7 @@ type Judgement struct {
 	Effect      Effect
 	Reasons     []Reason
 	TTL         time.Duration
+	Until       time.Time // when the answer stops being true by itself: the window closes, a fact gets too old; zero: never
 	Limits      map[string]int64
 	Obligations []string
 }
@@ -144,6 +146,7 @@ type Decision struct {
 	WorkflowDigest Digest           `json:"workflow_digest,omitempty"`
 	Lacking        []Lack           `json:"lacking,omitempty"`
 	TTL            time.Duration    `json:"ttl,omitempty"`
+	Until          time.Time        `json:"until,omitzero"` // of the judgement: no grant lives longer, whatever TTL says
 	Limits         map[string]int64 `json:"limits,omitempty"`
 	Obligations    []string         `json:"obligations,omitempty"`
 	Policy         Digest           `json:"policy"`

@@ -67,6 +67,9 @@ func (d *Decision) appendFindings(b []byte) []byte {
 		b = append(b, ']')
 	}
 	b = appendNumber(b, `,"ttl":`, int64(d.TTL))
+	if !d.Until.IsZero() {
+		b = appendTime(b, `,"until":`, d.Until)
+	}
 	if len(d.Limits) > 0 {
 		b = append(b, `,"limits":{`...)
 		var stack [8]string

@@ -102,8 +102,9 @@ func TestDecisionAppendJSON(t *testing.T) {
 		for i := range d.Evidence { // encoding/json cannot tell it from absent either
 			d.Evidence[i].Until = d.Evidence[i].Until.Round(0)
 		}
+		d.Until = d.Until.Round(0)
 		got := d.AppendJSON([]byte("x"))[1:]
-		d.At = d.At.UTC()
+		d.At, d.Until = d.At.UTC(), d.Until.UTC()
 		for i := range d.Evidence {
 			e := &d.Evidence[i]
 			e.Made, e.Verified, e.Until = e.Made.UTC(), e.Verified.UTC(), e.Until.UTC()

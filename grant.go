@@ -15,7 +15,7 @@ type Grant struct {
 	Target     string        `json:"target"`
 	Scope      Args          `json:"scope"` // the decided arguments, after narrowing
 	Issued     time.Time     `json:"issued"`
-	Expires    time.Time     `json:"expires"` // the earliest of ttl, stage, run, evidence, window, caller's SVID (S12)
+	Expires    time.Time     `json:"expires"` // the earliest of ttl, stage, run, evidence, window, approval, caller's SVID (S12)
 	State      GrantState    `json:"state"`
 	Ended      time.Time     `json:"ended,omitzero"`
 	Why        string        `json:"why,omitempty"` // why it ended
@@ -46,6 +46,7 @@ type Lease struct {
 	Agent       Name       `json:"agent"`
 	AgentID     string     `json:"agent_id"` // SPIFFE ID
 	Run         RunID      `json:"run"`
+	Launch      LaunchID   `json:"launch,omitempty"` // of the process that asked; the lease ends with it
 	Target      string     `json:"target"`
 	Action      string     `json:"action"`
 	Scope       Args       `json:"scope"`

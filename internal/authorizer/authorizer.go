@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"remit"
 )
@@ -34,14 +35,19 @@ type Policy interface {
 
 // State answers from memory.
 type State interface {
+	// Posture is an agent's, and that of remit.Installation.
 	Posture(agent remit.Name) remit.Posture
 	Run(id remit.RunID) (remit.Run, bool)
-	EvidenceEpoch(source string) uint64
+	Launch(id remit.LaunchID) (remit.LaunchRecord, bool)
+	Epoch(key remit.EpochKey) uint64
 }
 
 // Evidence finds the verified facts for all needs, in their order, within the context's deadline.
 type Evidence interface {
 	Collect(ctx context.Context, needs []remit.Need, req *remit.Request) []remit.Found
+	// Fresh asks again, where it is time to, about facts that were found. What does not hold any more has a reason in now, and
+	// ok is false. It does not change found.
+	Fresh(ctx context.Context, found []remit.Found) (now []remit.Found, ok bool)
 }
 
 // Record makes changes durable, or returns an error of remit.CodeConflict when a precondition no longer holds. The receipt
@@ -57,6 +63,8 @@ type Broker interface {
 	// Mint calls the target for a lease that is on record as pending, and commits it active under require. When anything
 	// fails it returns an error and sees to it that nothing stays usable.
 	Mint(ctx context.Context, g remit.Grant, l remit.Lease, require []remit.Precondition) (remit.Grant, remit.Credential, error)
+	// Abandon ends a grant that is on record as pending and will not be minted.
+	Abandon(ctx context.Context, g remit.Grant, l remit.Lease, why string)
 }
 
 // Authorizer is the line. It is safe for concurrent use.
@@ -95,6 +103,12 @@ func (a *Authorizer) Grant(ctx context.Context, req *remit.Request) (remit.Decis
 	if err := a.record(ctx, &w, change); err != nil || w.decision.Effect != remit.Allow {
 		return none(w.decision, err)
 	}
+	fresh := a.fresh(ctx, req, &w)
+	//remit:guard S15 TestTicketClosedBeforeMint internal/server
+	if !fresh {
+		a.cfg.Broker.Abandon(ctx, grant, lease, "its evidence did not hold any more: "+string(w.decision.ID))
+		return none(w.decision, a.record(ctx, &w, remit.Change{}))
+	}
 	grant, cred, err := a.cfg.Broker.Mint(ctx, grant, lease, w.seen)
 	if err != nil {
 		return none(w.decision, fmt.Errorf("mint under grant %s: %w", grant.ID, err))
@@ -102,10 +116,19 @@ func (a *Authorizer) Grant(ctx context.Context, req *remit.Request) (remit.Decis
 	return w.decision, grant, cred, nil
 }
 
-// weighed is a decision before it is recorded, with the epochs that it rests on.
+// Again answers req as Decide would, and records nothing: what live grants are held to (S12).
+func (a *Authorizer) Again(ctx context.Context, req *remit.Request) remit.Decision {
+	w := a.weigh(ctx, req)
+	return w.decision
+}
+
+// weighed is a decision before it is recorded, with what it rests on: epochs, and the facts as they were found.
 type weighed struct {
 	decision remit.Decision
 	run      remit.Run
+	policy   Policy
+	match    remit.Match
+	found    []remit.Found
 	seen     []remit.Precondition
 	cut      bool // see shorten
 }
@@ -132,7 +155,7 @@ func clip(s string) string {
 }
 
 func (w *weighed) deny(reasons ...remit.Reason) weighed {
-	w.decision.Effect, w.decision.Reasons, w.decision.TTL = remit.Deny, reasons, 0
+	w.decision.Effect, w.decision.Reasons, w.decision.TTL, w.decision.Until = remit.Deny, reasons, 0, time.Time{}
 	return *w
 }
 
@@ -151,11 +174,8 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	if req.Agent == "" || req.Caller.IsZero() {
 		return w.deny(remit.Reason{Code: remit.ReasonUnknownAgent})
 	}
-	posture := a.cfg.State.Posture(req.Agent)
-	w.rests(remit.AgentKey(req.Agent), posture.Epoch)
-	//remit:guard S20 TestDefaultDeny
-	if posture.Suspended {
-		return w.deny(remit.Reason{Code: remit.ReasonSuspended, Got: posture.Reason})
+	if !a.standing(req, &w) {
+		return w
 	}
 	if req.Run == "" {
 		return w.deny(remit.Reason{Code: remit.ReasonNoRun})
@@ -175,25 +195,71 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	if req.Stage != "" && req.Stage != run.Stage {
 		return w.deny(remit.Reason{Code: remit.ReasonRunMismatch, Of: "stage", Want: run.Stage, Got: req.Stage})
 	}
-	policy := a.cfg.Policy()
-	m := policy.Match(req, &run)
+	w.policy = a.cfg.Policy()
+	w.match = w.policy.Match(req, &run)
+	m := &w.match
 	w.decision.Policy, w.decision.Permission, w.decision.Args = m.Policy, m.Ref, m.Args
 	w.rests(remit.PolicyKey, m.Epoch)
 	if m.Permission == nil {
 		return w.deny(m.Reasons...)
 	}
 	for _, n := range m.Needs { // read before collecting: what arrives in between must move the commit
-		w.rests(remit.EvidenceKey(n.Source), a.cfg.State.EvidenceEpoch(n.Source))
+		key := remit.EvidenceKey(n.Source)
+		w.rests(key, a.cfg.State.Epoch(key))
 	}
 	filled := *req // sources compare their fact with the arguments that are decided on
 	filled.Args = m.Args
-	found := a.cfg.Evidence.Collect(ctx, m.Needs, &filled)
-	w.judge(policy.Judge(ctx, req, &run, &m, found), found)
+	w.judge(ctx, req, a.cfg.Evidence.Collect(ctx, m.Needs, &filled))
 	return w
 }
 
-func (w *weighed) judge(j remit.Judgement, found []remit.Found) {
+// standing checks who asks, whatever for: nobody is given anything while the installation is halted (S13), a suspended agent
+// nothing, and a launched process only while its launch lasts.
+func (a *Authorizer) standing(req *remit.Request, w *weighed) bool {
+	for _, who := range [...]remit.Name{remit.Installation, req.Agent} {
+		posture := a.cfg.State.Posture(who)
+		w.rests(remit.AgentKey(who), posture.Epoch)
+		//remit:guard S20 TestDefaultDeny
+		if posture.Suspended {
+			code := remit.ReasonSuspended
+			if who == remit.Installation {
+				code = remit.ReasonHalted
+			}
+			w.deny(remit.Reason{Code: code, Got: posture.Reason})
+			return false
+		}
+	}
+	if id := req.Caller.Launch; id != "" {
+		w.rests(remit.LaunchKey(id), a.cfg.State.Epoch(remit.LaunchKey(id)))
+		l, ok := a.cfg.State.Launch(id)
+		//remit:guard S4 TestDefaultDeny
+		if !ok || !l.Ended.IsZero() {
+			w.deny(remit.Reason{Code: remit.ReasonRunToken, Of: "launch", Got: "ended"})
+			return false
+		}
+	}
+	return true
+}
+
+// fresh asks about the facts once more, after the decision is on record and right before the mint (S15). If one does not hold
+// any more, w becomes a decision of its own, the denial for that reason.
+func (a *Authorizer) fresh(ctx context.Context, req *remit.Request, w *weighed) bool {
+	now, ok := a.cfg.Evidence.Fresh(ctx, w.found)
+	if ok {
+		return true
+	}
+	w.decision.ID = remit.NewDecisionID()
+	w.judge(ctx, req, now)
+	if w.decision.Effect == remit.Allow {
+		w.deny(remit.Reason{Code: remit.ReasonFault, Of: "evidence"})
+	}
+	return false
+}
+
+func (w *weighed) judge(ctx context.Context, req *remit.Request, found []remit.Found) {
+	j := w.policy.Judge(ctx, req, &w.run, &w.match, found)
 	d := &w.decision
+	w.found, d.Evidence, d.Missing, d.Lacking = found, nil, nil, nil
 	for i, f := range found {
 		if f.Evidence != nil {
 			d.Evidence = append(d.Evidence, *f.Evidence)
@@ -205,7 +271,7 @@ func (w *weighed) judge(j remit.Judgement, found []remit.Found) {
 		}
 		d.Missing, d.Lacking = append(d.Missing, f), append(d.Lacking, lack)
 	}
-	d.Effect, d.Reasons, d.TTL, d.Limits, d.Obligations = j.Effect, j.Reasons, j.TTL, j.Limits, j.Obligations
+	d.Effect, d.Reasons, d.TTL, d.Until, d.Limits, d.Obligations = j.Effect, j.Reasons, j.TTL, j.Until, j.Limits, j.Obligations
 }
 
 // record commits the decision with what belongs to it. State that moved since it was read turns an Allow into a recorded

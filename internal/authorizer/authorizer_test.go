@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -20,18 +21,21 @@ import (
 
 // line is the real authorizer and store, with parts whose steps a test can interrupt.
 type line struct {
-	store *store.Store
-	auth  *authorizer.Authorizer
-	now   time.Time
-	run   remit.Run
+	store  *store.Store
+	auth   *authorizer.Authorizer
+	now    time.Time
+	run    remit.Run
+	launch remit.LaunchRecord
 
 	judgement remit.Judgement
 	needs     []remit.Need
 	permitted bool
 	epoch     uint64
 	step      func(name string) // called between every two steps
+	stale     bool              // a fact does not hold any more when it is asked about again
 	minted    int
 	handed    bool
+	abandoned int
 }
 
 func (l *line) Match(req *remit.Request, _ *remit.Run) remit.Match {
@@ -45,8 +49,13 @@ func (l *line) Match(req *remit.Request, _ *remit.Run) remit.Match {
 	return m
 }
 
-func (l *line) Judge(context.Context, *remit.Request, *remit.Run, *remit.Match, []remit.Found) remit.Judgement {
+func (l *line) Judge(_ context.Context, _ *remit.Request, _ *remit.Run, _ *remit.Match, found []remit.Found) remit.Judgement {
 	l.step("judge")
+	for _, f := range found {
+		if f.Reason != nil {
+			return remit.Judgement{Reasons: []remit.Reason{*f.Reason}}
+		}
+	}
 	return l.judgement
 }
 
@@ -59,6 +68,22 @@ func (l *line) Collect(_ context.Context, needs []remit.Need, _ *remit.Request) 
 	return out
 }
 
+func (l *line) Fresh(_ context.Context, found []remit.Found) ([]remit.Found, bool) {
+	l.step("fresh")
+	if !l.stale || len(found) == 0 {
+		return found, true
+	}
+	now := slices.Clone(found)
+	now[0].Evidence, now[0].Reason = nil, &remit.Reason{Code: remit.ReasonEvidenceField, Of: "evidence.ticket"}
+	return now, false
+}
+
+func (l *line) Abandon(ctx context.Context, g remit.Grant, le remit.Lease, why string) {
+	l.abandoned++
+	g.State, le.State, le.Why = remit.GrantFailed, remit.GrantFailed, why
+	_, _ = l.store.Commit(ctx, remit.Change{Rows: []remit.Row{g, le}})
+}
+
 func (l *line) Prepare(_ context.Context, d *remit.Decision, _ *remit.Request, _ *remit.Run) (remit.Grant, remit.Lease, error) {
 	l.step("prepare")
 	g := remit.Grant{ID: remit.NewGrantID(), Decision: d.ID, Agent: d.Agent, Run: d.Run, State: remit.GrantPending}
@@ -68,6 +93,8 @@ func (l *line) Prepare(_ context.Context, d *remit.Decision, _ *remit.Request, _
 func (l *line) Mint(ctx context.Context, g remit.Grant, le remit.Lease, require []remit.Precondition) (remit.Grant, remit.Credential, error) {
 	l.step("mint")
 	l.minted++
+	require = append(require, remit.Precondition{Key: le.EpochKey(), Epoch: 1}) // as the broker does
+	l.step("activate")
 	le.State, g.State = remit.GrantActive, remit.GrantActive
 	if _, err := l.store.Commit(ctx, remit.Change{Rows: []remit.Row{g, le}, Require: require}); err != nil {
 		return g, remit.Credential{}, err
@@ -93,14 +120,21 @@ func setUp(t *testing.T) *line {
 		needs: []remit.Need{{Kind: remit.EvidenceScan, Source: "trivy"}}, step: func(string) {}}
 	l.run = remit.Run{ID: remit.NewRunID(), Workflow: "deploy", Stage: "deploy", State: remit.RunActive, Started: now,
 		Expires: now.Add(time.Hour), StageExpires: now.Add(time.Hour), Epoch: 1}
-	if _, err := s.Commit(t.Context(), remit.Change{Rows: []remit.Row{l.run}}); err != nil {
+	l.launch = remit.LaunchRecord{ID: remit.NewLaunchID(), Agent: agent, Run: l.run.ID, Started: now}
+	if _, err := s.Commit(t.Context(), remit.Change{Rows: []remit.Row{l.run, l.launch}}); err != nil {
 		t.Fatal(err)
 	}
-	l.auth, err = authorizer.New(authorizer.Config{Policy: func() authorizer.Policy { return l }, State: s, Evidence: l, Record: s, Broker: l, Acts: s})
+	l.auth, err = authorizer.New(authorizer.Config{Policy: func() authorizer.Policy { return l }, State: s, Evidence: l, Record: l, Broker: l, Acts: s})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return l
+}
+
+// Commit is the store's, after a step of its own.
+func (l *line) Commit(ctx context.Context, c remit.Change) (remit.Receipt, error) {
+	l.step("commit")
+	return l.store.Commit(ctx, c)
 }
 
 func (l *line) request() *remit.Request {
@@ -157,11 +191,17 @@ func TestDefaultDeny(t *testing.T) {
 		"no agent":        {func(_ *line, r *remit.Request) { r.Agent = "" }, remit.ReasonUnknownAgent},
 		"nobody verified": {func(_ *line, r *remit.Request) { r.Caller = remit.Principal{} }, remit.ReasonUnknownAgent},
 		"suspended":       {func(l *line, _ *remit.Request) { l.store.SetSuspended(agent, "test") }, remit.ReasonSuspended},
-		"no run":          {func(_ *line, r *remit.Request) { r.Run = "" }, remit.ReasonNoRun},
-		"unknown run":     {func(_ *line, r *remit.Request) { r.Run = remit.NewRunID() }, remit.ReasonNoRun},
-		"run over":        {func(l *line, r *remit.Request) { r.At = l.now.Add(2 * time.Hour) }, remit.ReasonRunEnded},
-		"other stage":     {func(_ *line, r *remit.Request) { r.Stage = "build" }, remit.ReasonRunMismatch},
-		"no permission":   {func(l *line, _ *remit.Request) { l.permitted = false }, remit.ReasonNoPermission},
+		"halted":          {func(l *line, _ *remit.Request) { l.store.SetSuspended(remit.Installation, "the clock") }, remit.ReasonHalted},
+		"launch unknown":  {func(_ *line, r *remit.Request) { r.Caller.Launch = remit.NewLaunchID() }, remit.ReasonRunToken},
+		"launch ended": {func(l *line, r *remit.Request) {
+			r.Caller.Launch = remit.NewLaunchID()
+			_, _ = l.store.Commit(context.Background(), remit.Change{Rows: []remit.Row{remit.LaunchRecord{ID: r.Caller.Launch, Ended: l.now}}})
+		}, remit.ReasonRunToken},
+		"no run":        {func(_ *line, r *remit.Request) { r.Run = "" }, remit.ReasonNoRun},
+		"unknown run":   {func(_ *line, r *remit.Request) { r.Run = remit.NewRunID() }, remit.ReasonNoRun},
+		"run over":      {func(l *line, r *remit.Request) { r.At = l.now.Add(2 * time.Hour) }, remit.ReasonRunEnded},
+		"other stage":   {func(_ *line, r *remit.Request) { r.Stage = "build" }, remit.ReasonRunMismatch},
+		"no permission": {func(l *line, _ *remit.Request) { l.permitted = false }, remit.ReasonNoPermission},
 		"zero judgement": {func(l *line, _ *remit.Request) {
 			l.judgement = remit.Judgement{Reasons: []remit.Reason{{Code: remit.ReasonFault}}}
 		}, remit.ReasonFault},
@@ -186,42 +226,84 @@ func TestDefaultDeny(t *testing.T) {
 
 // S11: whatever moves between any two steps of the line, nothing is handed over, and the ledger holds no Allow that stands.
 func TestNothingBetweenCheckAndUse(t *testing.T) {
-	moves := map[string]func(*testing.T, *line){
-		"suspend":   func(_ *testing.T, l *line) { l.store.SetSuspended(agent, "test") },
-		"stage end": func(t *testing.T, l *line) { l.moveRun(t) },
-		"new evidence": func(t *testing.T, l *line) {
-			l.commit(t, remit.Statement{ID: remit.NewEvidenceID(), Source: "trivy", Subjects: []remit.Digest{remit.DigestOf(nil)}})
-		},
-		"policy change": func(t *testing.T, l *line) {
-			l.commit(t, remit.Revision{Digest: remit.DigestOf([]byte("new")), At: l.now})
-		},
-	}
-	for name, move := range moves {
-		for _, step := range []string{"match", "collect", "judge", "prepare", "mint"} {
-			if name == "new evidence" && step == "match" {
-				continue // read after it: the collector sees the new statement
-			}
-			t.Run(name+" before "+step, func(t *testing.T) {
+	steps := []string{"match", "collect", "judge", "prepare", "commit", "fresh", "mint", "activate"}
+	for _, move := range moves() {
+		for _, step := range steps[slices.Index(steps, move.from):] {
+			t.Run(move.name+" before "+step, func(t *testing.T) {
 				l := setUp(t)
+				req := l.request()
+				req.Caller.Launch = l.launch.ID
 				done := false
 				l.step = func(s string) {
 					if s == step && !done {
 						done = true
-						move(t, l)
+						move.do(t, l)
 					}
 				}
-				d, _, cred, err := l.auth.Grant(t.Context(), l.request())
+				d, _, cred, err := l.auth.Grant(t.Context(), req)
 				if !done {
 					t.Fatal("the step was not reached")
 				}
 				if l.handed || !cred.Secret.IsZero() {
 					t.Fatalf("a credential was handed over: %v %+v", err, d)
 				}
-				if step != "mint" && (err != nil || l.lastDecision(t).Effect != remit.Deny || d.Reasons[0].Code != remit.ReasonConflict) {
+				if step == "mint" || step == "activate" || step == "fresh" {
+					if err == nil {
+						t.Error("neither a denial nor an error")
+					}
+					return
+				}
+				if err != nil || d.Effect != remit.Deny || l.lastDecision(t).Effect != remit.Deny || l.lastDecision(t).ID != d.ID {
 					t.Errorf("%v, %+v", err, d)
 				}
 			})
 		}
+	}
+}
+
+// move is something that changes under the line, from a step on: before that step the line reads it as it is then.
+type move struct {
+	name, from string
+	do         func(*testing.T, *line)
+}
+
+func moves() []move {
+	return []move{
+		{"suspend", "match", func(_ *testing.T, l *line) { l.store.SetSuspended(agent, "test") }},
+		{"clock jump", "match", func(_ *testing.T, l *line) { l.store.SetSuspended(remit.Installation, "the clock jumped") }},
+		{"stage end", "match", func(t *testing.T, l *line) { l.moveRun(t) }},
+		{"stage end begun", "match", func(_ *testing.T, l *line) { l.store.Tighten(remit.RunKey(l.run.ID)) }},
+		{"launch end", "match", func(_ *testing.T, l *line) { l.store.Tighten(remit.LaunchKey(l.launch.ID)) }},
+		{"new evidence", "collect", func(t *testing.T, l *line) {
+			l.commit(t, remit.Statement{ID: remit.NewEvidenceID(), Source: "trivy", Subjects: []remit.Digest{remit.DigestOf(nil)}})
+		}},
+		{"policy change", "match", func(t *testing.T, l *line) {
+			l.commit(t, remit.Revision{Digest: remit.DigestOf([]byte("new")), At: l.now})
+		}},
+		{"signer distrusted", "match", func(t *testing.T, l *line) { // what a source trusts stands in its file: a new revision
+			l.commit(t, remit.Revision{Digest: remit.DigestOf([]byte("without the signer")), At: l.now})
+		}},
+		{"revocation", "mint", func(t *testing.T, l *line) {
+			for _, le := range l.store.Leases(store.LeaseFilter{}) {
+				l.store.Tighten(le.EpochKey())
+			}
+		}},
+	}
+}
+
+// S15: a ticket that is closed after the decision and before the mint. The denial is on record beside the Allow that it undoes.
+func TestEvidenceIsAskedAgainBeforeMint(t *testing.T) {
+	l := setUp(t)
+	l.step = func(s string) { l.stale = l.stale || s == "commit" }
+	d, _, cred, err := l.auth.Grant(t.Context(), l.request())
+	if err != nil || d.Effect != remit.Deny || d.Reasons[0].Code != remit.ReasonEvidenceField || len(d.Evidence) != 0 || len(d.Lacking) != 1 {
+		t.Errorf("%v, %+v", err, d)
+	}
+	if l.minted != 0 || !cred.Secret.IsZero() || l.abandoned != 1 || len(l.store.Leases(store.LeaseFilter{})) != 0 {
+		t.Errorf("minted %d, abandoned %d", l.minted, l.abandoned)
+	}
+	if got := l.lastDecision(t); got.ID != d.ID || got.Effect != remit.Deny {
+		t.Errorf("the ledger says %+v", got)
 	}
 }
 

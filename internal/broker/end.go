@@ -90,7 +90,7 @@ func (b *Broker) mark(id remit.LeaseID, why string) {
 func (b *Broker) Live(id remit.LeaseID) (remit.Lease, bool) {
 	l, ok := b.cfg.Store.Lease(id)
 	//remit:guard S20 TestMintAndRevoke
-	if !ok || l.State != remit.GrantActive || !b.cfg.Now().Before(l.Expires) {
+	if !ok || l.State != remit.GrantActive || b.over(&l, b.cfg.Now()) {
 		return l, false
 	}
 	b.mu.Lock()
@@ -218,6 +218,7 @@ func (b *Broker) forget(id remit.LeaseID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.ending, id)
+	delete(b.until, id)
 }
 
 // enter keeps Run from ending the lease a second time beside this call; leave lets it try again.

@@ -25,12 +25,11 @@ func (b *Broker) Run(ctx context.Context) error {
 	defer tick.Stop()
 	lanes := lanes{busy: map[string]bool{}}
 	defer lanes.wg.Wait()
-	tried := map[remit.LeaseID]time.Time{}
-	var reconciled time.Time
-	for {
-		now := b.cfg.Now()
-		b.endDue(ctx, now, started, tried, &lanes)
-		if now.Sub(reconciled) >= reconcileEvery {
+	tried := map[remit.LeaseID]time.Duration{} // by Elapsed: no change of the time of day keeps an end from being tried again
+	var reconciled time.Duration
+	for first := true; ; first = false {
+		b.endDue(ctx, started, tried, &lanes)
+		if now := b.cfg.Elapsed(); first || now-reconciled >= reconcileEvery {
 			for _, name := range b.cfg.Names() {
 				lanes.start("list "+name, func() { b.reconcile(ctx, name) })
 			}
@@ -76,7 +75,7 @@ func (b *Broker) isDue(l *remit.Lease, now, started time.Time) bool {
 	}
 	switch l.State {
 	case remit.GrantActive:
-		return ending || !now.Before(l.Expires)
+		return ending || b.over(l, now)
 	case remit.GrantRevoking:
 		return true
 	default: // pending: ours while its mint may run; left by a crash when older than this process
@@ -85,10 +84,12 @@ func (b *Broker) isDue(l *remit.Lease, now, started time.Time) bool {
 }
 
 // endDue begins the end of what is due now, each lease at most once a retryEvery.
-func (b *Broker) endDue(ctx context.Context, now, started time.Time, tried map[remit.LeaseID]time.Time, lanes *lanes) {
+func (b *Broker) endDue(ctx context.Context, started time.Time, tried map[remit.LeaseID]time.Duration, lanes *lanes) {
 	var due []remit.Lease
+	now := b.cfg.Elapsed()
 	for _, l := range b.cfg.Store.LiveLeases() {
-		if now.Sub(tried[l.ID]) >= retryEvery && b.isDue(&l, now, started) {
+		at, again := tried[l.ID]
+		if (!again || now-at >= retryEvery) && b.isDue(&l, b.cfg.Now(), started) {
 			due = append(due, l)
 		}
 	}
@@ -110,7 +111,7 @@ func (b *Broker) endDue(ctx context.Context, now, started time.Time, tried map[r
 		}
 	}
 	for id, at := range tried {
-		if now.Sub(at) >= retryEvery {
+		if now-at >= retryEvery {
 			delete(tried, id)
 		}
 	}

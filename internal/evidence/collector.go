@@ -5,6 +5,7 @@ package evidence
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,9 +35,10 @@ type Collector struct {
 
 // slot is one source with its own bound, so that a source that hangs takes nothing from the others.
 type slot struct {
-	source Source
-	adder  Adder // nil: takes no statements
-	open   chan struct{}
+	source  Source
+	adder   Adder   // nil: takes no statements
+	fresher Fresher // nil: its facts change only by statements
+	open    chan struct{}
 }
 
 // New checks the configuration.
@@ -55,8 +57,10 @@ func New(cfg Config) (*Collector, error) {
 		if source == nil {
 			return nil, &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("evidence source %q is nil", name)}
 		}
-		adder, _ := source.(Adder)
-		c.sources[name] = &slot{source: source, adder: adder, open: make(chan struct{}, cfg.MaxParallel)}
+		s := &slot{source: source, open: make(chan struct{}, cfg.MaxParallel)}
+		s.adder, _ = source.(Adder)
+		s.fresher, _ = source.(Fresher)
+		c.sources[name] = s
 	}
 	return c, nil
 }
@@ -125,15 +129,56 @@ func (c *Collector) ask(ctx context.Context, need remit.Need, req *remit.Request
 		return out
 	}
 	private := *req // a source that outlives the request must not see the caller's copy change
+	c.start(ctx, s, out, need, func() answer {
+		e, reason := s.source.Find(ctx, need, &private)
+		return answer{e, reason}
+	})
+	return out
+}
+
+// Fresh asks the sources whose facts can change by themselves whether those that were found still hold, all at once and
+// within the timeout, as Collect does. What does not hold any more has a reason in now, and ok is false.
+func (c *Collector) Fresh(ctx context.Context, found []remit.Found) (now []remit.Found, ok bool) {
+	if now, ok = found, true; len(found) == 0 {
+		return now, ok
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	answers := make([]chan answer, len(found))
+	for i := range found {
+		e, s := found[i].Evidence, c.sources[found[i].Need.Source]
+		if e == nil || s == nil || s.fresher == nil {
+			continue
+		}
+		out := make(chan answer, 1)
+		c.start(ctx, s, out, found[i].Need, func() answer { return answer{e, s.fresher.Fresh(ctx, e)} })
+		answers[i] = out
+	}
+	for i := range answers {
+		if answers[i] == nil {
+			continue
+		}
+		if f := wait(ctx, found[i].Need, answers[i]); f.Reason != nil {
+			if ok {
+				now, ok = slices.Clone(found), false
+			}
+			now[i] = f
+		}
+	}
+	return now, ok
+}
+
+// start puts a question to a source when it has room; out, which has room for the answer, gets it. Without room in time nobody
+// answers, and wait says so.
+func (c *Collector) start(ctx context.Context, s *slot, out chan answer, need remit.Need, question func() answer) {
 	c.asking.Go(func() {
 		select {
 		case s.open <- struct{}{}:
 			defer func() { <-s.open }()
-			out <- find(ctx, s.source, need, &private)
+			out <- checked(need, question)
 		case <-ctx.Done(): // wait answers
 		}
 	})
-	return out
 }
 
 func wait(ctx context.Context, need remit.Need, from chan answer) remit.Found {
@@ -156,15 +201,15 @@ func wait(ctx context.Context, need remit.Need, from chan answer) remit.Found {
 	return remit.Found{Need: need, Evidence: a.evidence, Reason: a.reason}
 }
 
-// find asks and holds the source to its contract: a fact of another kind or source, no answer, or a panic is a fault, and a
+// checked asks and holds the source to its contract: a fact of another kind or source, no answer, or a panic is a fault, and a
 // fault is a denial.
-func find(ctx context.Context, s Source, need remit.Need, req *remit.Request) (a answer) {
+func checked(need remit.Need, question func() answer) (a answer) {
 	defer func() {
 		if p := recover(); p != nil {
 			a = answer{reason: &remit.Reason{Code: remit.ReasonFault, Got: fmt.Sprintf("source %s: %v", need.Source, p)}}
 		}
 	}()
-	a.evidence, a.reason = s.Find(ctx, need, req)
+	a = question()
 	switch e := a.evidence; {
 	case a.reason != nil:
 	//remit:guard S14 TestCollectDenies

@@ -32,6 +32,12 @@ type Adder interface {
 	Add(envelope []byte, by string, at time.Time) (remit.Statement, *remit.Evidence, error)
 }
 
+// Fresher is a source whose facts can change without anything arriving here. Collector looks for it once, in New.
+type Fresher interface {
+	// Fresh reports why e, a fact of this source, does not hold any more; nil: it does, by a reading as young as Find's.
+	Fresh(ctx context.Context, e *remit.Evidence) *remit.Reason
+}
+
 // Statements is what sources of signed statements read; the store implements it.
 type Statements interface {
 	// Statements returns the stored envelopes of a source and kind whose subjects include subject, or whose name is name;

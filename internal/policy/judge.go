@@ -47,7 +47,7 @@ func (p *Plan) Judge(ctx context.Context, req *remit.Request, run *remit.Run, m 
 	if reasons = append(reasons, given.held...); len(reasons) > 0 {
 		return remit.Judgement{Effect: remit.Hold, Reasons: reasons}
 	}
-	return remit.Judgement{Effect: remit.Allow, TTL: ttl(req, m, found, &given), Limits: limits(m, &given), Obligations: obligations(m, &given)}
+	return remit.Judgement{Effect: remit.Allow, TTL: ttl(req, m, found, &given), Until: until(req, m, found), Limits: limits(m, &given), Obligations: obligations(m, &given)}
 }
 
 func deny(reasons ...remit.Reason) remit.Judgement { return remit.Judgement{Reasons: reasons} }
@@ -175,6 +175,34 @@ func ttl(req *remit.Request, m *remit.Match, found []remit.Found, given *ruling)
 		}
 	}
 	return least
+}
+
+// until is when the answer stops being true by itself, beside what ttl says: when the window closes, and when the first fact or
+// approval is older than it may be (S12). Zero: never.
+func until(req *remit.Request, m *remit.Match, found []remit.Found) (end time.Time) {
+	//remit:guard S12 TestUntil
+	if h := m.Permission.Hours; h != nil {
+		end = closes(h, req.At)
+	}
+	for i := range found {
+		//remit:guard S12 TestUntil
+		if within := m.Needs[i].Within; within > 0 {
+			if old := found[i].Evidence.Made.Add(within); end.IsZero() || old.Before(end) {
+				end = old
+			}
+		}
+	}
+	return end
+}
+
+// closes is the end of the window that is open at the time given.
+func closes(h *remit.Hours, at time.Time) time.Time {
+	local := at.In(h.Zone)
+	year, month, day := local.Date()
+	if h.From > h.To && local.Hour()*60+local.Minute() >= h.From { // over midnight, and it is still the first day
+		day++
+	}
+	return time.Date(year, month, day, 0, h.To, 0, 0, h.Zone)
 }
 
 func limits(m *remit.Match, given *ruling) map[string]int64 {

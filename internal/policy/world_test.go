@@ -441,7 +441,13 @@ func (a *ask) decide(t testing.TB, p *Plan) remit.Decision {
 // Posture and the rest are the state that the request runs into.
 func (a *ask) Posture(remit.Name) remit.Posture  { return remit.Posture{} }
 func (a *ask) Run(remit.RunID) (remit.Run, bool) { return a.run, true }
-func (a *ask) EvidenceEpoch(string) uint64       { return 0 }
+func (a *ask) Epoch(remit.EpochKey) uint64       { return 0 }
+func (a *ask) Launch(remit.LaunchID) (remit.LaunchRecord, bool) {
+	return remit.LaunchRecord{}, true
+}
+func (a *ask) Fresh(_ context.Context, found []remit.Found) ([]remit.Found, bool) {
+	return found, true
+}
 func (a *ask) Commit(context.Context, remit.Change) (remit.Receipt, error) {
 	return remit.Receipt{}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"remit"
@@ -193,11 +194,17 @@ func (s *Server) opLaunchEnd(ctx context.Context, c admin.Call) (any, error) {
 	return struct{}{}, s.endLaunch(ctx, l)
 }
 
-// endLaunch takes the socket away; SVIDs that it issued live on until they expire, but no run token is accepted with them.
+// endLaunch takes the socket away and ends what the process was given: at the targets first, on record after (S20), and once
+// more what was being decided meanwhile. SVIDs that the socket issued live on until they expire, but nobody accepts them.
 func (s *Server) endLaunch(ctx context.Context, l remit.LaunchRecord) error {
 	s.ids.unbind(l.ID)
+	s.store.Tighten(l.EpochKey())
+	ends := func(le *remit.Lease) bool { return le.Launch == l.ID }
+	s.endOf(ctx, ends, "its launch ended", "remit")
 	l.Ended = s.now()
 	_, err := s.store.Commit(ctx, remit.Change{Rows: []remit.Row{l}})
+	//remit:guard S12 TestLaunchEndsItsGrants
+	s.endOf(ctx, ends, "its launch ended", "remit")
 	return err
 }
 
@@ -206,12 +213,16 @@ const launchWithin = time.Minute
 
 // endDeadLaunches ends launches whose process is gone, or never came, and those that a previous process of ours left.
 func (s *Server) endDeadLaunches(ctx context.Context) {
+	var wg sync.WaitGroup // a target that hangs must not keep the other launches from ending
 	for _, l := range s.store.LiveLaunches() {
 		if s.ids.alive(l.ID, s.now().Sub(l.Started) < launchWithin) {
 			continue
 		}
-		if err := s.endLaunch(ctx, l); err != nil && ctx.Err() == nil {
-			s.log.Warn("an ended launch is not on record yet; it is tried again", "launch", l.ID, "err", err)
-		}
+		wg.Go(func() {
+			if err := s.endLaunch(ctx, l); err != nil && ctx.Err() == nil {
+				s.log.Warn("an ended launch is not on record yet; it is tried again", "launch", l.ID, "err", err)
+			}
+		})
 	}
+	wg.Wait()
 }

@@ -143,6 +143,11 @@ func (c collector) Collect(ctx context.Context, needs []remit.Need, req *remit.R
 	return c.s.rev.Load().collector.Collect(ctx, needs, req)
 }
 
+// Fresh implements authorizer.Evidence.
+func (c collector) Fresh(ctx context.Context, found []remit.Found) ([]remit.Found, bool) {
+	return c.s.rev.Load().collector.Fresh(ctx, found)
+}
+
 // leases adapts the store to the broker.
 type leases struct{ *store.Store }
 

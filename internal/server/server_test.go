@@ -33,12 +33,14 @@ import (
 	"remit"
 	"remit/internal/api"
 	"remit/internal/config"
+	"remit/internal/evidence/evidencetest"
 	"remit/internal/identity"
 	"remit/internal/store"
 )
 
 // TestMain adds a type of target whose backend is in memory, so that what stands there can be seen.
 func TestMain(m *testing.M) {
+	evidencetest.DeskMain()
 	targetDrivers["memory"] = func(o config.Object, _ deps) (built, error) {
 		var cfg struct {
 			Backend string `yaml:"backend"`
@@ -69,11 +71,14 @@ var (
 
 var backends sync.Map // name to *backend
 
-// backend holds one object for each lease. busy, when set, is called by Revoke before it does anything.
+// backend holds one object for each lease. busy, checking and minting, when set, are called by Revoke, Check and Mint before
+// they do anything.
 type backend struct {
 	mu      sync.Mutex
 	objects map[remit.LeaseID]bool
 	busy    func()
+
+	checking, minting func()
 }
 
 func newBackend(t *testing.T) (name string, b *backend) {
@@ -83,7 +88,31 @@ func newBackend(t *testing.T) (name string, b *backend) {
 	return name, b
 }
 
+// Check implements credential.Checker: what stands between a decision and its record.
+func (b *backend) Check(context.Context) error {
+	b.call(&b.checking)
+	return nil
+}
+
+// call calls a hook without holding the lock.
+func (b *backend) call(hook *func()) {
+	b.mu.Lock()
+	f := *hook
+	b.mu.Unlock()
+	if f != nil {
+		f()
+	}
+}
+
+// set sets a hook that is called once.
+func (b *backend) set(hook *func(), f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	*hook = sync.OnceFunc(f)
+}
+
 func (b *backend) Mint(_ context.Context, l remit.Lease) (remit.Credential, error) {
+	b.call(&b.minting)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.objects[l.ID] = true

@@ -59,7 +59,10 @@ type Source struct {
 	cached map[string]ticket
 }
 
-var _ evidence.Source = (*Source)(nil)
+var (
+	_ evidence.Source  = (*Source)(nil)
+	_ evidence.Fresher = (*Source)(nil)
+)
 
 // New checks the configuration. It does not connect.
 func New(cfg Config, deps Deps) (*Source, error) {
@@ -117,16 +120,13 @@ func (s *Source) Find(ctx context.Context, need remit.Need, req *remit.Request) 
 		Made: t.read, Verified: t.read, Until: t.end, Fields: maps.Clone(t.fields), Digest: t.digest}, nil
 }
 
-// Fresh says whether a fact of this source may still carry a mint at now: it is read again when it is over MaxAge old, and
-// must say what it said (S15). A nil reason means yes.
+// Fresh implements evidence.Fresher: a fact of this source may still carry a mint if a reading of at most MaxAge, the newest that
+// there is, says what it said (S15).
 func (s *Source) Fresh(ctx context.Context, e *remit.Evidence) *remit.Reason {
 	now := s.deps.Now()
 	//remit:guard S15 TestStateIsReadAgain
 	if !now.Before(e.Until) {
 		return &remit.Reason{Code: remit.ReasonEvidenceStale, Want: "inside the change window", Got: "it ended " + e.Until.Format(time.RFC3339)}
-	}
-	if age := now.Sub(e.Verified); age >= 0 && age <= MaxAge {
-		return nil
 	}
 	t, err := s.current(ctx, e.Name)
 	if err != nil {

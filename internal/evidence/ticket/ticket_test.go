@@ -7,14 +7,21 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"remit"
+	"remit/internal/evidence/evidencetest"
 	"remit/internal/evidence/ticket"
 )
+
+func TestMain(m *testing.M) {
+	evidencetest.DeskMain()
+	os.Exit(m.Run())
+}
 
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
@@ -41,7 +48,8 @@ func (c *claims) Claim(_ context.Context, source, id string, run remit.RunID) (r
 }
 
 type fixture struct {
-	*deskProcess
+	*evidencetest.Desk
+	t      *testing.T
 	source *ticket.Source
 	claims *claims
 	now    time.Time
@@ -49,9 +57,9 @@ type fixture struct {
 
 func newFixture(t *testing.T, change func(*ticket.Config)) *fixture {
 	t.Helper()
-	f := &fixture{deskProcess: startDesk(t), claims: &claims{}, now: noon}
+	f := &fixture{t: t, Desk: evidencetest.StartDesk(t), claims: &claims{}, now: noon}
 	cfg := config()
-	cfg.URL, cfg.CA = f.url+"/api/changes/{id}?full=1", f.ca
+	cfg.URL, cfg.CA = f.URL+"/api/changes/{id}?full=1", f.CA
 	if change != nil {
 		change(&cfg)
 	}
@@ -91,7 +99,7 @@ func (f *fixture) serve(id string, body any) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.put("/api/changes/"+id, reply{Body: string(b)})
+	f.Put("/api/changes/"+id, evidencetest.Reply{Body: string(b)})
 }
 
 func request() *remit.Request {
@@ -173,7 +181,7 @@ func TestWrongTicketHasItsOwnReason(t *testing.T) {
 	if len(f.claims.runs) > 0 {
 		t.Errorf("a refused ticket was used up: %v", f.claims.runs)
 	}
-	f.put("/api/changes/CHG-1", reply{Body: `{"number":"CHG-1","number":"CHG-1"}`})
+	f.Put("/api/changes/CHG-1", evidencetest.Reply{Body: `{"number":"CHG-1","number":"CHG-1"}`})
 	f.now = f.now.Add(time.Minute)
 	f.refuses(need("CHG-1"), request(), remit.ReasonEvidenceInvalid)
 	wrong := request()
@@ -189,7 +197,7 @@ func TestIDIsNeverAPath(t *testing.T) {
 	}
 	f.refuses(need(""), request(), remit.ReasonEvidenceMissing)
 	f.refuses(need("CHG-1/../2"), request(), remit.ReasonEvidenceMissing) // the pattern allows it; the URL must not
-	if f.asked("/api/changes/CHG-1%2F..%2F2") != "1" || f.asked("/api/changes/2") != "0" {
+	if f.Asked("/api/changes/CHG-1%2F..%2F2") != "1" || f.Asked("/api/changes/2") != "0" {
 		t.Error("the id is not one escaped segment of the path")
 	}
 }
@@ -200,26 +208,26 @@ func TestDeskFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, r := range map[string]reply{
+	for name, r := range map[string]evidencetest.Reply{
 		"slow":         {Delay: 3 * time.Second, Body: string(body)},
 		"error":        {Status: 500, Body: string(body)},
-		"redirect":     {Status: 302, Location: f.url + "/api/changes/CHG-2", Body: string(body)},
+		"redirect":     {Status: 302, Location: f.URL + "/api/changes/CHG-2", Body: string(body)},
 		"unauthorized": {Status: 401},
 	} {
 		f.serve("CHG-2", change("CHG-1"))
-		f.put("/api/changes/CHG-1", r)
+		f.Put("/api/changes/CHG-1", r)
 		start := time.Now()
 		f.refuses(need("CHG-1"), request(), remit.ReasonEvidenceSource)
 		if took := time.Since(start); took > 2*time.Second {
 			t.Errorf("%s took %s", name, took)
 		}
 	}
-	if f.asked("/api/changes/CHG-2") != "0" {
+	if f.Asked("/api/changes/CHG-2") != "0" {
 		t.Error("a redirect was followed")
 	}
-	f.put("/api/changes/CHG-1", reply{Body: `{"number":"` + strings.Repeat("x", 256<<10) + `"}`})
+	f.Put("/api/changes/CHG-1", evidencetest.Reply{Body: `{"number":"` + strings.Repeat("x", 256<<10) + `"}`})
 	f.refuses(need("CHG-1"), request(), remit.ReasonEvidenceInvalid)
-	f.put("/api/changes/CHG-1", reply{Endless: true}) // read to the limit, not to the timeout
+	f.Put("/api/changes/CHG-1", evidencetest.Reply{Endless: true}) // read to the limit, not to the timeout
 	f.refuses(need("CHG-1"), request(), remit.ReasonEvidenceInvalid)
 	f.refuses(need("CHG-404"), request(), remit.ReasonEvidenceMissing)
 	f.refuses(remit.Need{Kind: remit.EvidenceScan, ID: "CHG-1"}, request(), remit.ReasonEvidenceMissing)
@@ -229,7 +237,7 @@ func TestUntrustedCertificate(t *testing.T) {
 	f := newFixture(t, func(c *ticket.Config) { c.CA = "" })
 	f.serve("CHG-1", change("CHG-1"))
 	f.refuses(need("CHG-1"), request(), remit.ReasonEvidenceSource)
-	if f.asked("/api/changes/CHG-1") != "0" {
+	if f.Asked("/api/changes/CHG-1") != "0" {
 		t.Error("the token went to a server that nobody vouches for")
 	}
 }
@@ -288,8 +296,8 @@ func TestStateIsReadAgain(t *testing.T) {
 	if reason := f.source.Fresh(context.Background(), e); reason == nil || reason.Code != remit.ReasonEvidenceStale {
 		t.Errorf("Fresh after the window: %+v", reason)
 	}
-	if f.asked("/api/changes/CHG-1") != "2" {
-		t.Errorf("asked %s times", f.asked("/api/changes/CHG-1"))
+	if f.Asked("/api/changes/CHG-1") != "2" {
+		t.Errorf("asked %s times", f.Asked("/api/changes/CHG-1"))
 	}
 }
 

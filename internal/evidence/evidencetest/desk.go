@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ticket_test
+package evidencetest
 
 import (
 	"bufio"
@@ -27,22 +27,24 @@ import (
 	"time"
 )
 
-// deskEnv makes the test binary a ticket system: a process of its own, with TLS.
-const deskEnv = "TICKET_TEST_DESK"
+// deskEnv makes a test binary a ticket system: a process of its own, with TLS.
+const deskEnv = "REMIT_TEST_DESK"
 
-func TestMain(m *testing.M) {
-	if os.Getenv(deskEnv) != "" {
-		if err := serveDesk(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+// DeskMain turns the process into the ticket system when StartDesk started it, and then does not return. Every TestMain of a
+// package that uses StartDesk calls it first.
+func DeskMain() {
+	if os.Getenv(deskEnv) == "" {
 		return
 	}
-	os.Exit(m.Run())
+	if err := serveDesk(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
-// reply is how the desk answers for one path. PUT stores it, GET gives it.
-type reply struct {
+// Reply is how the desk answers for one path. PUT stores it, GET gives it.
+type Reply struct {
 	Status   int           `json:"status"`
 	Location string        `json:"location"`
 	Delay    time.Duration `json:"delay"`
@@ -52,7 +54,7 @@ type reply struct {
 
 type deskServer struct {
 	mu      sync.Mutex
-	replies map[string]reply
+	replies map[string]Reply
 	asked   map[string]int
 }
 
@@ -63,7 +65,7 @@ func (d *deskServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer d.mu.Unlock()
 	switch {
 	case r.Method == http.MethodPut:
-		var in reply
+		var in Reply
 		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
@@ -110,7 +112,7 @@ func serveDesk() error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: &deskServer{replies: map[string]reply{}, asked: map[string]int{}}, ReadHeaderTimeout: time.Second, ErrorLog: nil}
+	server := &http.Server{Handler: &deskServer{replies: map[string]Reply{}, asked: map[string]int{}}, ReadHeaderTimeout: time.Second, ErrorLog: nil}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
 	fmt.Println(l.Addr())
@@ -124,15 +126,16 @@ func serveDesk() error {
 	return nil
 }
 
-// deskProcess is the ticket system as the test sees it.
-type deskProcess struct {
+// Desk is the ticket system as a test sees it.
+type Desk struct {
 	t      *testing.T
-	url    string // https://127.0.0.1:PORT
-	ca     string // file
+	URL    string // https://127.0.0.1:PORT
+	CA     string // file
 	client *http.Client
 }
 
-func startDesk(t *testing.T) *deskProcess {
+// StartDesk starts the ticket system and ends it with the test.
+func StartDesk(t *testing.T) *Desk {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -159,12 +162,12 @@ func startDesk(t *testing.T) *deskProcess {
 	})
 	lines := bufio.NewScanner(stdout)
 	lines.Scan()
-	d := &deskProcess{t: t, url: "https://" + lines.Text(), ca: filepath.Join(t.TempDir(), "ca.pem")}
+	d := &Desk{t: t, URL: "https://" + lines.Text(), CA: filepath.Join(t.TempDir(), "ca.pem")}
 	var ca bytes.Buffer
 	for lines.Scan() && lines.Text() != "ready" {
 		ca.WriteString(lines.Text() + "\n")
 	}
-	if err := os.WriteFile(d.ca, ca.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(d.CA, ca.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	roots := x509.NewCertPool()
@@ -175,8 +178,8 @@ func startDesk(t *testing.T) *deskProcess {
 	return d
 }
 
-// put stores how the desk answers for a path.
-func (d *deskProcess) put(path string, r reply) {
+// Put stores how the desk answers for a path.
+func (d *Desk) Put(path string, r Reply) {
 	d.t.Helper()
 	if r.Status == 0 {
 		r.Status = http.StatusOK
@@ -185,7 +188,7 @@ func (d *deskProcess) put(path string, r reply) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	req, err := http.NewRequest(http.MethodPut, d.url+path, bytes.NewReader(b))
+	req, err := http.NewRequest(http.MethodPut, d.URL+path, bytes.NewReader(b))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -196,10 +199,10 @@ func (d *deskProcess) put(path string, r reply) {
 	_ = resp.Body.Close()
 }
 
-// asked returns how often a path was read.
-func (d *deskProcess) asked(path string) string {
+// Asked returns how often a path was read.
+func (d *Desk) Asked(path string) string {
 	d.t.Helper()
-	resp, err := d.client.Get(d.url + "/asked" + path)
+	resp, err := d.client.Get(d.URL + "/asked" + path)
 	if err != nil {
 		d.t.Fatal(err)
 	}
