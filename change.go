@@ -65,17 +65,6 @@ func (l Lease) EpochKey() EpochKey { return LeaseKey(l.ID) }
 // EpochKey returns EvidenceKey of the statement's source.
 func (s Statement) EpochKey() EpochKey { return EvidenceKey(s.Source) }
 
-// Revision is one activated configuration: the exact bytes, so that any old decision can be judged again.
-type Revision struct {
-	Digest Digest            `json:"digest"`
-	Files  map[string][]byte `json:"files"` // by path relative to the configuration directory
-	At     time.Time         `json:"at"`
-	By     string            `json:"by"`
-}
-
-// EpochKey returns PolicyKey.
-func (r Revision) EpochKey() EpochKey { return PolicyKey }
-
 // Used marks a single-use assertion; it may be forgotten after Until.
 type Used struct {
 	Issuer string    `json:"issuer"`

@@ -33,6 +33,13 @@ type Set struct {
 	Targets           map[string]Object
 	Sources           map[string]Object
 	Rules             []Rule // in the order of their names
+	docs              map[string]doc
+}
+
+// doc is a document as written, by "Kind/name".
+type doc struct {
+	file string
+	node *yaml.Node
 }
 
 // Rule is a Rego module of the organisation; the policy package compiles it.
@@ -107,7 +114,7 @@ type ruleDoc struct {
 func newBuilder(files map[string][]byte, td spiffeid.TrustDomain) *builder {
 	return &builder{td: td, out: &problems{}, seen: map[string]spot{}, broken: map[string]bool{}, ids: map[spiffeid.ID]string{}, set: &Set{
 		Files: files, Agents: map[remit.Name]remit.Agent{}, EnforcementPoints: map[remit.Name]remit.EnforcementPoint{},
-		Targets: map[string]Object{}, Sources: map[string]Object{}}}
+		Targets: map[string]Object{}, Sources: map[string]Object{}, docs: map[string]doc{}}}
 }
 
 func (b *builder) read(name string, body []byte) {
@@ -168,39 +175,42 @@ func valueOf(n *yaml.Node, key string) string {
 func (b *builder) declare(file string, n *yaml.Node, doc any) {
 	switch f := doc.(type) {
 	case *agentFile:
-		if b.first(f.head, file) {
+		if b.first(f.head, file, n) {
 			b.agent(file, f)
 		}
 	case *pepFile:
-		if b.first(f.head, file) {
+		if b.first(f.head, file, n) {
 			b.enforcementPoint(file, f)
 		}
 	case *targetFile:
-		if b.first(f.head, file) {
+		if b.first(f.head, file, n) {
 			b.set.Targets[f.Name.s] = Object{f.Kind, f.Name.s, f.Type.s, file, n.Line, f.Production, f.Spec}
 		}
 	case *sourceFile:
-		if b.first(f.head, file) {
+		if b.first(f.head, file, n) {
 			b.set.Sources[f.Name.s] = Object{f.Kind, f.Name.s, f.Type.s, file, n.Line, false, f.Spec}
 		}
 	case *workflowFile:
-		if b.first(f.head, file) {
+		if b.first(f.head, file, n) {
 			b.workflows = append(b.workflows, workflowDoc{file, n, *f})
 		}
 	case *ruleFile:
-		if b.first(f.head, file) {
+		if b.first(f.head, file, n) {
 			b.rules = append(b.rules, ruleDoc{file, n.Line, *f})
 		}
+	case *ceilingFile:
+		b.out.add(file, n.Line, "a Ceiling does not stand among what it bounds: put it into the directory that ceiling in remit.yaml names")
 	}
 }
 
-func (b *builder) first(h head, file string) bool {
+func (b *builder) first(h head, file string, n *yaml.Node) bool {
 	key := h.Kind + "/" + h.Name.s
 	if before, twice := b.seen[key]; twice {
 		b.out.add(file, h.Name.line, "%s %s is declared twice, first at %s: rename or remove one", h.Kind, h.Name.s, place(before.file, before.line))
 		return false
 	}
 	b.seen[key] = spot{file, h.Name.line}
+	b.set.docs[key] = doc{file, n}
 	return true
 }
 

@@ -24,6 +24,7 @@ func kinds() []kind {
 		{"EvidenceSource", reflect.TypeFor[sourceFile](), "Who vouches for facts. The keys of its type stand beside these."},
 		{"EnforcementPoint", reflect.TypeFor[pepFile](), "An enrolled identity that may ask for decisions about other identities."},
 		{"Rule", reflect.TypeFor[ruleFile](), "A rule of the organisation in Rego. It can deny, hold or narrow, never allow."},
+		{"Ceiling", reflect.TypeFor[ceilingFile](), "What every workflow must stay within. It stands in a directory of its own, signed by its own keys; a workflow that exceeds it is an error at load. With several, each bounds."},
 	}
 }
 

@@ -35,6 +35,7 @@ func Read(dir string) (map[string][]byte, error) {
 		return nil, err
 	}
 	l := &loader{root: root, out: &problems{}, files: map[string][]byte{}}
+	l.above(dir)
 	l.folder(".", 0)
 	return l.files, errors.Join(l.out.err(), root.Close())
 }
@@ -44,6 +45,35 @@ type loader struct {
 	out   *problems
 	files map[string][]byte
 	total int
+}
+
+// above refuses a directory that somebody else could put another one in the place of. In a sticky folder, such as /tmp, only the
+// owner renames.
+func (l *loader) above(dir string) {
+	path, err := filepath.Abs(dir)
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		l.out.add(dir, 0, "%v", err)
+		return
+	}
+	for path != "/" {
+		path = filepath.Dir(path)
+		info, err := os.Stat(path)
+		if err != nil {
+			l.out.add(path, 0, "%v", err)
+			return
+		}
+		//remit:guard S31 TestFoldersAbove
+		if info.Mode().Perm()&0o022 != 0 && info.Mode()&os.ModeSticky == 0 {
+			l.out.add(path, 0, "others can write this folder (mode %#o), and so replace the configuration in it: chmod go-w, or move the configuration", info.Mode().Perm())
+		}
+		//remit:guard S31 TestForeignOwner
+		if foreign(info) {
+			l.out.add(path, 0, "this folder belongs to another user, who can replace the configuration in it: chown it to root or to the user of the server, or move the configuration")
+		}
+	}
 }
 
 func (l *loader) folder(name string, depth int) {
@@ -114,19 +144,25 @@ func (l *loader) file(name string) {
 // owned reports whether only the server's user or root can write f, and that it is a file or folder.
 func (l *loader) owned(f *os.File, name string) bool {
 	info, err := f.Stat()
-	switch {
-	case err != nil:
+	if err != nil {
 		l.out.add(name, 0, "%v", err)
-	case !info.Mode().IsRegular() && !info.IsDir():
-		l.out.add(name, 0, "this is neither a file nor a folder: remove it")
-	case info.Mode().Perm()&0o022 != 0:
-		l.out.add(name, 0, "others can write it (mode %#o): chmod go-w", info.Mode().Perm())
-	case foreign(info):
-		l.out.add(name, 0, "it belongs to another user, who can write it: chown it to root or to the user of the server")
-	default:
-		return true
+		return false
 	}
-	return false
+	if !info.Mode().IsRegular() && !info.IsDir() {
+		l.out.add(name, 0, "this is neither a file nor a folder: remove it")
+		return false
+	}
+	//remit:guard S31 TestLoadRefuses
+	if info.Mode().Perm()&0o022 != 0 {
+		l.out.add(name, 0, "others can write it (mode %#o): chmod go-w", info.Mode().Perm())
+		return false
+	}
+	//remit:guard S31 TestForeignOwner
+	if foreign(info) {
+		l.out.add(name, 0, "it belongs to another user, who can write it: chown it to root or to the user of the server")
+		return false
+	}
+	return true
 }
 
 func foreign(info fs.FileInfo) bool {

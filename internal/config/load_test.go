@@ -102,6 +102,41 @@ type driver struct {
 	Now func() time.Time `yaml:"-"`
 }
 
+// TestFoldersAbove: who can write a folder above could put another directory in the place of this one.
+func TestFoldersAbove(t *testing.T) {
+	above := t.TempDir()
+	dir := filepath.Join(above, "config")
+	must(t, os.Mkdir(dir, 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "a.yaml"), []byte("{kind: Tool, name: x}\n"), 0o644))
+	for mode, want := range map[os.FileMode]string{0o755: "", 0o777 | os.ModeSticky: "", 0o777: "replace the configuration", 0o775: "replace the configuration"} {
+		must(t, os.Chmod(above, mode))
+		_, err := config.Load(dir, company)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v", mode, err)
+		}
+	}
+}
+
+// TestForeignOwner: what belongs to another user, that user can write.
+func TestForeignOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to give files away")
+	}
+	for _, give := range []string{".", "config", "config/a.yaml"} {
+		above := t.TempDir()
+		dir := filepath.Join(above, "config")
+		must(t, os.Mkdir(dir, 0o755))
+		must(t, os.WriteFile(filepath.Join(dir, "a.yaml"), []byte("{kind: Tool, name: x}\n"), 0o644))
+		if _, err := config.Load(dir, company); err != nil {
+			t.Fatal(err)
+		}
+		must(t, os.Chown(filepath.Join(above, give), 4001, 4001))
+		if _, err := config.Load(dir, company); err == nil || !strings.Contains(err.Error(), "belongs to another user") {
+			t.Errorf("%s given away: %v", give, err)
+		}
+	}
+}
+
 func TestDecode(t *testing.T) {
 	parse := func(text string) error {
 		set, err := config.Parse(map[string][]byte{"a.yaml": []byte("kind: Target\nname: x\ntype: t\n" + text)}, company)

@@ -33,6 +33,8 @@ type ServerConfig struct {
 	GrantIssuer string // `iss` of grant tokens; never that of JWT-SVIDs (S1)
 	AllowOwnUID bool   // whether a process under the server's uid can be attested as more than level none
 	Registry    RegistryConfig
+	Authors     Authors       // who signs the declarations
+	Ceiling     CeilingConfig // what bounds them
 }
 
 // Operator is a person who is known by a uid on the admin socket (S2).
@@ -60,6 +62,8 @@ type serverFile struct {
 	GrantIssuer issuerFile     `yaml:"grant_issuer" doc:"The issuer of grant tokens, which targets trust. Never the issuer of JWT-SVIDs."`
 	Attest      serverAttest   `yaml:"attest" doc:"Attestation of processes on this host."`
 	Registry    registryFile   `yaml:"registry" doc:"How image tags are resolved to digests."`
+	Authors     *authorsFile   `yaml:"authors" doc:"Who signs the declarations. Left out: they are not signed."`
+	Ceiling     *ceilingsFile  `yaml:"ceiling" doc:"What bounds the declarations. Left out: what the directory ceiling holds, unsigned."`
 }
 
 type listenFile struct {
@@ -112,7 +116,8 @@ func readServer(name string) (_ []byte, err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	l := &loader{out: &problems{}}
-	if !l.owned(f, name) {
+	l.above(name)
+	if !l.owned(f, name) || l.out.err() != nil {
 		return nil, l.out.err()
 	}
 	return io.ReadAll(io.LimitReader(f, maxFileBytes+1))
@@ -153,6 +158,7 @@ func (f *serverFile) config(name, dir string, out *problems) *ServerConfig {
 	}
 	f.listen(s, name, out)
 	f.operators(s, name, out)
+	f.authors(s, name, dir, out)
 	return s
 }
 

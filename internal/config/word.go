@@ -38,6 +38,7 @@ var formats = map[string]format{
 	"tier":       {regexp.MustCompile(`^(process|kernel|vm)$`), "process, kernel or vm"},
 	"paramtype":  {regexp.MustCompile(`^(name|string|integer|number|boolean|image)$`), "name, string, integer, number, boolean or image"},
 	"sourcetype": {regexp.MustCompile(`^(scan|provenance|ticket|ci)$`), "scan, provenance, ticket or ci"},
+	"pinkind":    {regexp.MustCompile(`^(Agent|Tool|Target|EvidenceSource|EnforcementPoint|Rule)$`), "Agent, Tool, Target, EvidenceSource, EnforcementPoint or Rule"},
 	"notstarter": {regexp.MustCompile(`^not-starter$`), "not-starter, or leave it out"},
 	"role":       {regexp.MustCompile(`^(admin|author|approver|responder|auditor)$`), "admin, author, approver, responder or auditor"},
 	"url":        {regexp.MustCompile(`^https://[^ ?#@/]+(/[^ ?#@]*)?$`), "an https URL without user, query and fragment"},
