@@ -4,8 +4,8 @@
 // tlog-tiles), signs checkpoints and receipts with one Ed25519 key, and proves and verifies from files and the public key
 // alone.
 //
-// It never writes to the store, never decides what is recorded, and never calls a log complete that has a gap. Its one
-// goroutine is whoever calls Sequencer.Run; Tessera's own end with the context that Run gives them.
+// It never writes to the store, never decides what is recorded, and never calls a log complete that has a gap. It starts no
+// goroutine; its one loop is Sequencer.Run.
 package ledger
 
 import (

@@ -7,14 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
-	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/client"
-	"github.com/transparency-dev/tessera/storage/posix"
 	"golang.org/x/sys/unix"
 
 	"remit"
@@ -36,23 +35,22 @@ type SequencerConfig struct {
 	Source Source
 	// Key signs checkpoints. Required.
 	Key *Key
-	// Interval between checkpoints, at least 100 ms; 0 is 250 ms. An entry is provable within about twice of it and half a second.
+	// Interval is between checkpoints, at least; 0 is 250 ms. An entry is provable a moment after the next.
 	Interval time.Duration
 	// Log hears of failed attempts, which are repeated; nil is slog.Default().
 	Log *slog.Logger
 }
 
 const (
-	chunkSize    = 4096                   // entries that are added together, at most
-	chunkAge     = 100 * time.Millisecond // how long Tessera waits for a chunk to fill
-	gather       = 400 * time.Millisecond // between chunks that were not full: each costs a dozen files, and syncs of them
-	collectEvery = 5 * time.Second        // of superseded partial tiles
-	retryAfter   = time.Second
-	stopWithin   = 10 * time.Second
+	gather     = 20 * time.Millisecond // between looking for entries that do not fill a bundle
+	breath     = time.Millisecond      // after each full bundle, so that a backlog is no burden to who appends
+	retryAfter = time.Second
+	stopWithin = 10 * time.Second // what waits is sequenced for so long after the end
 )
 
-// Sequencer moves entries from the store to the log, where the entry with number N has index N-1. It keeps no state of its own:
-// after a crash the log's size says where to go on, so nothing is added twice.
+// Sequencer moves entries from the store to the log, where the entry with number N has index N-1. It works in pieces of one
+// bundle, so that nobody waits long for processor or disk. It keeps no state of its own: after a crash the published checkpoint
+// says where to go on, and what was written beyond it is written again, byte for byte.
 type Sequencer struct{ cfg SequencerConfig }
 
 // NewSequencer checks the configuration.
@@ -71,39 +69,63 @@ func NewSequencer(cfg SequencerConfig) (*Sequencer, error) {
 
 // Run sequences until the context ends, which is no error; then it publishes what it added. Attempts that fail, as on a full
 // disk, are logged and repeated. It returns an error at once when going on would damage the log: the store is older than the
-// log, or the log assigned an index that is not the entry's.
+// log, is not the log's, or the newest files do not match their checkpoint.
 func (s *Sequencer) Run(ctx context.Context) error {
 	lock, err := s.acquire()
 	if err != nil {
 		return err
 	}
-	defer lock.Close()                                              //nolint:errcheck // releases the lock in any case
-	inner, cancel := context.WithCancel(context.WithoutCancel(ctx)) // Tessera stops after the last checkpoint, not before
-	defer cancel()
-	appender, shutdown, reader, err := s.open(inner)
+	defer lock.Close() //nolint:errcheck // releases the lock in any case
+	for {
+		err := s.follow(ctx)
+		if errors.Is(err, errDisorder) || ctx.Err() != nil {
+			return err
+		}
+		s.cfg.Log.Warn("sequencing entries into the ledger; trying again", "error", err)
+		pause(ctx, nil, retryAfter)
+		if ctx.Err() != nil {
+			return fmt.Errorf("sequence entries into the ledger: %w", err)
+		}
+	}
+}
+
+// follow takes up the log and sequences until something fails or the context ends.
+func (s *Sequencer) follow(ctx context.Context) error {
+	w, err := s.take(context.WithoutCancel(ctx))
 	if err != nil {
 		return fmt.Errorf("open the log in %s: %w", s.cfg.Dir, err)
 	}
-	err = s.check(inner, reader)
-	for err == nil && ctx.Err() == nil {
+	defer w.discard()
+	for ctx.Err() == nil {
 		committed := s.cfg.Source.Committed() // before reading, so that no commit is missed
-		var n int
-		n, err = s.step(inner, appender, reader)
+		more, err := s.step(w)
+		if err != nil {
+			return err
+		}
+		wait := s.cfg.Interval - time.Since(w.at)
+		if w.size > w.published && wait <= 0 {
+			if err := w.publish(); err != nil {
+				return err
+			}
+		}
 		switch {
-		case errors.Is(err, errDisorder):
-		case err != nil:
-			s.cfg.Log.Warn("sequencing entries into the ledger; trying again", "error", err)
-			err = nil
-			pause(ctx, nil, retryAfter)
-		case n == 0:
+		case more:
+			pause(ctx, nil, breath)
+		case w.size > w.published:
+			pause(ctx, nil, min(gather, wait))
+		default:
 			pause(ctx, committed, retryAfter)
-		case n < chunkSize:
-			pause(ctx, nil, gather)
 		}
 	}
-	stop, stopped := context.WithTimeout(inner, stopWithin)
-	defer stopped()
-	return errors.Join(err, shutdown(stop))
+	for more, end := true, time.Now().Add(stopWithin); more && time.Now().Before(end); { // what was acknowledged before the end
+		if more, err = s.step(w); err != nil {
+			return err
+		}
+	}
+	if w.size == w.published {
+		return nil
+	}
+	return w.publish()
 }
 
 // pause waits for a commit, for a while, or for the end.
@@ -132,71 +154,67 @@ func (s *Sequencer) acquire() (*os.File, error) {
 	return f, nil
 }
 
-func (s *Sequencer) open(ctx context.Context) (*tessera.Appender, func(context.Context) error, tessera.LogReader, error) {
-	driver, err := posix.New(ctx, posix.Config{Path: s.cfg.Dir})
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	return tessera.NewAppender(ctx, driver, tessera.NewAppendOptions().
-		WithCheckpointSigner(s.cfg.Key.signer).
-		WithBatching(chunkSize, chunkAge).
-		WithCheckpointInterval(s.cfg.Interval).
-		WithGarbageCollectionInterval(collectEvery))
-}
-
 // errDisorder means that going on would damage the log.
 var errDisorder = errors.New("log and store disagree")
 
+// take begins the log, or takes it up where its checkpoint says.
+func (s *Sequencer) take(ctx context.Context) (*writer, error) {
+	log, err := OpenLog(s.cfg.Dir, s.cfg.Key.Public())
+	if err != nil {
+		return nil, err
+	}
+	w := &writer{edge: &edge{}, files: files{dir: s.cfg.Dir, changed: map[string]bool{}}, key: s.cfg.Key}
+	cp, err := log.Checkpoint()
+	if errors.Is(err, fs.ErrNotExist) {
+		return w, w.publish()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errDisorder, err)
+	}
+	if w.edge, err = log.loadEdge(ctx, cp); err != nil {
+		return nil, err
+	}
+	w.published = cp.Size
+	return w, s.check(ctx, log, cp)
+}
+
 // check compares the log's last entry with the store's entry of that number.
-func (s *Sequencer) check(ctx context.Context, reader tessera.LogReader) error {
-	size, err := reader.IntegratedSize(ctx)
-	if err != nil || size == 0 {
-		return err
+func (s *Sequencer) check(ctx context.Context, log *Log, cp Checkpoint) error {
+	if cp.Size == 0 {
+		return nil
 	}
-	stored, err := s.cfg.Source.Entries(size-1, 1)
+	stored, err := s.cfg.Source.Entries(cp.Size-1, 1)
 	if err != nil {
 		return err
 	}
+	//remit:guard S34 TestSequencerRefusesAnOlderStore
 	if len(stored) == 0 {
-		return fmt.Errorf("%w: the log has %d entries, the store fewer; the store was restored from an older backup", errDisorder, size)
+		return fmt.Errorf("%w: the log has %d entries, the store fewer; the store was restored from an older backup", errDisorder, cp.Size)
 	}
-	bundle, err := client.GetEntryBundle(ctx, reader.ReadEntryBundle, (size-1)/bundleWidth, size)
+	last := cp.Size - 1
+	bundle, err := client.GetEntryBundle(ctx, log.files.ReadEntryBundle, last/bundleWidth, cp.Size)
 	if err != nil {
 		return err
 	}
-	if n := len(bundle.Entries); n == 0 || !bytes.Equal(bundle.Entries[(size-1)%bundleWidth%uint64(n)], stored[0].Body) {
-		return fmt.Errorf("%w: entry %d differs; the store does not belong to this log", errDisorder, size)
+	//remit:guard S34 TestSequencerRefusesAnOlderStore
+	if n := len(bundle.Entries); n <= int(last%bundleWidth) || !bytes.Equal(bundle.Entries[last%bundleWidth], stored[0].Body) {
+		return fmt.Errorf("%w: entry %d differs; the store does not belong to this log", errDisorder, cp.Size)
 	}
 	return nil
 }
 
-// step adds the next chunk and waits until it is in the log. Only one chunk is ever under way, because Tessera promises the
-// order of entries within a batch, not of batches.
-func (s *Sequencer) step(ctx context.Context, appender *tessera.Appender, reader tessera.LogReader) (int, error) {
-	size, err := reader.IntegratedSize(ctx)
+// step adds what waits, up to the end of one bundle; more says that it came to that end.
+func (s *Sequencer) step(w *writer) (more bool, err error) {
+	entries, err := s.cfg.Source.Entries(w.size, bundleWidth-int(w.size%bundleWidth))
 	if err != nil {
-		return 0, err
+		return false, err
 	}
-	entries, err := s.cfg.Source.Entries(size, chunkSize)
-	if err != nil {
-		return 0, err
-	}
-	futures := make([]tessera.IndexFuture, len(entries))
-	for i, e := range entries {
-		if e.Seq != size+uint64(i)+1 {
-			return 0, fmt.Errorf("%w: the store has entry %d where %d belongs", errDisorder, e.Seq, size+uint64(i)+1)
+	for _, e := range entries {
+		//remit:guard S34 TestSequencerRefusesAGap
+		if e.Seq != w.size+1 {
+			return false, fmt.Errorf("%w: the store has entry %d where %d belongs", errDisorder, e.Seq, w.size+1)
 		}
-		futures[i] = appender.Add(ctx, tessera.NewEntry(e.Body))
+		w.add(e.Body)
 	}
-	var failed error
-	for i, future := range futures {
-		index, err := future()
-		if err == nil && index.Index != entries[i].Seq-1 {
-			return 0, fmt.Errorf("%w: entry %d got index %d", errDisorder, entries[i].Seq, index.Index)
-		}
-		if failed == nil {
-			failed = err // one of a batch says it all
-		}
-	}
-	return len(entries), failed
+	return w.size%bundleWidth == 0 && len(entries) > 0, w.fill()
 }

@@ -168,12 +168,12 @@ func (c *checker) strays() error {
 			return err
 		}
 		if d.IsDir() {
-			if name == ".state" { // Tessera's own, no part of the log
+			if name == ".state" { // Tessera's own, from when it wrote the log: no part of it
 				return filepath.SkipDir
 			}
 			return nil
 		}
-		if name == "checkpoint" || name == ".lock" {
+		if name == "checkpoint" || name == ".checkpoint" || name == ".lock" {
 			return nil
 		}
 		c.stray(path, filepath.ToSlash(name))

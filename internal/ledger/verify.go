@@ -251,11 +251,14 @@ func (c *checker) judgeRoot() {
 	}
 }
 
+// tailChunk is how many entries are read from the store at once.
+const tailChunk = 4096
+
 // tail names what is durable but not in the log.
 func (c *checker) tail(opts VerifyOptions) error {
 	last := c.cp.Size
 	for opts.Tail != nil {
-		entries, err := opts.Tail.Entries(last, chunkSize)
+		entries, err := opts.Tail.Entries(last, tailChunk)
 		if err != nil {
 			return fmt.Errorf("read the store's entries after %d: %w", last, err)
 		}

@@ -47,29 +47,45 @@ func (b *bench) ledger(ctx context.Context) (err error) {
 	if err := b.openDisk(a); err != nil {
 		return err
 	}
-	var sync1, ours1, ours256, tessera1, tessera256 []float64
+	var sync1, ours1, ours256, tessera1, tessera256 appended
 	for range b.rounds {
 		for _, m := range []struct {
-			into *[]float64
+			into *appended
 			n    int
 			f    func() error
 		}{{&sync1, 1, a.disk}, {&ours1, 1, a.ours}, {&tessera256, 256, a.tessera}, {&ours256, 256, a.ours}, {&tessera1, 1, a.tessera}} {
-			r, err := rate(m.n, b.round, m.f)
-			if err != nil {
-				return err
-			}
-			*m.into = append(*m.into, r)
-			if err := b.sequenced(s); err != nil {
+			if err := m.into.round(m.n, b.round, m.f, func() error { return b.sequenced(s) }); err != nil {
 				return err
 			}
 		}
 	}
-	each := func(perSecond []float64) string { return figure(1e3/median(perSecond)) + " ms" }
-	b.table.add(row{what: "ledger append, durable, 1 writer", ours: each(ours1), theirs: "one fdatasync: " + each(sync1), got: median(sync1) / median(ours1), want: 2.5, unit: "× time"})
-	b.table.add(row{what: "the same beside Tessera POSIX", ours: each(ours1), theirs: each(tessera1), got: median(ours1) / median(tessera1), want: 10, least: true, unit: "× faster"})
-	b.table.add(row{what: "ledger append, durable, 256 writers", ours: figure(median(ours256)) + "/s", theirs: "Tessera POSIX: " + figure(median(tessera256)) + "/s",
-		got: median(ours256) / median(tessera256), want: 4, least: true, unit: "× rate"})
+	each := func(a appended) string { return figure(1e3/median(a.rate)) + " ms" }
+	b.table.add(row{what: "ledger append, durable, 1 writer", ours: each(ours1), theirs: "one fdatasync: " + each(sync1), got: median(sync1.rate) / median(ours1.rate), want: 2.5, unit: "× time"})
+	b.table.add(row{what: "the same beside Tessera POSIX", ours: each(ours1), theirs: each(tessera1), got: median(ours1.rate) / median(tessera1.rate), want: 10, least: true, unit: "× faster"})
+	b.table.add(row{what: "ledger append, durable, 256 writers", ours: ours256.String(), theirs: "Tessera POSIX: " + tessera256.String(),
+		got: median(ours256.rate) / median(tessera256.rate), want: 4, least: true, unit: "× rate"})
 	return b.check(ctx, key, s)
+}
+
+// appended are the rounds of one way to append: a second, and µs of processor time each, work that was put off included.
+type appended struct{ rate, cpu []float64 }
+
+func (a *appended) String() string {
+	return fmt.Sprintf("%s/s, CPU %s µs", figure(median(a.rate)), figure(median(a.cpu)))
+}
+
+func (a *appended) round(n int, d time.Duration, f, settle func() error) error {
+	before, err := cpu(os.Getpid())
+	if err != nil {
+		return err
+	}
+	r, err := rate(n, d, f)
+	if err = errors.Join(err, settle()); err != nil {
+		return err
+	}
+	after, err := cpu(os.Getpid())
+	a.rate, a.cpu = append(a.rate, r), append(a.cpu, float64((after-before).Microseconds())/(r*d.Seconds()))
+	return err
 }
 
 func (b *bench) openLedger(a *appends) (*ledger.Key, *store.Store, error) {
