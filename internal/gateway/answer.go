@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"encoding/base64"
+	"errors"
 	"strconv"
 
 	"remit"
@@ -23,6 +24,14 @@ func AppendReasons(b []byte, reasons []remit.Reason) []byte {
 		b = append(b, '}')
 	}
 	return append(b, ']')
+}
+
+// Refusal is what a reason records as got of a token that did not verify: which check refused it is for people with a role (S30).
+func Refusal(err error) string {
+	if e, ok := errors.AsType[*remit.Error](err); ok {
+		return e.Msg
+	}
+	return ""
 }
 
 // AppendReceipt appends the receipt in the JSON form that remit.Receipt reads.

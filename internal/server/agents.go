@@ -101,6 +101,8 @@ func (s *Server) writeAgentError(w http.ResponseWriter, r *http.Request, err err
 	if !ok || e.Code == remit.CodeInternal {
 		s.log.Error("an agent's call", "path", r.URL.Path, "err", err)
 		e = &remit.Error{Code: remit.CodeInternal, Msg: "a fault in the server"}
+	} else {
+		s.log.Debug("an agent's call refused", "path", r.URL.Path, "err", err)
 	}
 	w.WriteHeader(cmp.Or(agentStatus[e.Code], http.StatusInternalServerError))
 	_ = json.NewEncoder(w).Encode(e)

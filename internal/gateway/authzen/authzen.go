@@ -158,6 +158,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, do func(a *askin
 	if err != nil {
 		if remit.CodeOf(err) == remit.CodeInternal || remit.CodeOf(err) == remit.CodeUnavailable {
 			h.cfg.Log.Error("authzen request", "caller", a.caller.principal.String(), "error", err)
+		} else {
+			h.cfg.Log.Debug("authzen request refused", "caller", a.caller.principal.String(), "error", err)
 		}
 		fail(w, err)
 		return

@@ -109,7 +109,7 @@ func (h *Handler) prove(a *asking, e *evaluation, id spiffeid.ID) (remit.Princip
 		p, err := h.cfg.Authenticator.Assertion(a.ctx, e.subject.token)
 		//remit:guard S6 TestWhoMaySpeakForWhom
 		if err != nil || p.ID != id {
-			return remit.Principal{}, &remit.Reason{Code: remit.ReasonAsserted, Of: "subject.properties.token"}
+			return remit.Principal{}, &remit.Reason{Code: remit.ReasonAsserted, Of: "subject.properties.token", Got: gateway.Refusal(err)}
 		}
 		return p, nil
 	}
@@ -145,7 +145,7 @@ func (h *Handler) enter(req *remit.Request, c *circumstances, holder remit.Princ
 	switch {
 	//remit:guard S10 TestRunEntersOnlyByItsToken
 	case err != nil:
-		refuse(req, remit.ReasonRunToken, "context.run_token")
+		req.Refused = []remit.Reason{{Code: remit.ReasonRunToken, Of: "context.run_token", Got: gateway.Refusal(err)}}
 	//remit:guard S10 TestRunEntersOnlyByItsToken
 	case c.run != "" && c.run != string(run):
 		refuse(req, remit.ReasonRunMismatch, "run")

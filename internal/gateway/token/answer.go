@@ -59,6 +59,8 @@ func (h *Handler) fail(w http.ResponseWriter, c *call, err error) {
 	}
 	if p.status >= 500 {
 		h.cfg.Log.Error("token request", "client", c.client.String(), "decision", p.decision, "error", err, "cause", p.cause)
+	} else if p.cause != nil { // which check refused is for operators who look for it; nobody's flood fills the log
+		h.cfg.Log.Debug("token request refused", "client", c.client.String(), "status", p.status, "error", err, "cause", p.cause)
 	}
 	if p.retry {
 		w.Header().Set("Retry-After", "1")
