@@ -47,7 +47,7 @@ func UsedKey(issuer, jti string) EpochKey { return EpochKey("used/" + issuer + "
 func GrantKey(id GrantID) EpochKey { return EpochKey("grant/" + string(id)) }
 
 // Row is one stored noun, whole: writing it replaces what stood under its key. The set is closed: Run, AgentStatus, Grant,
-// Lease, Statement, Revision, Used, Issued and LaunchRecord.
+// Lease, Statement, Revision, Used, Issued, LaunchRecord and Erasure.
 type Row interface{ EpochKey() EpochKey }
 
 // EpochKey returns RunKey; likewise for the other rows.
@@ -99,6 +99,14 @@ type LaunchRecord struct {
 	Started time.Time `json:"started"`
 	Ended   time.Time `json:"ended,omitzero"`
 }
+
+// Erasure forgets the payloads of entries. The entries stay, and so do their commitments.
+type Erasure struct {
+	Entries []uint64 `json:"entries"`
+}
+
+// EpochKey makes a key of its own; nothing requires it.
+func (e Erasure) EpochKey() EpochKey { return "erasure" }
 
 // EpochKey returns LaunchKey.
 func (l LaunchRecord) EpochKey() EpochKey { return LaunchKey(l.ID) }

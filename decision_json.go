@@ -11,14 +11,18 @@ import (
 // AppendJSON appends the decision's canonical JSON, which is what stands in the ledger: the members and their order are those
 // of the struct, names in maps are sorted, times are in UTC, and strings have the fewest escapes. encoding/json reads it back
 // to the same Decision. It is written by hand because every request pays for it.
-func (d *Decision) AppendJSON(b []byte) []byte {
+func (d *Decision) AppendJSON(b []byte) []byte { return d.AppendSealed(b, nil) }
+
+// AppendSealed does the same with commitments in the place of arguments, parameters, what reasons quote, and names, subjects
+// and fields of evidence.
+func (d *Decision) AppendSealed(b []byte, s *Seal) []byte {
 	b = appendText(append(b, '{'), `"id":`, string(d.ID))
 	b = appendTime(b, `,"at":`, d.At)
 	b = appendText(b, `,"effect":`, d.Effect.String())
 	if len(d.Reasons) > 0 {
 		b = append(b, `,"reasons":[`...)
 		for i := range d.Reasons {
-			b = d.Reasons[i].appendJSON(comma(b, i))
+			b = d.Reasons[i].appendJSON(comma(b, i), s, "reasons.", i)
 		}
 		b = append(b, ']')
 	}
@@ -29,7 +33,7 @@ func (d *Decision) AppendJSON(b []byte) []byte {
 	b = appendText(b, `,"action":`, d.Action)
 	b = appendText(b, `,"target":`, d.Target)
 	if len(d.Args) > 0 {
-		b = d.Args.AppendJSON(append(b, `,"args":`...))
+		b = s.fields(append(b, `,"args":`...), "args", d.Args)
 	}
 	b = appendSome(b, `,"run":`, string(d.Run))
 	b = appendSome(b, `,"under":`, string(d.Under))
@@ -40,17 +44,17 @@ func (d *Decision) AppendJSON(b []byte) []byte {
 	}
 	b = appendSome(b, `,"asked":`, d.Asked)
 	if len(d.Params) > 0 {
-		b = appendFields(append(b, `,"params":`...), d.Params)
+		b = s.fields(append(b, `,"params":`...), "params", d.Params)
 	}
-	return append(d.appendFindings(b), '}')
+	return append(d.appendFindings(b, s), '}')
 }
 
 // appendFindings appends the members from evidence on.
-func (d *Decision) appendFindings(b []byte) []byte {
+func (d *Decision) appendFindings(b []byte, s *Seal) []byte {
 	if len(d.Evidence) > 0 {
 		b = append(b, `,"evidence":[`...)
 		for i := range d.Evidence {
-			b = d.Evidence[i].appendJSON(comma(b, i))
+			b = d.Evidence[i].appendJSON(comma(b, i), s, i)
 		}
 		b = append(b, ']')
 	}
@@ -62,7 +66,7 @@ func (d *Decision) appendFindings(b []byte) []byte {
 			l := &d.Lacking[i]
 			b = strconv.AppendInt(append(comma(b, i), `{"need":`...), int64(l.Need), 10)
 			b = append(appendText(b, `,"kind":`, string(l.Kind)), `,"reason":`...)
-			b = append(l.Reason.appendJSON(b), '}')
+			b = append(l.Reason.appendJSON(b, s, "lacking.", i), '}')
 		}
 		b = append(b, ']')
 	}
@@ -86,21 +90,21 @@ func (d *Decision) appendFindings(b []byte) []byte {
 	return appendSome(b, `,"via":`, d.Via)
 }
 
-func (r *Reason) appendJSON(b []byte) []byte {
+func (r *Reason) appendJSON(b []byte, s *Seal, list string, i int) []byte {
 	b = appendText(append(b, '{'), `"code":`, string(r.Code))
 	b = appendSome(b, `,"of":`, r.Of)
-	b = appendSome(b, `,"want":`, r.Want)
-	return append(appendSome(b, `,"got":`, r.Got), '}')
+	b = s.some(b, `,"want":`, list, i, r.Want)
+	return append(s.some(b, `,"got":`, list, i, r.Got), '}')
 }
 
-func (e *Evidence) appendJSON(b []byte) []byte {
+func (e *Evidence) appendJSON(b []byte, s *Seal, i int) []byte {
 	b = appendText(append(b, '{'), `"id":`, string(e.ID))
 	b = appendText(b, `,"kind":`, string(e.Kind))
 	b = appendText(b, `,"source":`, e.Source)
 	b = appendSome(b, `,"signer":`, e.Signer)
-	b = appendSome(b, `,"name":`, e.Name)
+	b = s.some(b, `,"name":`, "evidence.", i, e.Name)
 	if len(e.Subjects) > 0 {
-		b = appendTexts(append(b, `,"subjects":`...), e.Subjects)
+		b = s.list(append(b, `,"subjects":`...), i, e.Subjects)
 	}
 	b = appendSome(b, `,"worst":`, e.Worst.String())
 	b = appendTime(b, `,"made":`, e.Made)
@@ -109,13 +113,7 @@ func (e *Evidence) appendJSON(b []byte) []byte {
 		b = appendTime(b, `,"until":`, e.Until)
 	}
 	if len(e.Fields) > 0 {
-		b = append(b, `,"fields":{`...)
-		var stack [8]string
-		for i, k := range sortedKeys(e.Fields, stack[:0]) {
-			b = append(AppendJSONString(comma(b, i), k), ':')
-			b = AppendJSONString(b, e.Fields[k])
-		}
-		b = append(b, '}')
+		b = s.texts(append(b, `,"fields":`...), i, e.Fields)
 	}
 	b = appendText(b, `,"digest":`, string(e.Digest))
 	return append(appendSome(b, `,"superseded":`, string(e.Superseded)), '}')

@@ -35,7 +35,7 @@ const (
 )
 
 // EventVersion is the `v` of events written now. Every older one stays readable.
-const EventVersion = 1
+const EventVersion = 2
 
 // Event is a ledger entry before it has its sequence number. No credential, token or secret is ever in one.
 type Event struct {
@@ -47,13 +47,16 @@ type Event struct {
 	Grant    GrantID
 	Lease    LeaseID
 	By       string // who caused it: a SPIFFE ID, operator/NAME or "remit"
-	Data     []byte // canonical JSON of the kind's own struct, or empty
+	Data     []byte // canonical JSON of the kind's own struct, or empty; sealed values are commitments (Seal)
+	// Payload and Private are the values behind the commitments, as Seal gathers them. They are stored beside the entry and are
+	// no part of it.
+	Payload, Private []byte
 }
 
 // AppendJSON appends the entry's canonical JSON: fixed member order, absent members left out, time in UTC with
 // nanoseconds. These bytes are stored, hashed and put in the log; they are never encoded again.
 func (e *Event) AppendJSON(b []byte, seq uint64) []byte {
-	b = append(b, `{"v":1,"seq":`...)
+	b = append(b, `{"v":2,"seq":`...)
 	b = strconv.AppendUint(b, seq, 10)
 	b = append(b, `,"at":"`...)
 	b = e.At.UTC().AppendFormat(b, time.RFC3339Nano)
@@ -76,8 +79,10 @@ func (e *Event) AppendJSON(b []byte, seq uint64) []byte {
 
 // Entry is a stored event: its number in the ledger, from 1 without gaps, and its bytes.
 type Entry struct {
-	Seq  uint64
-	Body []byte
+	Seq     uint64
+	Body    []byte
+	Payload []byte // disclosures of its sealed values, where the reader asked for them and they are not erased
+	Private []byte // those of sensitive values; Reveal joins the two
 }
 
 // Hash returns the RFC 6962 leaf hash of the entry (section 2.1).

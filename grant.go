@@ -23,6 +23,7 @@ type Grant struct {
 	NotBounded []string      `json:"not_bounded,omitempty"`
 	WorstCase  time.Duration `json:"worst_case,omitempty"` // how long the credential may outlive Expires if Remit is dead
 	TwinOf     GrantID       `json:"twin_of,omitempty"`    // made only to try the limits of that grant; its credential is handed to nobody
+	Sensitive  bool          `json:"sensitive,omitempty"`  // the scope holds sensitive values: stored encrypted, not shown
 }
 
 // GrantState is where a grant or lease stands.
@@ -57,6 +58,7 @@ type Lease struct {
 	Credentials []string   `json:"credentials,omitempty"` // ids in the target's audit log ("JTI=…")
 	Why         string     `json:"why,omitempty"`
 	Ended       time.Time  `json:"ended,omitzero"`
+	Sensitive   bool       `json:"sensitive,omitempty"` // as the grant's
 }
 
 // Credential is what the caller of a granted request gets. Secret goes to the caller and nowhere else.

@@ -21,7 +21,8 @@ type Run struct {
 	Workflow     string            `json:"workflow"`
 	Digest       Digest            `json:"digest"` // of the workflow as it was when the run started
 	Params       map[string]Value  `json:"params"`
-	Sources      map[string]string `json:"sources"` // per parameter: who or what supplied it (S9)
+	Sources      map[string]string `json:"sources"`             // per parameter: who or what supplied it (S9)
+	Sensitive    []string          `json:"sensitive,omitempty"` // parameters whose values are stored encrypted and shown to nobody
 	Starter      Name              `json:"starter"`
 	Stage        string            `json:"stage"`
 	State        RunState          `json:"state"`

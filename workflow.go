@@ -26,6 +26,8 @@ type Parameter struct {
 	// Source says where the value comes from (S9): "" is the starting person or trigger; "ticket.customer" is a field of
 	// evidence. Optional parameters do not exist: a workflow that may go without a value is two workflows.
 	Source string
+	// Sensitive values stand nowhere in clear: not in the ledger, its payloads or the stored state.
+	Sensitive bool
 }
 
 // Start says who may start a run.
@@ -56,7 +58,9 @@ type Permission struct {
 	Limits   map[string]int64
 	Sandbox  string // least tier; empty: none asked
 	TTL      time.Duration
-	Line     string // FILE:LINE, for explanations
+	// Sensitive are arguments whose values stand nowhere in clear, beside those that are bound to a sensitive parameter.
+	Sensitive []string
+	Line      string // FILE:LINE, for explanations
 }
 
 // Term is a literal or a reference that is resolved when a request is judged.

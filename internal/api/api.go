@@ -129,7 +129,13 @@ type Applied struct {
 // Entry is a ledger entry.
 type Entry struct {
 	Seq   uint64          `json:"seq"`
-	Event json.RawMessage `json:"event"`
+	Event json.RawMessage `json:"event"` // with its values in their places
+	// Erased and Sensitive are the places of values that are not there, or not for showing.
+	Erased    []string `json:"erased,omitempty"`
+	Sensitive []string `json:"sensitive,omitempty"`
+	// Leaf is the entry as the log holds it, and Disclosures prove the values shown against it; only for one entry.
+	Leaf        json.RawMessage `json:"leaf,omitempty"`
+	Disclosures []string        `json:"disclosures,omitempty"`
 }
 
 // Why explains a decision. Text is for people; Explanation is the same as data.
@@ -141,6 +147,9 @@ type Why struct {
 	Input json.RawMessage `json:"input,omitempty"`
 	Grant *remit.Grant    `json:"grant,omitempty"`
 	Acts  []Entry         `json:"acts,omitempty"`
+	// Erased and Sensitive are the places of values that are not there, or not for showing.
+	Erased    []string `json:"erased,omitempty"`
+	Sensitive []string `json:"sensitive,omitempty"`
 }
 
 // Check is one line of doctor.

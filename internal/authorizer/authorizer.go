@@ -31,6 +31,8 @@ type Policy interface {
 	Match(req *remit.Request, run *remit.Run) remit.Match
 	// Judge weighs the evidence found and lets the organisation's rules narrow the answer. Any fault inside is a Deny.
 	Judge(ctx context.Context, req *remit.Request, run *remit.Run, m *remit.Match, found []remit.Found) remit.Judgement
+	// Sensitive names arguments and parameters whose values are never recorded in clear (S33).
+	Sensitive() map[string]bool
 }
 
 // State answers from memory.
@@ -99,7 +101,10 @@ func (a *Authorizer) Grant(ctx context.Context, req *remit.Request) (remit.Decis
 		w.deny(remit.Reason{Code: remit.ReasonTarget, Of: "target " + req.Target, Got: err.Error()})
 		return none(w.decision, a.record(ctx, &w, remit.Change{}))
 	}
-	change := remit.Change{Rows: []remit.Row{grant, lease}, Events: []remit.Event{grantEvent(&w.decision, &grant, &lease)}}
+	seal := w.seal()
+	grant.Sensitive = len(seal.Texts) > 0
+	lease.Sensitive = grant.Sensitive
+	change := remit.Change{Rows: []remit.Row{grant, lease}, Events: []remit.Event{grantEvent(&w.decision, &grant, &lease, seal)}}
 	if err := a.record(ctx, &w, change); err != nil || w.decision.Effect != remit.Allow {
 		return none(w.decision, err)
 	}
@@ -131,6 +136,18 @@ type weighed struct {
 	found    []remit.Found
 	seen     []remit.Precondition
 	cut      bool // see shorten
+
+	sensitive map[string]bool
+}
+
+// seal returns a Seal that knows what of the request is sensitive.
+func (w *weighed) seal() *remit.Seal {
+	s := &remit.Seal{Sensitive: w.sensitive}
+	if len(w.sensitive) > 0 {
+		s.Hide(w.decision.Args)
+		s.Hide(w.decision.Params)
+	}
+	return s
 }
 
 // shorten turns a decision that is larger than an entry of the ledger into a denial that says who asked, and how much, but
@@ -165,7 +182,8 @@ func (w *weighed) rests(key remit.EpochKey, epoch uint64) {
 
 // weigh is the line up to the decision. It reads only memory, and evidence within the context's deadline.
 func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
-	w := weighed{decision: newDecision(req)}
+	w := weighed{decision: newDecision(req), policy: a.cfg.Policy()}
+	w.sensitive = w.policy.Sensitive()
 	//remit:guard S6 TestDefaultDeny
 	if len(req.Refused) > 0 {
 		return w.deny(req.Refused...)
@@ -195,7 +213,6 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	if req.Stage != "" && req.Stage != run.Stage {
 		return w.deny(remit.Reason{Code: remit.ReasonRunMismatch, Of: "stage", Want: run.Stage, Got: req.Stage})
 	}
-	w.policy = a.cfg.Policy()
 	w.match = w.policy.Match(req, &run)
 	m := &w.match
 	w.decision.Policy, w.decision.Permission, w.decision.Args = m.Policy, m.Ref, m.Args
@@ -277,7 +294,7 @@ func (w *weighed) judge(ctx context.Context, req *remit.Request, found []remit.F
 // record commits the decision with what belongs to it. State that moved since it was read turns an Allow into a recorded
 // denial; then nothing of more is written.
 func (a *Authorizer) record(ctx context.Context, w *weighed, more remit.Change) error {
-	change := remit.Change{Rows: more.Rows, Events: append([]remit.Event{decisionEvent(&w.decision)}, more.Events...)}
+	change := remit.Change{Rows: more.Rows, Events: append([]remit.Event{decisionEvent(&w.decision, w.seal())}, more.Events...)}
 	//remit:guard S11 TestNothingBetweenCheckAndUse
 	if w.decision.Effect == remit.Allow {
 		change.Require = w.seen

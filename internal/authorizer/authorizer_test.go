@@ -49,6 +49,8 @@ func (l *line) Match(req *remit.Request, _ *remit.Run) remit.Match {
 	return m
 }
 
+func (l *line) Sensitive() map[string]bool { return nil }
+
 func (l *line) Judge(_ context.Context, _ *remit.Request, _ *remit.Run, _ *remit.Match, found []remit.Found) remit.Judgement {
 	l.step("judge")
 	for _, f := range found {
@@ -145,7 +147,7 @@ func (l *line) request() *remit.Request {
 // lastEffect reads the effect that the ledger holds, not the one that was answered.
 func (l *line) lastDecision(t *testing.T) remit.Decision {
 	t.Helper()
-	entries, err := l.store.Entries(0, 1000)
+	entries, _, err := l.store.Events(store.EventFilter{}, 0, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +156,7 @@ func (l *line) lastDecision(t *testing.T) remit.Decision {
 			Kind remit.EventKind
 			Data json.RawMessage
 		}
-		if err := json.Unmarshal(entries[i].Body, &e); err != nil {
+		if err := json.Unmarshal(entries[i].Open().Body, &e); err != nil {
 			t.Fatal(err)
 		}
 		if e.Kind == remit.EventDecision {

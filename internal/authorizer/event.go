@@ -17,14 +17,17 @@ func newDecision(req *remit.Request) remit.Decision {
 	}
 }
 
-func decisionEvent(d *remit.Decision) remit.Event {
+func decisionEvent(d *remit.Decision, s *remit.Seal) remit.Event {
+	s.Payload = make([]byte, 0, 1024)
+	data := d.AppendSealed(make([]byte, 0, 1024), s)
 	return remit.Event{At: d.At, Kind: remit.EventDecision, Agent: d.Agent, Run: d.Run, Decision: d.ID, By: d.Caller,
-		Data: d.AppendJSON(make([]byte, 0, 1024))}
+		Data: data, Payload: s.Payload, Private: s.Private}
 }
 
-func grantEvent(d *remit.Decision, g *remit.Grant, l *remit.Lease) remit.Event {
+func grantEvent(d *remit.Decision, g *remit.Grant, l *remit.Lease, s *remit.Seal) remit.Event {
+	data := g.SealedJSON(s)
 	return remit.Event{At: d.At, Kind: remit.EventGrant, Agent: g.Agent, Run: g.Run, Decision: d.ID, Grant: g.ID, Lease: l.ID,
-		By: d.Caller, Data: mustJSON(g)}
+		By: d.Caller, Data: data, Payload: s.Payload, Private: s.Private}
 }
 
 // mustJSON encodes our own plain structs, which cannot fail to encode.

@@ -4,6 +4,7 @@ package authorizer
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"remit"
@@ -37,16 +38,35 @@ func (a *Authorizer) actEvent(o *remit.Outcome) remit.Event {
 	if !ok && o.Credential != "" {
 		l, ok = a.cfg.Acts.LeaseByCredential(o.Credential)
 	}
+	s := &remit.Seal{Sensitive: a.cfg.Policy().Sensitive()}
 	if !ok || l.Target != o.Target {
-		return remit.Event{At: o.At, Kind: remit.EventFinding, By: o.Source, Data: mustJSON(unjoined{"act_without_grant", o})}
+		data := mustJSON(unjoined{"act_without_grant", sealOutcome(o, "act.", s)})
+		return remit.Event{At: o.At, Kind: remit.EventFinding, By: o.Source, Data: data, Payload: s.Payload, Private: s.Private}
 	}
 	g, _ := a.cfg.Acts.Grant(l.Grant)
 	o.Lease = l.ID
+	s.Hide(l.Scope)
+	data := mustJSON(sealOutcome(o, "", s))
 	return remit.Event{At: o.At, Kind: remit.EventAction, Agent: l.Agent, Run: l.Run, Decision: g.Decision, Grant: l.Grant, Lease: l.ID,
-		By: o.Source, Data: mustJSON(o)}
+		By: o.Source, Data: data, Payload: s.Payload, Private: s.Private}
 }
 
 type unjoined struct {
-	Finding string         `json:"finding"`
-	Act     *remit.Outcome `json:"act"`
+	Finding string        `json:"finding"`
+	Act     sealedOutcome `json:"act"`
+}
+
+// sealedOutcome is an act as it stands in the ledger: what it was done to is a value like an argument.
+type sealedOutcome struct {
+	*remit.Outcome
+	Resource json.RawMessage `json:"resource,omitempty"`
+	Detail   json.RawMessage `json:"detail,omitempty"`
+}
+
+func sealOutcome(o *remit.Outcome, place string, s *remit.Seal) sealedOutcome {
+	out := sealedOutcome{Outcome: o, Resource: s.Text(place+"resource", o.Resource)}
+	if len(o.Detail) > 0 {
+		out.Detail = s.Value(place+"detail", o.Detail)
+	}
+	return out
 }

@@ -202,7 +202,7 @@ func (b *Broker) recordEnd(ctx context.Context, l remit.Lease, kind remit.EventK
 	}
 	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
-	_, err := b.cfg.Store.Commit(rctx, remit.Change{Rows: rows, Events: []remit.Event{b.event(kind, &l, by, data)}})
+	_, err := b.cfg.Store.Commit(rctx, remit.Change{Rows: rows, Events: []remit.Event{b.endEvent(kind, &l, by, data)}})
 	if err != nil {
 		// The authority is gone. What is missing is the record: Run ends the lease again, which changes nothing, and records.
 		b.cfg.Log.Error("lease ended at its target but not on record", "lease", l.ID, "err", err)
@@ -242,8 +242,19 @@ type activeData struct {
 }
 
 type endData struct {
-	Why string  `json:"why"`
-	MS  float64 `json:"ms"` // from the first call to the target's confirmation
+	Why string
+	MS  float64 // from the first call to the target's confirmation
+}
+
+// endEvent seals why: it may be a target's own words, or a person's.
+func (b *Broker) endEvent(kind remit.EventKind, l *remit.Lease, by string, data endData) remit.Event {
+	s := remit.SealOf(l.Scope, l.Sensitive)
+	e := b.event(kind, l, by, struct {
+		Why json.RawMessage `json:"why,omitempty"`
+		MS  float64         `json:"ms"`
+	}{s.Text("why", data.Why), data.MS})
+	e.Payload, e.Private = s.Payload, s.Private
+	return e
 }
 
 func (b *Broker) event(kind remit.EventKind, l *remit.Lease, by string, data any) remit.Event {

@@ -33,12 +33,10 @@ func (b *Broker) Verify(ctx context.Context, id remit.GrantID, by string) (remit
 			Hint: "remit grant show GRANT lists its bounds as they are claimed", ID: string(id)}
 	}
 	twin, lease := b.twin(g, l)
-	body, err := json.Marshal(twin)
-	if err != nil {
-		return v, fmt.Errorf("encode the twin of grant %s: %w", id, err)
-	}
+	s := remit.SealOf(twin.Scope, twin.Sensitive)
+	body := twin.SealedJSON(s)
 	event := remit.Event{At: b.cfg.Now(), Kind: remit.EventGrant, Agent: twin.Agent, Run: twin.Run, Decision: twin.Decision, Grant: twin.ID,
-		Lease: lease.ID, By: by, Data: body}
+		Lease: lease.ID, By: by, Data: body, Payload: s.Payload, Private: s.Private}
 	if _, err := b.cfg.Store.Commit(ctx, remit.Change{Rows: []remit.Row{twin, lease}, Events: []remit.Event{event}, Require: seen}); err != nil {
 		return v, fmt.Errorf("record the twin of grant %s: %w", id, err)
 	}
@@ -113,14 +111,18 @@ func try(ctx context.Context, t Target, l remit.Lease, c remit.Credential) (tria
 }
 
 func (b *Broker) recordVerified(ctx context.Context, g remit.Grant, l remit.Lease, v remit.Verification, by string) error {
-	body, err := json.Marshal(v)
+	s := remit.SealOf(g.Scope, g.Sensitive)
+	body, err := json.Marshal(struct {
+		remit.Verification
+		Trials json.RawMessage `json:"trials"` // they quote the scope
+	}{v, s.Value("trials", v.Trials)})
 	if err != nil {
 		return fmt.Errorf("encode the verification of grant %s: %w", g.ID, err)
 	}
 	rctx, cancel := context.WithTimeout(ctx, recordTimeout)
 	defer cancel()
 	_, err = b.cfg.Store.Commit(rctx, remit.Change{Events: []remit.Event{{At: v.At, Kind: remit.EventVerified, Agent: g.Agent, Run: g.Run,
-		Decision: g.Decision, Grant: g.ID, Lease: l.ID, By: by, Data: body}}})
+		Decision: g.Decision, Grant: g.ID, Lease: l.ID, By: by, Data: body, Payload: s.Payload, Private: s.Private}}})
 	if err != nil {
 		return fmt.Errorf("record the verification of grant %s: %w", g.ID, err)
 	}

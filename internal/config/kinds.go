@@ -77,6 +77,8 @@ type parameterFile struct {
 	Max     *number   `yaml:"max" doc:"The greatest integer or number."`
 	OneOf   []literal `yaml:"one_of" doc:"The only values."`
 	Source  word      `yaml:"source" is:"field" doc:"Where the value comes from: a field of evidence, such as ticket.customer. Left out: from who starts the run."`
+	// Sensitive is S33.
+	Sensitive bool `yaml:"sensitive" doc:"Whether its value, and that of each argument that is bound to it, stands nowhere in clear: not in the ledger, its payloads or the stored state. Left out: false."`
 }
 
 type startFile struct {
@@ -97,17 +99,18 @@ type endFile struct {
 }
 
 type mayFile struct {
-	Name     word              `yaml:"name" need:"yes" is:"label" doc:"The name, one per workflow."`
-	Who      word              `yaml:"who" need:"yes" is:"actor" doc:"The agent or tool."`
-	Under    word              `yaml:"under" is:"label" doc:"Only inside a call that this permission of the same stage allowed."`
-	Action   word              `yaml:"action" need:"yes" is:"action" doc:"What, such as kubernetes.apply."`
-	Target   word              `yaml:"target" need:"yes" is:"label" doc:"On which target; for mcp.* a tool."`
-	Where    args              `yaml:"where" doc:"Conditions on the arguments. An argument that is not named must be absent."`
-	Hours    *hoursFile        `yaml:"hours" doc:"When. Left out: always."`
-	Evidence []requirementFile `yaml:"evidence" doc:"The verified facts it needs; all of them."`
-	Limits   *limitsFile       `yaml:"limits" doc:"Bounds that the target enforces."`
-	Sandbox  word              `yaml:"sandbox" is:"tier" doc:"The least sandbox: process, kernel or vm. Left out: none."`
-	TTL      span              `yaml:"ttl" doc:"How long a credential lives. Left out: 5m; at most 1h."`
+	Name      word              `yaml:"name" need:"yes" is:"label" doc:"The name, one per workflow."`
+	Who       word              `yaml:"who" need:"yes" is:"actor" doc:"The agent or tool."`
+	Under     word              `yaml:"under" is:"label" doc:"Only inside a call that this permission of the same stage allowed."`
+	Action    word              `yaml:"action" need:"yes" is:"action" doc:"What, such as kubernetes.apply."`
+	Target    word              `yaml:"target" need:"yes" is:"label" doc:"On which target; for mcp.* a tool."`
+	Where     args              `yaml:"where" doc:"Conditions on the arguments. An argument that is not named must be absent."`
+	Hours     *hoursFile        `yaml:"hours" doc:"When. Left out: always."`
+	Evidence  []requirementFile `yaml:"evidence" doc:"The verified facts it needs; all of them."`
+	Limits    *limitsFile       `yaml:"limits" doc:"Bounds that the target enforces."`
+	Sandbox   word              `yaml:"sandbox" is:"tier" doc:"The least sandbox: process, kernel or vm. Left out: none."`
+	Sensitive []word            `yaml:"sensitive" is:"arg" doc:"Arguments whose values stand nowhere in clear, beside those that are bound to a sensitive parameter."`
+	TTL       span              `yaml:"ttl" doc:"How long a credential lives. Left out: 5m; at most 1h."`
 }
 
 type limitsFile struct {

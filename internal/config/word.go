@@ -20,6 +20,7 @@ type format struct {
 // formats are named by the tag `is`. Patterns are plain enough for JSON Schema.
 var formats = map[string]format{
 	"label":      {regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "lower-case letters, digits and hyphens, at most 63"},
+	"arg":        {argFormat, "an argument's name"},
 	"param":      {regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`), "lower-case letters, digits and underscores, at most 63"},
 	"principal":  {regexp.MustCompile(`^(agent|tool|operator)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "agent/NAME, tool/NAME or operator/NAME"},
 	"actor":      {regexp.MustCompile(`^(agent|tool)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "agent/NAME or tool/NAME"},

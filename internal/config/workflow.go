@@ -89,7 +89,7 @@ func (f *flow) parameters() (out []remit.Parameter) {
 }
 
 func (f *flow) parameter(name string, p *parameterFile) remit.Parameter {
-	out := remit.Parameter{Name: name, Type: p.Type.s, Min: p.Min.value(), Max: p.Max.value(), Source: p.Source.s}
+	out := remit.Parameter{Name: name, Type: p.Type.s, Min: p.Min.value(), Max: p.Max.value(), Source: p.Source.s, Sensitive: p.Sensitive}
 	line := p.Type.line
 	numeric := p.Type.s == "integer" || p.Type.s == "number"
 	if p.Pattern != nil {
@@ -205,6 +205,12 @@ func (f *flow) permission(stage, index int, m *mayFile) remit.Permission {
 	f.checkTarget(m)
 	f.checkUnder(stage, m)
 	f.checkRefs(m.Where.uses, permAt{stage, index, m.Who.s, m.Name.line}, m.Under.s != "")
+	for _, name := range m.Sensitive {
+		if _, ok := m.Where.m[name.s]; !ok {
+			f.add(name.line, "sensitive: %s does not stand in where: name an argument of this entry", name.s)
+		}
+		p.Sensitive = append(p.Sensitive, name.s)
+	}
 	if m.Hours != nil {
 		p.Hours = f.hours(m.Hours)
 	}

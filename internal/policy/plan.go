@@ -35,6 +35,7 @@ type Plan struct {
 	cfg       Config
 	workflows map[string]*workflow
 	rules     *rules // nil: the organisation has none
+	sensitive map[string]bool
 }
 
 type workflow struct {
@@ -83,6 +84,7 @@ func Compile(cfg Config) (*Plan, error) {
 			return nil, err
 		}
 		p.workflows[w.Name] = compileWorkflow(w, &next)
+		p.hide(w)
 	}
 	var err error
 	if p.rules, err = compileRules(cfg.Rules); err != nil {
@@ -113,6 +115,51 @@ func compileWorkflow(w *remit.Workflow, next *int) *workflow {
 	}
 	return out
 }
+
+// hide notes which names of w are sensitive.
+func (p *Plan) hide(w *remit.Workflow) {
+	if p.sensitive == nil {
+		p.sensitive = map[string]bool{}
+	}
+	params := map[string]bool{}
+	for i := range w.Parameters {
+		if w.Parameters[i].Sensitive {
+			params[w.Parameters[i].Name], p.sensitive[w.Parameters[i].Name] = true, true
+		}
+	}
+	for i := range w.Stages {
+		for j := range w.Stages[i].May {
+			may := &w.Stages[i].May[j]
+			for _, name := range may.Sensitive {
+				p.sensitive[name] = true
+			}
+			for name, is := range may.Where {
+				if bound(&is, params) {
+					p.sensitive[name] = true
+				}
+			}
+		}
+	}
+}
+
+// bound reports whether a condition compares with one of the parameters.
+func bound(is *remit.Predicate, params map[string]bool) bool {
+	for _, t := range is.Terms {
+		if params[t.Param] {
+			return true
+		}
+	}
+	for _, f := range is.Fields {
+		if bound(&f, params) {
+			return true
+		}
+	}
+	return false
+}
+
+// Sensitive returns the names of parameters and arguments that any workflow marks sensitive, for all requests alike: also one
+// that fits no workflow must not carry such a value into the record. It is not to be changed.
+func (p *Plan) Sensitive() map[string]bool { return p.sensitive }
 
 // Digest returns the revision's digest.
 func (p *Plan) Digest() remit.Digest { return p.cfg.Digest }

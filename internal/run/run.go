@@ -76,9 +76,34 @@ func Start(w *remit.Workflow, id remit.RunID, by Actor, in Input, at time.Time) 
 	r := remit.Run{ID: id, Workflow: w.Name, Digest: w.Digest, Params: params, Sources: sources, Starter: by.Name,
 		State: remit.RunActive, Started: at, Expires: at.Add(w.Start.Expires)}
 	enter(&r, &w.Stages[0], at)
+	s := seal(w, &r)
 	data := remit.Args{"workflow": text(w.Name), "digest": text(string(w.Digest)), "starter": text(string(by.Name)), "stage": text(r.Stage),
-		"params": remit.ObjectValue(params), "sources": sourcesValue(sources), "expires": stamp(r.Expires), "stage_expires": stamp(r.StageExpires)}
-	return r, []remit.Event{event(&r, remit.EventRunStarted, by.Principal.String(), at, data)}, nil
+		"params": raw(s.Values("params", params)), "sources": raw(s.Value("sources", sourcesValue(sources))),
+		"expires": stamp(r.Expires), "stage_expires": stamp(r.StageExpires)}
+	e := event(&r, remit.EventRunStarted, by.Principal.String(), at, data)
+	e.Payload, e.Private = s.Payload, s.Private
+	return r, []remit.Event{e}, nil
+}
+
+// seal notes the sensitive parameters in the run, and returns the seal of its first event.
+func seal(w *remit.Workflow, r *remit.Run) *remit.Seal {
+	s := &remit.Seal{Sensitive: map[string]bool{}}
+	for i := range w.Parameters {
+		if p := &w.Parameters[i]; p.Sensitive {
+			s.Sensitive[p.Name] = true
+			r.Sensitive = append(r.Sensitive, p.Name)
+		}
+	}
+	s.Hide(r.Params)
+	return s
+}
+
+// raw reads commitments, which are plain objects, as a value.
+func raw(b []byte) (v remit.Value) {
+	if err := v.UnmarshalJSON(b); err != nil {
+		panic("run: " + err.Error())
+	}
+	return v
 }
 
 // MayStart is nil if by may start the workflow, whatever the parameters are. Errors: CodeUnauthenticated, CodeForbidden.

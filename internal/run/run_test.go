@@ -94,12 +94,18 @@ func TestStory(t *testing.T) {
 
 func TestStartEvent(t *testing.T) {
 	_, events, _ := run.Start(flow(), remit.NewRunID(), person("ci"), run.Input{Params: map[string]string{"app": "foo"}}, noon)
-	var data struct {
-		Params  map[string]string `json:"params"`
-		Sources map[string]string `json:"sources"`
+	var event struct {
+		Data struct {
+			Params  map[string]string `json:"params"`
+			Sources map[string]string `json:"sources"`
+		} `json:"data"`
 	}
-	if err := json.Unmarshal(events[0].Data, &data); err != nil || data.Params["app"] != "foo" || data.Sources["app"] != "operator/ci" {
-		t.Error(string(events[0].Data), err)
+	e := remit.Entry{Body: events[0].AppendJSON(nil, 1), Payload: events[0].Payload}
+	if strings.Contains(string(e.Body), "foo") {
+		t.Errorf("a parameter's value stands in the entry: %s", e.Body)
+	}
+	if err := json.Unmarshal(e.Open().Body, &event); err != nil || event.Data.Params["app"] != "foo" || event.Data.Sources["app"] != "operator/ci" {
+		t.Error(string(e.Open().Body), err)
 	}
 	if events[0].Kind != remit.EventRunStarted || !events[0].At.Equal(noon) || events[0].By != "operator/ci" {
 		t.Errorf("%+v", events[0])

@@ -125,7 +125,7 @@ func (s *Server) agentStarts(r *http.Request, by run.Actor) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := api.Started{Run: started}
+	out := api.Started{Run: started.Shown()}
 	w, ok := s.rev.Load().workflow(started.Workflow)
 	if !ok || !run.Active(&started, w, by.Name) {
 		return out, nil

@@ -82,7 +82,7 @@ func (s *Server) opSuspend(ctx context.Context, c admin.Call) (any, error) {
 	for _, l := range before {
 		if hit(&l) {
 			g, _ := s.store.Grant(l.Grant)
-			out.Ended = append(out.Ended, g)
+			out.Ended = append(out.Ended, g.Shown())
 		}
 	}
 	if err := s.recordSuspension(ctx, a.Name, why, c.Who, &out); err != nil {

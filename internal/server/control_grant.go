@@ -18,6 +18,9 @@ func (s *Server) opGrants(_ context.Context, c admin.Call) (any, error) {
 		return nil, err
 	}
 	grants, err := s.store.Grants(store.GrantFilter{}, limit, remit.GrantID(after))
+	for i := range grants {
+		grants[i] = grants[i].Shown()
+	}
 	return listed(grants, limit, func(g remit.Grant) string { return string(g.ID) }), err
 }
 
@@ -30,7 +33,7 @@ func (s *Server) opGrant(_ context.Context, c admin.Call) (any, error) {
 	if !ok {
 		return nil, notFound("grant", string(id))
 	}
-	return g, nil
+	return g.Shown(), nil
 }
 
 func (s *Server) opRevoke(ctx context.Context, c admin.Call) (any, error) {
@@ -46,7 +49,7 @@ func (s *Server) opRevoke(ctx context.Context, c admin.Call) (any, error) {
 		return nil, err
 	}
 	g, _ := s.store.Grant(id)
-	return g, nil
+	return g.Shown(), nil
 }
 
 // opVerify tries the limits of a live grant with a twin of it. That a limit does not hold is an answer, not an error.

@@ -36,7 +36,7 @@ func (s *Server) opEntries(_ context.Context, c admin.Call) (any, error) {
 	}
 	l := api.List[api.Entry]{Items: make([]api.Entry, 0, len(entries))}
 	for _, e := range entries {
-		l.Items = append(l.Items, api.Entry{Seq: e.Seq, Event: e.Body})
+		l.Items = append(l.Items, openEntry(e))
 	}
 	if next != 0 {
 		l.Next = strconv.FormatUint(next, 10)
@@ -69,7 +69,18 @@ func (s *Server) opEntry(_ context.Context, c admin.Call) (any, error) {
 	if !ok {
 		return nil, notFound("ledger", c.Path("seq"))
 	}
-	return api.Entry{Seq: e.Seq, Event: e.Body}, nil
+	out := openEntry(e)
+	out.Leaf = e.Body
+	for _, d := range e.Disclosures() {
+		out.Disclosures = append(out.Disclosures, d.Text)
+	}
+	return out, nil
+}
+
+// openEntry shows an entry's values where they are neither erased nor sensitive.
+func openEntry(e remit.Entry) api.Entry {
+	o := e.Open()
+	return api.Entry{Seq: e.Seq, Event: o.Body, Erased: o.Erased, Sensitive: o.Private}
 }
 
 func (s *Server) opProve(ctx context.Context, c admin.Call) (any, error) {
@@ -102,6 +113,7 @@ func (s *Server) opWhy(_ context.Context, c admin.Call) (any, error) {
 	id := remit.DecisionID(c.Path("id"))
 	var out api.Why
 	if g, ok := s.store.Grant(remit.GrantID(c.Path("id"))); ok {
+		g = g.Shown()
 		id, out.Grant = g.Decision, &g
 	}
 	e, ok, err := s.store.Decision(id)
@@ -124,7 +136,8 @@ func (s *Server) opWhy(_ context.Context, c admin.Call) (any, error) {
 	if out.Explanation, err = json.Marshal(x); err != nil {
 		return nil, err
 	}
-	out.Decision, out.Text = e.Body, x.Text
+	opened := e.Open()
+	out.Decision, out.Text, out.Erased, out.Sensitive = opened.Body, x.Text, opened.Erased, opened.Private
 	var under *remit.Decision
 	if p, ok := s.parent(d.Under); d.Under != "" && ok {
 		under = &p
@@ -145,7 +158,7 @@ func (s *Server) acts(of store.EventFilter) ([]api.Entry, error) {
 	entries, _, err := s.store.Events(of, 0, 100)
 	var out []api.Entry
 	for _, e := range entries {
-		out = append(out, api.Entry{Seq: e.Seq, Event: e.Body})
+		out = append(out, openEntry(e))
 	}
 	return out, err
 }

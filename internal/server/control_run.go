@@ -20,6 +20,9 @@ func (s *Server) opRuns(_ context.Context, c admin.Call) (any, error) {
 		return nil, err
 	}
 	runs, err := s.store.Runs(store.RunFilter{}, limit, remit.RunID(after))
+	for i := range runs {
+		runs[i] = runs[i].Shown()
+	}
 	return listed(runs, limit, func(r remit.Run) string { return string(r.ID) }), err
 }
 
@@ -49,7 +52,7 @@ func (s *Server) opRun(_ context.Context, c admin.Call) (any, error) {
 	if !ok {
 		return nil, notFound("run", string(id))
 	}
-	return r, nil
+	return r.Shown(), nil
 }
 
 // opRunStart resolves image tags, so that a run is about digests from its first moment, and starts the run.
@@ -58,7 +61,8 @@ func (s *Server) opRunStart(ctx context.Context, c admin.Call) (any, error) {
 	if err := c.Decode(&in); err != nil {
 		return nil, err
 	}
-	return s.startRun(ctx, in, person(c.Who))
+	r, err := s.startRun(ctx, in, person(c.Who))
+	return r.Shown(), err
 }
 
 func (s *Server) startRun(ctx context.Context, in api.StartRun, by run.Actor) (remit.Run, error) {
@@ -201,7 +205,7 @@ func (s *Server) leaveStage(ctx context.Context, seen uint64, next remit.Run, ev
 		g, ok := s.store.Grant(l.Grant)
 		return l.Run == next.ID && (!ok || next.State != remit.RunActive || g.Permission.Stage != next.Stage)
 	}, why, by)
-	return r, nil
+	return r.Shown(), nil
 }
 
 // endOf ends leases within a few seconds; what its target has not confirmed by then is dead for our own enforcement points,

@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"crypto/cipher"
 	"errors"
 	"fmt"
 	"io"
@@ -68,6 +69,9 @@ func Init(_ context.Context, o InitOptions) (err error) {
 	if err := createIdentities(o.Dir, td); err != nil {
 		return err
 	}
+	if _, err := createStateKey(filepath.Join(o.Dir, fileStateKey)); err != nil {
+		return err
+	}
 	return errors.Join(
 		os.WriteFile(filepath.Join(o.Dir, fileLedgerPub), []byte(key.Public().String()+"\n"), 0o644),
 		os.WriteFile(filepath.Join(o.Dir, fileServer), config.DefaultServer(td.Name(), o.Operator, o.UID, o.HTTPS), 0o644))
@@ -90,8 +94,12 @@ func Restore(_ context.Context, dir, backup string) error {
 		return &remit.Error{Code: remit.CodeInvalid, Msg: "the backup cannot be read: " + err.Error()}
 	}
 	// Opening both proves that the backup is a state that this program can read, and that no server holds the old one.
+	cipher, err := openStateKey(filepath.Join(cfg.Data, fileStateKey))
+	if err != nil {
+		return err
+	}
 	for _, path := range []string{next, state} {
-		if err := opens(path, key); err != nil {
+		if err := opens(path, key, cipher); err != nil {
 			return errors.Join(err, os.Remove(next))
 		}
 	}
@@ -104,8 +112,8 @@ func Restore(_ context.Context, dir, backup string) error {
 	return os.Rename(next, state)
 }
 
-func opens(path string, key *ledger.Key) error {
-	s, err := store.Open(store.Config{Path: path, Sign: key.SignBatch})
+func opens(path string, key *ledger.Key, cipher cipher.AEAD) error {
+	s, err := store.Open(store.Config{Path: path, Sign: key.SignBatch, Cipher: cipher})
 	if err != nil {
 		return &remit.Error{Code: remit.CodeConflict, Msg: err.Error(), Hint: "stop the server first"}
 	}

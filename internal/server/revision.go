@@ -271,7 +271,7 @@ func (s *Server) parent(id remit.DecisionID) (remit.Decision, bool) {
 	if err != nil || !ok {
 		return remit.Decision{}, false
 	}
-	d, err := decisionOf(e)
+	d, err := decisionOf(e.Reveal())
 	// A call is open for as long as its own decision holds: an old one must not carry new requests (S24).
 	return d, err == nil && d.Effect == remit.Allow && s.now().Before(d.At.Add(d.TTL))
 }
@@ -280,7 +280,7 @@ func decisionOf(e remit.Entry) (remit.Decision, error) {
 	var event struct {
 		Data remit.Decision `json:"data"`
 	}
-	if err := json.Unmarshal(e.Body, &event); err != nil {
+	if err := json.Unmarshal(e.Open().Body, &event); err != nil {
 		return remit.Decision{}, fmt.Errorf("read the decision of entry %d: %w", e.Seq, err)
 	}
 	return event.Data, nil

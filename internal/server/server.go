@@ -112,7 +112,11 @@ func (s *Server) openState(onCommit func(uint64)) (err error) {
 	if s.key, err = ledger.LoadKey(s.path(fileLedgerKey)); err != nil {
 		return err
 	}
-	s.store, err = store.Open(store.Config{Path: s.path(fileState), Sign: s.key.SignBatch, Now: s.now, OnCommit: onCommit})
+	cipher, err := openStateKey(s.path(fileStateKey))
+	if err != nil {
+		return err
+	}
+	s.store, err = store.Open(store.Config{Path: s.path(fileState), Sign: s.key.SignBatch, Cipher: cipher, Now: s.now, OnCommit: onCommit})
 	if err != nil {
 		return err
 	}

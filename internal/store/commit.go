@@ -41,7 +41,7 @@ type write struct {
 // or fails is remit.CodeUnavailable for all changes of the batch, none of which is then acknowledged; the store goes on and
 // works again when the disk does.
 func (s *Store) Commit(ctx context.Context, c remit.Change) (remit.Receipt, error) {
-	p, err := prepare(c)
+	p, err := s.prepare(c)
 	if err != nil {
 		return remit.Receipt{}, err
 	}
@@ -88,14 +88,14 @@ func gaveUp(ctx context.Context) error {
 }
 
 // prepare checks and encodes a change in the caller's goroutine, so that the writer has little left to do.
-func prepare(c remit.Change) (*pending, error) {
+func (s *Store) prepare(c remit.Change) (*pending, error) {
 	//remit:guard S35 TestBounds
 	if len(c.Rows)+len(c.Events)+len(c.Require) > maxChangeItems {
 		return nil, tooLarge("a change has more than %d items", maxChangeItems)
 	}
 	p := &pending{require: c.Require, done: make(chan error, 1)}
 	for _, r := range c.Rows {
-		body, err := encode(r, c.Require)
+		body, err := s.encode(r, c.Require)
 		if err != nil {
 			return nil, err
 		}
@@ -104,12 +104,12 @@ func prepare(c remit.Change) (*pending, error) {
 	}
 	p.events = make([]draft, len(c.Events))
 	for i := range c.Events {
-		d, err := newDraft(&c.Events[i])
+		d, err := s.newDraft(&c.Events[i])
 		if err != nil {
 			return nil, err
 		}
 		p.events[i] = d
-		p.bytes += len(d.rest)
+		p.bytes += len(d.rest) + len(d.payload) + len(d.private)
 	}
 	return p, nil
 }

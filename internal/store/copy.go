@@ -54,6 +54,17 @@ func (s *Store) joinLog() {
 	}
 }
 
+// truncateLog empties the log of pages, which would hold the old content of pages for a while. It reports whether no reader was
+// in the way.
+func truncateLog(conn *sqlite.Conn) bool {
+	busy := true
+	err := query1(conn, "PRAGMA wal_checkpoint(TRUNCATE)", func(st *sqlite.Stmt) error {
+		busy = st.ColumnBool(0)
+		return nil
+	})
+	return err == nil && !busy
+}
+
 // checkpoint copies what no reader and no other checkpoint holds back. A failure leaves the pages in the log, where they are
 // safe, for the next copy.
 func checkpoint(conn *sqlite.Conn) {

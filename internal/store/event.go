@@ -15,22 +15,31 @@ import (
 )
 
 const (
-	insertEventSQL = `INSERT INTO events (seq, body) VALUES (?, ?)`
+	insertEventSQL = `INSERT INTO events (seq, body, payload, private) VALUES (?, ?, ?, ?)`
 	lastEventSQL   = `SELECT ifnull(max(seq), 0) FROM events`
 	entriesSQL     = `SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?`
-	entrySQL       = `SELECT seq, body FROM events WHERE seq = ?`
+	openEntriesSQL = `SELECT seq, body, payload, private FROM events WHERE seq > ? ORDER BY seq LIMIT ?`
+	openEntrySQL   = `SELECT seq, body, payload, private FROM events WHERE seq = ?`
 )
 
 // draft is an event encoded but for its number, which only the writer knows.
 type draft struct {
-	rest []byte // what follows the number
-	refs []uint64
+	rest             []byte // what follows the number
+	payload, private []byte // private is encrypted
+	refs             []uint64
 }
 
-// entryHead is how every entry of version 1 begins, up to its number.
-const entryHead = `{"v":1,"seq":`
+// entryHead is how every entry that is written now begins, up to its number.
+const entryHead = `{"v":2,"seq":`
 
-func newDraft(e *remit.Event) (draft, error) {
+func (s *Store) newDraft(e *remit.Event) (draft, error) {
+	private, err := s.encrypt(e.Private, privateUse)
+	if err != nil {
+		return draft{}, err
+	}
+	if len(e.Payload)+len(private) > maxPayloadBytes {
+		return draft{}, tooLarge("the sealed values of an event of kind %s have more than %d bytes", e.Kind, maxPayloadBytes)
+	}
 	b := e.AppendJSON(make([]byte, 0, len(e.Data)+320), 0)
 	rest, ok := bytes.CutPrefix(b, []byte(entryHead+"0"))
 	if !ok {
@@ -39,13 +48,13 @@ func newDraft(e *remit.Event) (draft, error) {
 	if len(b)+20 > maxEventBytes {
 		return draft{}, tooLarge("an event of kind %s has %d bytes, more than %d", e.Kind, len(b), maxEventBytes)
 	}
-	return draft{rest: rest, refs: refsOf(e)}, nil
+	return draft{rest: rest, payload: e.Payload, private: private, refs: refsOf(e)}, nil
 }
 
 // number gives the batch's events their numbers, and leaves their bytes, leaf hashes and refs in the writer.
 func (s *Store) number(ready []*pending, first uint64) {
 	w := &s.w
-	w.text, w.ends, w.leaves, w.refs = w.text[:0], w.ends[:0], w.leaves[:0], w.refs[:0]
+	w.text, w.ends, w.leaves, w.refs, w.apart = w.text[:0], w.ends[:0], w.leaves[:0], w.refs[:0], w.apart[:0]
 	seq := first
 	for _, p := range ready {
 		p.first = seq
@@ -57,6 +66,7 @@ func (s *Store) number(ready []*pending, first uint64) {
 			w.text = strconv.AppendUint(w.text, seq, 10)
 			w.text = append(w.text, d.rest...)
 			w.ends = append(w.ends, len(w.text))
+			w.apart = append(w.apart, d)
 			w.leaves = append(w.leaves, sha256.Sum256(w.text[start:]))
 			for _, r := range d.refs {
 				w.refs = append(w.refs, ref{r, seq})
@@ -77,6 +87,8 @@ func (s *Store) insertEvents(first uint64) error {
 	for i, end := range w.ends {
 		st.BindInt64(1, int64(first)+int64(i))
 		st.BindBytes(2, w.text[start+1:end]) // without the leaf prefix
+		bindSome(st, 3, w.apart[i].payload)
+		bindSome(st, 4, w.apart[i].private)
 		start = end
 		if _, err := st.Step(); err != nil {
 			return err
@@ -127,13 +139,14 @@ func (s *Store) Entries(after uint64, limit int) ([]remit.Entry, error) {
 	return out, err
 }
 
-// Entry returns one entry by its number.
+// Entry returns one entry by its number, with its payload.
 func (s *Store) Entry(seq uint64) (remit.Entry, bool, error) {
 	var found []remit.Entry
 	err := s.read(func(conn *sqlite.Conn) error {
-		return query1(conn, entrySQL, func(st *sqlite.Stmt) error {
-			found = append(found, scanEntry(st))
-			return nil
+		return query1(conn, openEntrySQL, func(st *sqlite.Stmt) error {
+			e, err := s.scanOpen(st)
+			found = append(found, e)
+			return err
 		}, seq)
 	})
 	if err != nil || len(found) == 0 {
@@ -144,6 +157,27 @@ func (s *Store) Entry(seq uint64) (remit.Entry, bool, error) {
 
 func scanEntry(st *sqlite.Stmt) remit.Entry {
 	return remit.Entry{Seq: uint64(st.ColumnInt64(0)), Body: columnBytes(st, 1)}
+}
+
+// scanOpen reads an entry with what is kept apart from it.
+func (s *Store) scanOpen(st *sqlite.Stmt) (remit.Entry, error) {
+	e := scanEntry(st)
+	e.Payload = columnBytes(st, 2)
+	var err error
+	e.Private, err = s.decrypt(columnBytes(st, 3), privateUse)
+	if err != nil {
+		return e, fmt.Errorf("read the sensitive values of entry %d: %w", e.Seq, err)
+	}
+	return e, nil
+}
+
+// bindSome binds NULL for nothing.
+func bindSome(st *sqlite.Stmt, i int, b []byte) {
+	if len(b) == 0 {
+		st.BindNull(i)
+		return
+	}
+	st.BindBytes(i, b)
 }
 
 // broadcast wakes all who wait.

@@ -33,7 +33,7 @@ func (s *Store) publishGrant(g *remit.Grant, epoch uint64) {
 
 func (s *Store) loadGrants(conn *sqlite.Conn) error {
 	return query1(conn, liveGrantsSQL, func(st *sqlite.Stmt) error {
-		g, err := decode[remit.Grant](st, 0)
+		g, err := decodeSealed[remit.Grant](s, st, 0)
 		if err == nil {
 			s.grants.put(g.ID, g, uint64(st.ColumnInt64(1)))
 		}
@@ -49,7 +49,7 @@ func (s *Store) Grant(id remit.GrantID) (remit.Grant, bool) {
 	var found *remit.Grant
 	err := s.read(func(conn *sqlite.Conn) error {
 		return query1(conn, grantSQL, func(st *sqlite.Stmt) (err error) {
-			found, err = decode[remit.Grant](st, 0)
+			found, err = decodeSealed[remit.Grant](s, st, 0)
 			return err
 		}, string(id))
 	})
@@ -75,7 +75,7 @@ func (s *Store) Grants(f GrantFilter, limit int, after remit.GrantID) ([]remit.G
 	var out []remit.Grant
 	err := s.read(func(conn *sqlite.Conn) error {
 		return q.run(conn, string(after), limit, func(st *sqlite.Stmt) error {
-			g, err := decode[remit.Grant](st, 0)
+			g, err := decodeSealed[remit.Grant](s, st, 0)
 			if err == nil {
 				out = append(out, *g)
 			}

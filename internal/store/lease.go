@@ -51,7 +51,7 @@ func (s *Store) showLease(l *remit.Lease, epoch uint64) {
 
 func (s *Store) loadLeases(conn *sqlite.Conn) error {
 	return query1(conn, liveLeasesSQL, func(st *sqlite.Stmt) error {
-		l, err := decode[remit.Lease](st, 0)
+		l, err := decodeSealed[remit.Lease](s, st, 0)
 		if err == nil {
 			s.showLease(l, uint64(st.ColumnInt64(1)))
 		}
@@ -82,7 +82,7 @@ func (s *Store) selectLease(query, id string) (remit.Lease, bool) {
 	var found *remit.Lease
 	err := s.read(func(conn *sqlite.Conn) error {
 		return query1(conn, query, func(st *sqlite.Stmt) (err error) {
-			found, err = decode[remit.Lease](st, 0)
+			found, err = decodeSealed[remit.Lease](s, st, 0)
 			return err
 		}, id)
 	})
@@ -123,7 +123,7 @@ func (s *Store) LeasesOf(grant remit.GrantID) ([]remit.Lease, error) {
 	var out []remit.Lease
 	err := s.read(func(conn *sqlite.Conn) error {
 		return query1(conn, leasesOfSQL, func(st *sqlite.Stmt) error {
-			l, err := decode[remit.Lease](st, 0)
+			l, err := decodeSealed[remit.Lease](s, st, 0)
 			if err == nil {
 				out = append(out, *l)
 			}

@@ -23,7 +23,7 @@ func (s *Store) Events(f EventFilter, after uint64, limit int) (entries []remit.
 		if indexed {
 			entries, next, err = s.listByRef(conn, &f, hash, after, limit)
 		} else {
-			entries, next, err = listAll(conn, &f, after, limit)
+			entries, next, err = s.listAll(conn, &f, after, limit)
 		}
 		return err
 	})
@@ -62,11 +62,12 @@ func (s *Store) listByRef(conn *sqlite.Conn, f *EventFilter, hash, after uint64,
 		if len(out) == limit || i == maxScanned {
 			return out, seqs[i-1], nil
 		}
-		err := query1(conn, entrySQL, func(st *sqlite.Stmt) error {
-			if e := scanEntry(st); f.matches(e.Body) {
+		err := query1(conn, openEntrySQL, func(st *sqlite.Stmt) error {
+			e, err := s.scanOpen(st)
+			if f.matches(e.Body) {
 				out = append(out, e)
 			}
-			return nil
+			return err
 		}, seq)
 		if err != nil {
 			return nil, 0, err
@@ -75,10 +76,13 @@ func (s *Store) listByRef(conn *sqlite.Conn, f *EventFilter, hash, after uint64,
 	return out, 0, nil
 }
 
-func listAll(conn *sqlite.Conn, f *EventFilter, after uint64, limit int) (out []remit.Entry, next uint64, err error) {
+func (s *Store) listAll(conn *sqlite.Conn, f *EventFilter, after uint64, limit int) (out []remit.Entry, next uint64, err error) {
 	scanned := 0
-	err = query1(conn, entriesSQL, func(st *sqlite.Stmt) error {
-		e := scanEntry(st)
+	err = query1(conn, openEntriesSQL, func(st *sqlite.Stmt) error {
+		e, err := s.scanOpen(st)
+		if err != nil {
+			return err
+		}
 		if scanned++; f.matches(e.Body) {
 			out = append(out, e)
 		}

@@ -12,7 +12,7 @@ import (
 )
 
 // migrations bring the schema from version i to i+1. They are only ever appended to.
-var migrations = [...]string{schema1}
+var migrations = [...]string{schema1, schema2}
 
 // Every noun's row is its JSON body; columns repeat what is searched for. Times are milliseconds since 1970. refs finds
 // events by what they refer to; it follows behind (meta.indexed), so that appending an event touches one page.
@@ -50,6 +50,13 @@ CREATE TABLE statement_subjects (subject TEXT NOT NULL, source TEXT NOT NULL, ki
 	n INTEGER NOT NULL, PRIMARY KEY (subject, source, kind, added, n)) WITHOUT ROWID;
 CREATE TABLE revisions (digest TEXT PRIMARY KEY, epoch INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE INDEX revisions_epoch ON revisions (epoch);
+`
+
+// What an entry commits to lies beside it, where it can be erased: disclosures in clear, and those of sensitive values
+// encrypted.
+const schema2 = `
+ALTER TABLE events ADD COLUMN payload BLOB;
+ALTER TABLE events ADD COLUMN private BLOB;
 `
 
 // migrate brings the schema to this program's version, one transaction a step.

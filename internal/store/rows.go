@@ -12,9 +12,9 @@ import (
 )
 
 // encode checks that a row is of the closed set, and returns its body.
-func encode(r remit.Row, require []remit.Precondition) ([]byte, error) {
+func (s *Store) encode(r remit.Row, require []remit.Precondition) ([]byte, error) {
 	switch v := r.(type) {
-	case remit.Run, remit.Grant, remit.Lease, remit.Statement, remit.Revision, remit.Used, remit.Issued, remit.LaunchRecord:
+	case remit.Run, remit.Grant, remit.Lease, remit.Statement, remit.Revision, remit.Used, remit.Issued, remit.LaunchRecord, remit.Erasure:
 	case remit.AgentStatus:
 		//remit:guard S11 TestSuspensionActsInMemory
 		if !v.Suspended && !requires(require, v.EpochKey()) {
@@ -31,6 +31,10 @@ func encode(r remit.Row, require []remit.Precondition) ([]byte, error) {
 	//remit:guard S35 TestBounds
 	if len(body) > maxRowBytes {
 		return nil, tooLarge("a %T has %d bytes, more than %d", r, len(body), maxRowBytes)
+	}
+	//remit:guard S33 TestSensitiveRowsAreEncrypted
+	if sensitive(r) {
+		return s.encrypt(body, rowUse)
 	}
 	return body, nil
 }
@@ -65,6 +69,8 @@ func putRow(conn *sqlite.Conn, w *write) error {
 		return putIssued(conn, &r, w)
 	case remit.LaunchRecord:
 		return putLaunch(conn, &r, w)
+	case remit.Erasure:
+		return putErasure(conn, &r)
 	}
 	return fmt.Errorf("row of type %T", w.row) // encode let it pass: a fault of ours, and the batch fails
 }

@@ -31,7 +31,7 @@ func (s *Store) publishRun(r *remit.Run, epoch uint64) {
 
 func (s *Store) loadRuns(conn *sqlite.Conn) error {
 	return query1(conn, liveRunsSQL, func(st *sqlite.Stmt) error {
-		r, err := scanRun(st)
+		r, err := s.scanRun(st)
 		if err == nil {
 			s.runs.put(r.ID, r, r.Epoch)
 		}
@@ -39,8 +39,8 @@ func (s *Store) loadRuns(conn *sqlite.Conn) error {
 	})
 }
 
-func scanRun(st *sqlite.Stmt) (*remit.Run, error) {
-	r, err := decode[remit.Run](st, 0)
+func (s *Store) scanRun(st *sqlite.Stmt) (*remit.Run, error) {
+	r, err := decodeSealed[remit.Run](s, st, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func (s *Store) Run(id remit.RunID) (remit.Run, bool) {
 	var found *remit.Run
 	err := s.read(func(conn *sqlite.Conn) error {
 		return query1(conn, runSQL, func(st *sqlite.Stmt) (err error) {
-			found, err = scanRun(st)
+			found, err = s.scanRun(st)
 			return err
 		}, string(id))
 	})
@@ -84,7 +84,7 @@ func (s *Store) Runs(f RunFilter, limit int, after remit.RunID) ([]remit.Run, er
 	var out []remit.Run
 	err := s.read(func(conn *sqlite.Conn) error {
 		return q.run(conn, string(after), limit, func(st *sqlite.Stmt) error {
-			r, err := scanRun(st)
+			r, err := s.scanRun(st)
 			if err == nil {
 				out = append(out, *r)
 			}

@@ -29,7 +29,7 @@ func openWriter(path string, maxBytes int64) (*sqlite.Conn, error) {
 	pragmas := []string{
 		fmt.Sprintf("PRAGMA page_size = %d", pageSize), "PRAGMA journal_mode = wal", "PRAGMA synchronous = full",
 		"PRAGMA wal_autocheckpoint = 0", "PRAGMA foreign_keys = off", "PRAGMA cache_size = -16384",
-		"PRAGMA temp_store = memory", "PRAGMA trusted_schema = off",
+		"PRAGMA temp_store = memory", "PRAGMA trusted_schema = off", "PRAGMA secure_delete = on",
 	}
 	if maxBytes > 0 {
 		pragmas = append(pragmas, fmt.Sprintf("PRAGMA max_page_count = %d", max(1, maxBytes/pageSize)))

@@ -12,6 +12,7 @@ package store
 
 import (
 	"context"
+	"crypto/cipher"
 	"errors"
 	"fmt"
 	"os"
@@ -33,6 +34,8 @@ type Config struct {
 	// the key with the signature. It is called once a batch, by one goroutine at a time. Required: events without receipts
 	// are not written.
 	Sign func(first, size uint64, root [32]byte) (key string, signature []byte, err error)
+	// Cipher encrypts rows and payloads that hold sensitive values. nil: such changes are refused.
+	Cipher cipher.AEAD
 	// Now is the clock for purging what expired; nil is time.Now.
 	Now func() time.Time
 	// Queue bounds the changes that wait for the writer; beyond it Commit blocks until its context ends. 0 is 1024.
@@ -46,10 +49,12 @@ type Config struct {
 
 // Bounds of one change, checked before it is queued, so that no change can spoil the batch that it lands in.
 const (
-	maxEventBytes  = 64<<10 - 1 // an entry of the log holds no more
-	maxRowBytes    = 16 << 20
-	maxChangeItems = 4096
-	maxSingleUse   = 1 << 20 // live Used rows, and live Issued rows
+	maxEventBytes = 64<<10 - 1 // an entry of the log holds no more
+	maxRowBytes   = 16 << 20
+	// what is stored beside an entry
+	maxPayloadBytes = 256 << 10
+	maxChangeItems  = 4096
+	maxSingleUse    = 1 << 20 // live Used rows, and live Issued rows
 )
 
 // Store is open state. It is safe for concurrent use.

@@ -28,7 +28,9 @@ type writer struct {
 	text   []byte                    // the batch's entries, one after the other, each after its leaf prefix
 	ends   []int                     // where each entry ends in text
 	leaves [][32]byte
+	apart  []*draft // what is stored beside each entry
 	refs   []ref
+	erased bool // the log of pages still holds what was erased
 	purged time.Time
 	spent  bool   // idle work is done until the next batch
 	count  uint64 // durable batches of this process
@@ -132,6 +134,7 @@ func (s *Store) commitBatch() {
 		}
 		return
 	}
+	w.erased = w.erased || erases(ready)
 	if w.count++; s.cfg.OnCommit != nil {
 		s.cfg.OnCommit(w.count)
 	}
@@ -244,10 +247,13 @@ func rollback(conn *sqlite.Conn) error {
 // chores does what may wait: joining the log of pages, indexing events, purging what expired.
 func (s *Store) chores(idle bool) {
 	s.joinLog()
+	if s.w.erased && !s.copying.busy {
+		s.w.erased = !truncateLog(s.w.conn)
+	}
 	more := s.indexEvents(idle)
 	if idle && s.cfg.Now().Sub(s.w.purged) >= purgeEvery {
 		s.w.purged = s.cfg.Now()
 		s.purge()
 	}
-	s.w.spent = !more
+	s.w.spent = !more && !s.w.erased
 }
