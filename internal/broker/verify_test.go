@@ -80,7 +80,7 @@ func (f *fixture) recorded(t *testing.T, kind remit.EventKind) []string {
 	}
 	var out []string
 	for _, e := range entries {
-		out = append(out, string(e.Body))
+		out = append(out, string(e.Open().Body))
 	}
 	return out
 }

@@ -91,8 +91,8 @@ func (f *fixture) lastLease() (remit.EventKind, string) {
 		if err != nil {
 			f.t.Fatal(err)
 		}
-		if n := len(entries); n > 0 && (kind == "" || string(entries[n-1].Body) > body) {
-			kind, body = k, string(entries[n-1].Body)
+		if n := len(entries); n > 0 && (kind == "" || string(entries[n-1].Open().Body) > body) {
+			kind, body = k, string(entries[n-1].Open().Body)
 		}
 	}
 	return kind, body
