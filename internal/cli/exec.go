@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -14,8 +15,10 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"remit"
 	"remit/internal/api"
@@ -65,6 +68,10 @@ func (a *app) launch(ctx context.Context, l api.Launch, argv []string) error {
 		return badUse("%v", err)
 	}
 	defer file.Close()
+	if isScript(file) {
+		return badUse("%s is a script: what would run is its interpreter, which nobody measured", path).
+			hint("launch a compiled program, or list the interpreter's digest and launch it with the script as its argument")
+	}
 	client, err := a.client()
 	if err != nil {
 		return err
@@ -141,15 +148,19 @@ func (a *app) runChild(ctx context.Context, client *api.Client, l *api.Launched,
 	defer ready.Close()
 	defer release.Close()
 	child := exec.Command(self, append([]string{"exec", "child"}, argv...)...)
-	child.Stdin, child.Stdout, child.Stderr = a.in, a.out, a.err
+	input, err := a.childStdio(child, l.SetUID)
+	if err != nil {
+		return err
+	}
 	child.ExtraFiles = []*os.File{ready, command} // become goFD and commandFD
 	child.Env = childEnv(os.Environ(), l, home)
 	if l.SetUID {
-		child.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: l.UID, Gid: l.UID, Groups: []uint32{}}}
+		child.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: l.UID, Gid: l.UID, Groups: []uint32{}}}
 	}
 	if err := child.Start(); err != nil {
 		return fmt.Errorf("start the child: %w", err)
 	}
+	input()
 	if err := client.Post(ctx, "/v1/launches/"+string(l.ID)+"/pid", api.LaunchPID{PID: child.Process.Pid, FD: commandFD}, nil); err != nil {
 		_ = child.Process.Kill()
 		_ = child.Wait()
@@ -158,13 +169,56 @@ func (a *app) runChild(ctx context.Context, client *api.Client, l *api.Launched,
 	stop := forwardSignals(child.Process)
 	defer stop()
 	_, _ = release.Write([]byte{1})
-	if err := child.Wait(); err != nil {
+	if err := child.Wait(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		if exited, ok := errors.AsType[*exec.ExitError](err); ok {
 			return &childError{code: exitCode(exited)}
 		}
 		return fmt.Errorf("wait for the child: %w", err)
 	}
 	return nil
+}
+
+// childStdio connects the child. One with a user of its own never gets the launcher's terminal: with the descriptor it could
+// type into it (TIOCSTI), or read what is typed after the launch, and so give orders as the launcher (S2). It gets pipes, and
+// a session of its own. feed is called once the child runs.
+func (a *app) childStdio(child *exec.Cmd, apart bool) (feed func(), err error) {
+	child.Stdin, child.Stdout, child.Stderr = a.in, a.out, a.err
+	feed = func() {}
+	//remit:guard S2 TestChildGetsNoTerminal
+	if apart && isTerminal(a.in) {
+		child.Stdin = nil
+		in, err := child.StdinPipe()
+		if err != nil {
+			return nil, fmt.Errorf("make a pipe: %w", err)
+		}
+		// Nobody waits for this goroutine: a read from a terminal cannot be ended. It goes with the process, right after the child.
+		feed = func() { go func() { _, _ = io.Copy(in, a.in); _ = in.Close() }() }
+	}
+	//remit:guard S2 TestChildGetsNoTerminal
+	if apart && isTerminal(a.out) {
+		child.Stdout = struct{ io.Writer }{a.out}
+	}
+	//remit:guard S2 TestChildGetsNoTerminal
+	if apart && isTerminal(a.err) {
+		child.Stderr = struct{ io.Writer }{a.err}
+	}
+	child.WaitDelay = 2 * time.Second // a grandchild that keeps a pipe open does not keep us
+	return feed, nil
+}
+
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+func isScript(f *os.File) bool {
+	var head [2]byte
+	_, err := f.ReadAt(head[:], 0)
+	return err == nil && string(head[:]) == "#!"
 }
 
 func exitCode(e *exec.ExitError) int {
@@ -193,11 +247,11 @@ func childEnv(env []string, l *api.Launched, home string) []string {
 	return out
 }
 
-// forwardSignals sends the child what is sent to us; a terminal sends to both, which does no harm.
+// forwardSignals sends the child what is sent to us; where it shares our terminal it gets an interrupt twice, which does no harm.
 func forwardSignals(p *os.Process) (stop func()) {
 	signals := make(chan os.Signal, 4)
 	done := make(chan struct{})
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
@@ -220,6 +274,12 @@ func becomeChild(argv []string) error {
 		return fmt.Errorf("the launch was given up: %w", err)
 	}
 	_ = ready.Close()
-	syscall.CloseOnExec(commandFD)
+	// Whatever else the launcher had open, such as a key file or a connection to the admin socket, stays behind (S2).
+	var err error
+	//remit:guard S2 TestChildInheritsNothing
+	err = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("close inherited descriptors: %w", err)
+	}
 	return syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", commandFD), argv, os.Environ())
 }
