@@ -35,6 +35,7 @@ type ask struct {
 	args                       map[string]json.RawMessage
 	ttl                        time.Duration
 	url, tokenFile             string
+	receipts                   string // file that keeps the receipts of answers; empty: none
 }
 
 // answer is the token endpoint's success (RFC 6749 section 5.1, RFC 9396 section 7), as far as commands need it.
@@ -96,8 +97,50 @@ func (q *ask) request(ctx context.Context) (*answer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the token endpoint's answer: %w", err)
 	}
+	if err := q.keepReceipt(res.StatusCode, body); err != nil {
+		return nil, err
+	}
 	return readAnswer(res.StatusCode, body)
 }
+
+// keepReceipt appends the answer's receipt to the file, in the form that remit ledger audit reads: with what was answered, so
+// that a server cannot hand out the receipt of another answer.
+func (q *ask) keepReceipt(status int, body []byte) error {
+	if q.receipts == "" {
+		return nil
+	}
+	var a struct {
+		Error    string           `json:"error"`
+		Decision remit.DecisionID `json:"decision_id"`
+		Receipt  json.RawMessage  `json:"receipt"`
+	}
+	if err := json.Unmarshal(body, &a); err != nil || len(a.Receipt) == 0 {
+		return nil //nolint:nilerr // the answer is no decision, and readAnswer says what it is
+	}
+	effect := map[remit.Code]remit.Effect{remit.CodeDenied: remit.Deny, remit.CodeHeld: remit.Hold}[codeOf(a.Error)]
+	if status == http.StatusOK {
+		effect = remit.Allow
+	}
+	line, err := json.Marshal(map[string]any{"decision_id": a.Decision, "effect": effect.String(), "receipt": a.Receipt})
+	if err != nil {
+		return fmt.Errorf("keep the receipt: %w", err)
+	}
+	f, err := os.OpenFile(q.receipts, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return badUse("--receipts: %v", err).hint("name a file that this user may write")
+	}
+	_, err = f.Write(append(line, '\n'))
+	return errors.Join(err, f.Close())
+}
+
+// denied is a refusal of the token endpoint, which is an answer: body is for who asked for JSON.
+type denied struct {
+	why  *remit.Error
+	body []byte
+}
+
+func (d *denied) Error() string { return d.why.Error() }
+func (d *denied) Unwrap() error { return d.why }
 
 func (q *ask) runToken() (string, error) {
 	file := q.tokenFile
@@ -119,7 +162,7 @@ func svidClient(ctx context.Context) (*http.Client, spiffeid.ID, error) {
 	x, err := workloadapi.FetchX509Context(ctx, workloadapi.WithLogger(quietLog{}))
 	if err != nil {
 		return nil, spiffeid.ID{}, &remit.Error{Code: remit.CodeUnauthenticated, Msg: "no identity from the Workload API", Cause: err,
-			Hint: "set SPIFFE_ENDPOINT_SOCKET; the agent's file must attest this process"}
+			Hint: noIdentity()}
 	}
 	svid := x.DefaultSVID()
 	server, err := spiffeid.FromPath(svid.ID.TrustDomain(), "/remit/server")
@@ -129,6 +172,14 @@ func svidClient(ctx context.Context) (*http.Client, spiffeid.ID, error) {
 	cfg := tlsconfig.MTLSClientConfig(svid, x.Bundles, tlsconfig.AuthorizeID(server))
 	cfg.MinVersion = tls.VersionTLS13
 	return &http.Client{Transport: &http.Transport{TLSClientConfig: cfg}}, svid.ID, nil
+}
+
+// noIdentity is the next step of a process that got no SVID: under remit exec it is a descendant of what was launched.
+func noIdentity() string {
+	if os.Getenv(envRunToken) != "" {
+		return "only the launched process itself has the identity: write inherit: true under launch in the agent's file, and list this program's digest in commands"
+	}
+	return "set SPIFFE_ENDPOINT_SOCKET; the agent's file must attest this process"
 }
 
 // quietLog keeps the SPIFFE client's retries off the terminal; the last error is reported.
@@ -182,7 +233,7 @@ func readAnswer(status int, body []byte) (*answer, error) {
 	if r.Decision != "" {
 		e.Hint = "an operator sees all of it with: remit why " + clean(r.Decision)
 	}
-	return nil, e
+	return nil, &denied{why: e, body: bytes.TrimSpace(body)}
 }
 
 func codeOf(oauth string) remit.Code {

@@ -4,6 +4,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -23,6 +24,7 @@ func asker(cmd *cobra.Command, q *ask) (args *[]string) {
 	f.StringArrayVar(args, "arg", nil, "NAME=VALUE: an argument; VALUE is JSON, else a string")
 	f.DurationVar(&q.ttl, "ttl", 0, "how long; never longer than the permission's ttl")
 	f.StringVar(&q.url, "url", "", "the server's HTTPS address (default $"+envURL+")")
+	f.StringVar(&q.receipts, "receipts", "", "file to which the answer's receipt is added, for remit ledger audit")
 	f.StringVar(&q.tokenFile, "run-token", "", "file with the run token (default $"+envRunToken+")")
 	return args
 }
@@ -94,7 +96,7 @@ func checkExecInfo(info string) error {
 	}
 	var in execCredential
 	if len(info) > 1<<20 || json.Unmarshal([]byte(info), &in) != nil {
-		return badUse("KUBERNETES_EXEC_INFO is not an ExecCredential")
+		return badUse("KUBERNETES_EXEC_INFO is not an ExecCredential").hint("kubectl sets it; unset it to try the command by hand")
 	}
 	if in.Kind != "ExecCredential" || in.APIVersion != execAPIVersion {
 		return badUse("KUBERNETES_EXEC_INFO asks for %.60q", in.APIVersion+" "+in.Kind).hint("write apiVersion: %s in the kubeconfig", execAPIVersion)
@@ -130,6 +132,9 @@ func (a *app) grantRequestCommand() *cobra.Command {
 			return err
 		}
 		got, err := q.request(c.Context())
+		if no, ok := errors.AsType[*denied](err); ok && a.output == "json" {
+			fmt.Fprintf(a.out, "%s\n", no.body)
+		}
 		if err != nil {
 			return err
 		}

@@ -110,7 +110,7 @@ func TestKillAtAnyMoment(t *testing.T) {
 	if !report.Complete() || report.Size != w.store.LastSeq() {
 		t.Fatalf("after sequencing: %+v", report)
 	}
-	results, err := w.open(t).Audit(t.Context(), receipts[max(0, len(receipts)-500):])
+	results, err := w.open(t).Audit(t.Context(), held(receipts[max(0, len(receipts)-500):]))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -148,7 +148,7 @@ func TestWholeWay(t *testing.T) {
 	if !report.Complete() || report.Size != 2801 || len(report.Strays) > 0 {
 		t.Fatalf("%+v", report)
 	}
-	results, err := l.Audit(t.Context(), receipts)
+	results, err := l.Audit(t.Context(), held(receipts))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -79,23 +79,38 @@ func ParseReceipt(b []byte) (remit.Receipt, error) {
 	return r, nil
 }
 
-// ReadReceipts parses a file of receipts, one a line; empty lines are skipped.
-func ReadReceipts(r io.Reader) ([]remit.Receipt, error) {
+// Promise is a receipt with the answer that it came with, as far as the holder knows it.
+type Promise struct {
+	Receipt  remit.Receipt    `json:"receipt"`
+	Decision remit.DecisionID `json:"decision_id,omitempty"`
+	Effect   string           `json:"effect,omitempty"` // allow, deny or hold
+}
+
+// ReadReceipts parses a file of receipts, one a line: either a receipt alone or a Promise. Empty lines are skipped.
+func ReadReceipts(r io.Reader) ([]Promise, error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxReceipt)
-	var out []remit.Receipt
+	var out []Promise
 	for n := 1; lines.Scan(); n++ {
 		line := bytes.TrimSpace(lines.Bytes())
 		if len(line) == 0 {
 			continue
 		}
-		receipt, err := ParseReceipt(line)
+		p, err := parsePromise(line)
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)
 		}
-		out = append(out, receipt)
+		out = append(out, p)
 	}
 	return out, lines.Err()
+}
+
+func parsePromise(line []byte) (p Promise, err error) {
+	if unmarshalStrict(line, maxReceipt, &p) == nil && p.Receipt.Seq != 0 {
+		return p, nil
+	}
+	r, err := ParseReceipt(line)
+	return Promise{Receipt: r}, err
 }
 
 func unmarshalStrict(b []byte, limit int, v any) error {

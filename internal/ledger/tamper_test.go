@@ -314,7 +314,7 @@ func TestRewritten(t *testing.T) {
 	if r := verify(t, l, ledger.VerifyOptions{Receipts: x.receipts[:5]}); !has(r, ledger.ProblemReceipt) {
 		t.Fatalf("%+v", r)
 	}
-	results, err := l.Audit(t.Context(), x.receipts[:5])
+	results, err := l.Audit(t.Context(), held(x.receipts[:5]))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -357,7 +357,7 @@ func TestDroppedEntry(t *testing.T) {
 	if r.Intact() || r.Problems[0].Seq != 24 || r.Problems[0].Kind != ledger.ProblemReceipt {
 		t.Fatalf("%+v", r)
 	}
-	results, err := w.open(t).Audit(t.Context(), receipts)
+	results, err := w.open(t).Audit(t.Context(), held(receipts))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,9 +370,41 @@ func TestDroppedEntry(t *testing.T) {
 			t.Fatalf("receipt %d: %+v", i, a)
 		}
 	}
-	results, err = w.open(t).Audit(t.Context(), []remit.Receipt{{Seq: 1}})
+	results, err = w.open(t).Audit(t.Context(), held([]remit.Receipt{{Seq: 1}}))
 	if err != nil || results[0].Status != ledger.AuditFalse {
 		t.Fatal(results, err)
+	}
+}
+
+// held are receipts whose answers nobody wrote down.
+func held(receipts []remit.Receipt) []ledger.Promise {
+	out := make([]ledger.Promise, len(receipts))
+	for i, r := range receipts {
+		out[i].Receipt = r
+	}
+	return out
+}
+
+// A server that answers allow with the receipt of a denial is found out.
+func TestReceiptOfAnotherAnswer(t *testing.T) {
+	w := newWorld(t)
+	stop := w.sequence(t)
+	id := remit.NewDecisionID()
+	r, err := w.store.Commit(t.Context(), remit.Change{Events: []remit.Event{
+		{Kind: remit.EventDecision, At: testEvent(1).At, Decision: id, By: "remit", Data: []byte(`{"id":"` + string(id) + `","effect":"deny"}`)}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.published(t, 1)
+	stop()
+	for want, p := range map[ledger.AuditStatus][]ledger.Promise{
+		ledger.AuditProven: {{Receipt: r, Decision: id, Effect: "deny"}, {Receipt: r}},
+		ledger.AuditOther:  {{Receipt: r, Decision: id, Effect: "allow"}, {Receipt: r, Decision: remit.NewDecisionID(), Effect: "deny"}},
+	} {
+		results, err := w.open(t).Audit(t.Context(), p)
+		if err != nil || results[0].Status != want || results[1].Status != want {
+			t.Errorf("want %s: %+v, %v", want, results, err)
+		}
 	}
 }
 

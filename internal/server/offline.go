@@ -18,6 +18,7 @@ import (
 	"remit/internal/evidence/attestation"
 	"remit/internal/evidence/ticket"
 	"remit/internal/policy"
+	"remit/internal/store"
 )
 
 // What works on files alone, without a running server.
@@ -82,6 +83,9 @@ func rulesOf(set *config.Set) []policy.Rule {
 	}
 	return out
 }
+
+// OpenTail opens the entries of a server's state for reading, also while the server runs.
+func OpenTail(path string) (*store.Reader, error) { return store.OpenReader(path) }
 
 // Schema returns the JSON Schema of the configuration files, with the keys of every driver and source of the tables.
 func Schema() []byte {

@@ -108,15 +108,15 @@ func fill(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o644))
 }
 
-// json [FIELD]: the last output is one JSON value, and has that field.
+// json [FIELD…]: the last output is one JSON value, and has those fields.
 func isJSON(ts *testscript.TestScript, neg bool, args []string) {
 	var v any
 	if err := json.Unmarshal([]byte(ts.ReadFile("stdout")), &v); (err != nil) != neg {
 		ts.Fatalf("JSON: %v", err)
 	}
-	if len(args) == 1 {
-		if _, ok := v.(map[string]any)[args[0]]; !ok {
-			ts.Fatalf("there is no %q in it", args[0])
+	for _, name := range args {
+		if _, ok := v.(map[string]any)[name]; !ok {
+			ts.Fatalf("there is no %q in it", name)
 		}
 	}
 }
