@@ -123,7 +123,7 @@ type Applied struct {
 	Previous remit.Digest `json:"previous"`
 	DryRun   bool         `json:"dry_run"`
 	Changed  []string     `json:"changed_files"`
-	Ended    int          `json:"ended_grants"` // of removed agents and targets
+	Ended    int          `json:"ended_grants"` // of removed agents and targets, and what is not allowed any more
 }
 
 // Entry is a ledger entry.

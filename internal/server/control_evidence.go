@@ -40,6 +40,9 @@ func (s *Server) opEvidenceAdd(ctx context.Context, c admin.Call) (any, error) {
 	}
 	_, err = s.store.Commit(ctx, remit.Change{Rows: []remit.Row{st},
 		Events: []remit.Event{{At: s.now(), Kind: remit.EventEvidence, By: c.Who.String(), Data: body}}})
+	if err == nil {
+		s.rechecks.ask(in.Source) // it may be a failing scan under which live grants are not allowed any more
+	}
 	return fact, err
 }
 

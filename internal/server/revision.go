@@ -175,7 +175,7 @@ func (s *Server) activate(ctx context.Context, by string, dry bool) (api.Applied
 		return out, err
 	}
 	s.registry.Notify()
-	out.Ended = s.endRemoved(ctx, next, by)
+	out.Ended = s.endRemoved(ctx, next, by) + s.recheckAll(ctx, old == nil, by)
 	return out, nil
 }
 
@@ -247,6 +247,18 @@ func (s *Server) endRemoved(ctx context.Context, next *revision, by string) int 
 		return !agent || !target
 	}, "its agent or target was removed", by)
 	return n
+}
+
+// recheckAll judges every live grant by the revision that was activated. At a start that waits until the server runs: it may
+// take as long as the slowest source.
+func (s *Server) recheckAll(ctx context.Context, starting bool, by string) int {
+	defer s.rechecks.ask("") // what was being decided meanwhile by sources of the old revision
+	if starting {
+		return 0
+	}
+	ctx, cancel := context.WithTimeout(ctx, endWithin)
+	defer cancel()
+	return s.recheck(ctx, by, func(*remit.Grant) bool { return true })
 }
 
 // planOf returns the plan of any revision that was ever active, to explain its decisions.

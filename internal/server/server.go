@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"remit"
@@ -39,6 +40,10 @@ type Options struct {
 	Log     *slog.Logger
 	Version string
 	Now     func() time.Time // default time.Now
+	// Elapsed is a clock that nobody sets; default: the time since the host was started, or Now's where that is given.
+	Elapsed func() time.Duration
+	// Reread is how often live grants that rest on a ticket are judged again; default 10 s.
+	Reread time.Duration
 	// OnCommit is store.Config.OnCommit: for tests of crashes.
 	OnCommit func(n uint64)
 }
@@ -51,6 +56,8 @@ type Server struct {
 	log     *slog.Logger
 	version string
 	now     func() time.Time
+	elapsed func() time.Duration
+	reread  time.Duration
 	started time.Time
 
 	key    *ledger.Key
@@ -66,6 +73,7 @@ type Server struct {
 	applying sync.Mutex // one activation at a time
 	former   former     // targets as earlier revisions had them
 
+	rechecks   rechecks
 	unrecorded sync.Map // agent name to *suspension, of those that are in force and not on record
 
 	broker     *broker.Broker
@@ -76,11 +84,34 @@ type Server struct {
 // New.
 func LibraryLogs(log *slog.Logger) { klog.SetSlogLogger(log) }
 
-// New opens the state, builds all parts and activates the configuration. On error everything is closed again.
-func New(ctx context.Context, o Options) (_ *Server, err error) {
+func (o *Options) defaults() {
+	if o.Elapsed == nil && o.Now != nil {
+		start := o.Now()
+		o.Elapsed = func() time.Duration { return o.Now().Sub(start) }
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Elapsed == nil {
+		o.Elapsed = sinceBoot
+	}
+	if o.Reread <= 0 {
+		o.Reread = rereadEvery
+	}
+}
+
+// sinceBoot is the time since the host was started, asleep or not (Linux's CLOCK_BOOTTIME): nobody can set it.
+func sinceBoot() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic("server: the kernel has no CLOCK_BOOTTIME: " + err.Error())
+	}
+	return time.Duration(ts.Nano())
+}
+
+// New opens the state, builds all parts and activates the configuration. On error everything is closed again.
+func New(ctx context.Context, o Options) (_ *Server, err error) {
+	o.defaults()
 	cfg, err := config.LoadServer(filepath.Join(o.Dir, fileServer))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "there is no " + fileServer + " in " + o.Dir, Hint: "make one with remit init"}
@@ -88,7 +119,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: o.Dir, cfg: cfg, td: cfg.TrustDomain, log: o.Log, version: o.Version, now: o.Now, started: o.Now(),
+	s := &Server{dir: o.Dir, cfg: cfg, td: cfg.TrustDomain, log: o.Log, version: o.Version, now: o.Now, started: o.Now(), elapsed: o.Elapsed, reread: o.Reread,
 		registry: identity.NewRegistry()}
 	defer func() {
 		if err != nil && s.store != nil {
@@ -130,7 +161,7 @@ func (s *Server) openState(onCommit func(uint64)) (err error) {
 
 func (s *Server) buildLine() (err error) {
 	s.broker, err = broker.New(broker.Config{Store: leases{s.store}, Targets: s.target, Names: s.targetNames, AgentID: s.agentID,
-		Log: s.log, Now: s.now})
+		Log: s.log, Now: s.now, Elapsed: s.elapsed})
 	if err != nil {
 		return err
 	}
@@ -204,6 +235,8 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	front.run("admin socket", func(ctx context.Context) error { return management.Serve(ctx, sock) })
 	front.run("broker", s.broker.Run)
 	front.run("janitor", s.janitor)
+	front.run("recheck", s.recheckAsked)
+	front.run("tickets", s.rereadTickets)
 	front.run("hangup", s.onHangup)
 	s.runIdentities(front)
 	if ready != nil {

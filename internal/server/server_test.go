@@ -281,7 +281,7 @@ func (f *fixture) restart() {
 func (f *fixture) start() {
 	f.t.Helper()
 	srv, err := New(f.t.Context(), Options{Dir: f.dir, Log: slog.New(slog.DiscardHandler), Version: "test",
-		Now: func() time.Time { return time.Now().Add(time.Duration(f.ahead.Load())) }})
+		Now: func() time.Time { return time.Now().Add(time.Duration(f.ahead.Load())) }, Reread: 20 * time.Millisecond})
 	if err != nil {
 		f.t.Fatal(err)
 	}
