@@ -151,15 +151,15 @@ func (s *Server) restsOn(g *remit.Grant, is func(*remit.Requirement) bool) bool 
 	return true
 }
 
-// recheck judges live grants that which selects, a few at a time, ends those that are not allowed any more, and returns how many.
-// What ctx did not leave time for is asked for again.
+// recheck judges active grants that which selects, a few at a time, ends those that are not allowed any more, and returns how
+// many. What ctx did not leave time for is asked for again. A grant that is still pending the line itself holds to what moves.
 func (s *Server) recheck(ctx context.Context, by string, which func(*remit.Grant) bool) int {
 	var wg sync.WaitGroup
 	var mu sync.Mutex // guards ended
 	ended := 0
 	slot := make(chan struct{}, parallelJudges)
 	for _, g := range s.store.LiveGrants(store.GrantFilter{}) {
-		if !which(&g) {
+		if g.State != remit.GrantActive || !which(&g) {
 			continue
 		}
 		if ctx.Err() != nil {

@@ -157,7 +157,7 @@ func (s *Server) activate(ctx context.Context, by string, dry bool) (api.Applied
 	epoch := s.store.Epoch(remit.PolicyKey)
 	stored, known := s.store.ActiveRevision()
 	fresh := !known || stored.Digest != set.Digest
-	if fresh {
+	if fresh || old != nil {
 		epoch++
 	}
 	next, err := s.build(set, epoch)
@@ -168,6 +168,8 @@ func (s *Server) activate(ctx context.Context, by string, dry bool) (api.Applied
 		if err := s.commitRevision(ctx, set, by, epoch-1); err != nil {
 			return out, err
 		}
+	} else if old != nil { // the same files, but maybe other keys behind them: what is being decided by the old ones must not stand
+		s.store.Tighten(remit.PolicyKey)
 	}
 	s.retire(old, next)
 	s.rev.Store(next)
@@ -252,8 +254,8 @@ func (s *Server) endRemoved(ctx context.Context, next *revision, by string) int 
 // recheckAll judges every live grant by the revision that was activated. At a start that waits until the server runs: it may
 // take as long as the slowest source.
 func (s *Server) recheckAll(ctx context.Context, starting bool, by string) int {
-	defer s.rechecks.ask("") // what was being decided meanwhile by sources of the old revision
 	if starting {
+		s.rechecks.ask("")
 		return 0
 	}
 	ctx, cancel := context.WithTimeout(ctx, endWithin)
