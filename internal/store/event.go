@@ -109,7 +109,7 @@ func (s *Store) loadEvents(conn *sqlite.Conn) error {
 	if err != nil {
 		return err
 	}
-	return s.loadRefs(conn)
+	return s.loadIndex(conn)
 }
 
 // LastSeq returns the number of the last durable event; 0 when there is none.

@@ -42,38 +42,26 @@ func (s *Store) Decision(id remit.DecisionID) (remit.Entry, bool, error) {
 // errEnough ends a scan early.
 var errEnough = errors.New("enough")
 
-func (s *Store) listByRef(conn *sqlite.Conn, f *EventFilter, hash, after uint64, limit int) ([]remit.Entry, uint64, error) {
-	tail := s.refs.find(hash, after) // before the database: what moves there in between is seen twice, not never
-	var seqs []uint64
-	err := query1(conn, seqsOfRefSQL, func(st *sqlite.Stmt) error {
-		seqs = append(seqs, uint64(st.ColumnInt64(0)))
-		return nil
-	}, int64(hash), after, maxScanned)
-	if err != nil {
-		return nil, 0, err
-	}
-	for _, seq := range tail {
-		if len(seqs) == 0 || seq > seqs[len(seqs)-1] {
-			seqs = append(seqs, seq)
+func (s *Store) listByRef(conn *sqlite.Conn, f *EventFilter, hash, after uint64, limit int) (out []remit.Entry, next uint64, err error) {
+	scanned, last := 0, uint64(0)
+	err = s.mentions(conn, hash, after, func(seq uint64) error {
+		if len(out) == limit || scanned == maxScanned {
+			next = last
+			return errEnough
 		}
-	}
-	var out []remit.Entry
-	for i, seq := range seqs {
-		if len(out) == limit || i == maxScanned {
-			return out, seqs[i-1], nil
-		}
-		err := query1(conn, openEntrySQL, func(st *sqlite.Stmt) error {
+		scanned, last = scanned+1, seq
+		return query1(conn, openEntrySQL, func(st *sqlite.Stmt) error {
 			e, err := s.scanOpen(st)
 			if f.matches(e.Body) {
 				out = append(out, e)
 			}
 			return err
 		}, seq)
-		if err != nil {
-			return nil, 0, err
-		}
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
 	}
-	return out, 0, nil
+	return out, next, err
 }
 
 func (s *Store) listAll(conn *sqlite.Conn, f *EventFilter, after uint64, limit int) (out []remit.Entry, next uint64, err error) {

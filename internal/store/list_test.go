@@ -3,10 +3,14 @@
 package store_test
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
 
 	"remit"
 	"remit/internal/store"
@@ -24,9 +28,6 @@ func TestEventLists(t *testing.T) {
 			Lease: remit.NewLeaseID()}
 		commit(t, s, remit.Change{Events: []remit.Event{e, grant}})
 		decisions = append(decisions, e.Decision)
-		if i == 100 {
-			time.Sleep(100 * time.Millisecond) // the writer is idle: it indexes
-		}
 	}
 	twice(t, s, path, func(t *testing.T, s *store.Store) {
 		for i, id := range decisions {
@@ -77,5 +78,58 @@ func countPages(t *testing.T, s *store.Store, f store.EventFilter, limit int) in
 			return total
 		}
 		after = next
+	}
+}
+
+// Refs that wait are in memory, the others in segments; lists find both, across a restart, and however many there are.
+func TestEventsAcrossSegments(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, store.Config{Path: path})
+	const changes, each = 8, 3000 // about 70,000 refs: two segments and a rest
+	run := remit.NewRunID()
+	var ids []remit.DecisionID
+	for i := range changes {
+		events := make([]remit.Event, each)
+		for j := range events {
+			events[j] = remit.Event{At: time.Now(), Kind: remit.EventDecision, Agent: remit.Name(fmt.Sprintf("agent/a%d", j%3)), Run: run,
+				Decision: remit.NewDecisionID(), By: "remit"}
+		}
+		ids = append(ids, events[0].Decision, events[each-1].Decision)
+		commit(t, s, remit.Change{Events: events})
+		commit(t, s, remit.Change{Events: []remit.Event{{At: time.Now(), Kind: remit.EventGrant, Agent: "agent/rare", Decision: ids[2*i], By: "remit"}}})
+	}
+	check := func(t *testing.T, s *store.Store) {
+		for i, id := range ids {
+			if _, ok, err := s.Decision(id); err != nil || !ok {
+				t.Fatalf("decision %d: %v, %v", i, ok, err)
+			}
+		}
+		for f, want := range map[store.EventFilter]int{{Agent: "agent/rare"}: changes, {Agent: "agent/a1"}: changes * each / 3,
+			{Decision: ids[4]}: 2, {Run: run}: changes * each} {
+			if got := countPages(t, s, f, 1000); got != want {
+				t.Errorf("%+v: %d events, want %d", f, got, want)
+			}
+		}
+	}
+	s = twice(t, s, path, check)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	asSchema2(t, path)
+	check(t, open(t, store.Config{Path: path}))
+}
+
+// asSchema2 takes the index back to what it was before segments.
+func asSchema2(t *testing.T, path string) {
+	t.Helper()
+	conn, err := sqlite.OpenConn(path, sqlite.OpenReadWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = sqlitex.ExecuteScript(conn, `DROP TABLE ref_segments; DROP TABLE ref_blocks;
+		CREATE TABLE refs (ref INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (ref, seq)) WITHOUT ROWID;
+		INSERT INTO meta (name, value) VALUES ('indexed', 7); PRAGMA user_version = 2;`, nil)
+	if err := errors.Join(err, conn.Close()); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // migrations bring the schema from version i to i+1. They are only ever appended to.
-var migrations = [...]string{schema1, schema2}
+var migrations = [...]string{schema1, schema2, schema3}
 
 // Every noun's row is its JSON body; columns repeat what is searched for. Times are milliseconds since 1970. refs finds
 // events by what they refer to; it follows behind (meta.indexed), so that appending an event touches one page.
@@ -57,6 +57,14 @@ CREATE INDEX revisions_epoch ON revisions (epoch);
 const schema2 = `
 ALTER TABLE events ADD COLUMN payload BLOB;
 ALTER TABLE events ADD COLUMN private BLOB;
+`
+
+// schema3 replaces the table of refs, which took a page for each, by the segments of index.go, which are built at the next start.
+const schema3 = `
+DROP TABLE refs;
+DELETE FROM meta WHERE name = 'indexed';
+CREATE TABLE ref_segments (last INTEGER PRIMARY KEY, first INTEGER NOT NULL, block INTEGER NOT NULL, fences BLOB NOT NULL);
+CREATE TABLE ref_blocks (n INTEGER PRIMARY KEY, refs BLOB NOT NULL);
 `
 
 // migrate brings the schema to this program's version, one transaction a step.

@@ -73,7 +73,7 @@ type Store struct {
 	readers chan *sqlite.Conn
 
 	last      atomic.Uint64 // number of the last durable event
-	refs      refTail
+	index     index
 	tail      eventTail
 	committed broadcast
 	memory
@@ -110,6 +110,7 @@ func Open(cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg, queue: make(chan *pending, cfg.Queue), closing: make(chan struct{}), stopped: make(chan struct{}),
 		readers: make(chan *sqlite.Conn, readerCount)}
 	s.committed.ch = make(chan struct{})
+	s.w.sorted = make(chan *sorted, 1)
 	if err := s.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", cfg.Path, err), s.release())
 	}

@@ -34,6 +34,9 @@ type writer struct {
 	purged time.Time
 	spent  bool   // idle work is done until the next batch
 	count  uint64 // durable batches of this process
+
+	sorting bool         // a segment of the index is being sorted
+	sorted  chan *sorted // capacity 1: the segment
 }
 
 // write is the writer goroutine.
@@ -141,7 +144,7 @@ func (s *Store) commitBatch() {
 	s.tail.add(s.last.Load()+1, w.text, w.ends)
 	s.last.Add(uint64(len(w.leaves)))
 	s.copying.wrote(sizeOf(ready))
-	s.refs.add(w.refs)
+	s.index.add(w.refs)
 	for _, p := range ready {
 		for i := range p.rows {
 			s.publish(&p.rows[i])
@@ -250,10 +253,10 @@ func (s *Store) chores(idle bool) {
 	if s.w.erased && !s.copying.busy {
 		s.w.erased = !truncateLog(s.w.conn)
 	}
-	more := s.indexEvents(idle)
+	s.indexEvents()
 	if idle && s.cfg.Now().Sub(s.w.purged) >= purgeEvery {
 		s.w.purged = s.cfg.Now()
 		s.purge()
 	}
-	s.w.spent = !more && !s.w.erased
+	s.w.spent = !s.w.sorting && !s.w.erased
 }
