@@ -168,6 +168,7 @@ func (b *builder) checkAudiences() {
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.set.Agents)) {
 		for _, aud := range b.set.Agents[name].Audiences {
+			//remit:guard S1 TestTargetAudience
 			if target, ok := targets[aud]; ok {
 				at := b.seen[upper(string(name))]
 				b.out.add(at.file, at.line, "%s: audience %q is that of target %s, which must trust grants only: remove it", name, clip(aud), target)

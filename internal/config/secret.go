@@ -50,6 +50,7 @@ func readSecret(name string) (_ remit.Secret, err error) {
 	if err != nil {
 		return remit.Secret{}, fmt.Errorf("read secret: %w", err)
 	}
+	//remit:guard S7 TestSecretRef
 	if info.Mode().Perm()&0o027 != 0 || !info.Mode().IsRegular() {
 		return remit.Secret{}, fmt.Errorf("read secret: others can read %s, or it is no file: chmod 600 or 640", name)
 	}

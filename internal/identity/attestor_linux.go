@@ -153,6 +153,7 @@ func (a *Attestor) Attest(p *Peer, depth Depth) (Workload, error) {
 	if err := p.Alive(); err != nil {
 		return Workload{}, err
 	}
+	//remit:guard S3 TestChangedUser
 	if s.uid != p.UID || s.gid != p.GID {
 		return Workload{}, fmt.Errorf("process %d changed its user or group since it connected", p.PID)
 	}
@@ -173,6 +174,7 @@ func executable(pid int) string {
 	}
 	running, err1 := os.Stat(link)
 	there, err2 := os.Stat(path)
+	//remit:guard S3 TestPathInOwnNamespace
 	if err1 != nil || err2 != nil || !os.SameFile(running, there) {
 		return ""
 	}

@@ -43,6 +43,7 @@ func (s *Server) asAgent(op string, quota *gateway.Quota, do func(*http.Request,
 			return
 		}
 		account, ok := quota.Enter(string(by.Name), 0, s.now())
+		//remit:guard S35 TestAgentCallsAreBounded
 		if !ok {
 			s.writeAgentError(w, r, &remit.Error{Code: remit.CodeExhausted, Msg: "more calls than this agent's quota", Hint: "ask again in a second"})
 			return
@@ -85,6 +86,7 @@ func (s *Server) actor(r *http.Request) (run.Actor, error) {
 		return run.Actor{}, err
 	}
 	name, ok := s.registry.Agent(p.ID)
+	//remit:guard S20 TestSuspendedMovesNothing
 	if !ok || s.store.Posture(name).Suspended {
 		return run.Actor{}, &remit.Error{Code: remit.CodeForbidden, Msg: "the agent is unknown or suspended"}
 	}

@@ -444,9 +444,16 @@ func TestAgentCallsAreBounded(t *testing.T) {
 	}
 	defer l.Close()
 	go func() {
-		if c, err := l.Accept(); err == nil {
-			asked <- struct{}{}
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
 			_ = c.Close()
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
 		}
 	}()
 	w := f.agent("agent/deploy", f.shared())

@@ -70,10 +70,12 @@ func (s *Server) opLaunch(ctx context.Context, c admin.Call) (any, error) {
 }
 
 func (s *Server) mayLaunch(who remit.Principal, a *remit.Agent, r *remit.Run) error {
+	//remit:guard S4 TestLaunchRefused
 	if a.Launch == nil || !slices.Contains(a.Launch.By, who.Person) {
 		return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s may not launch %s", who, a.Name),
 			Hint: "the agent's file says who may: launch: {by: [" + who.String() + "], …}"}
 	}
+	//remit:guard S4 TestLaunchAsOperatorRefused
 	if err := s.ownUser(a); err != nil {
 		return err
 	}
@@ -88,11 +90,12 @@ func (s *Server) mayLaunch(who remit.Principal, a *remit.Agent, r *remit.Run) er
 // no agent can hold a role. allow_own_uid is for one user who is all of them.
 func (s *Server) ownUser(a *remit.Agent) error {
 	_, _, operator := s.person(a.Launch.UID)
-	if s.cfg.AllowOwnUID || a.Launch.OwnUID && !operator && int(a.Launch.UID) != os.Geteuid() {
-		return nil
+	own := a.Launch.OwnUID && !operator && int(a.Launch.UID) != os.Geteuid()
+	if !own && !s.cfg.AllowOwnUID {
+		return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s would run as an operator or as the server", a.Name),
+			Hint: "give its launch a uid of its own"}
 	}
-	return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s would run as an operator or as the server", a.Name),
-		Hint: "give its launch a uid of its own"}
+	return nil
 }
 
 // bindLaunch makes the launch's socket. Its path is short, since socket addresses are.
@@ -140,6 +143,7 @@ func (s *Server) launchOf(c admin.Call) (remit.LaunchRecord, error) {
 	if !ok || !l.Ended.IsZero() {
 		return l, notFound("launch", c.Path("id"))
 	}
+	//remit:guard S4 TestLaunchOfAnother
 	if l.By != c.Who.Person {
 		return l, &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("launch %s is %s's", l.ID, l.By)}
 	}

@@ -70,6 +70,7 @@ func (s *Server) startRun(ctx context.Context, in api.StartRun, by run.Actor) (r
 	if !ok {
 		return remit.Run{}, notFound("workflow", in.Workflow)
 	}
+	//remit:guard S9 TestAgentCallsAreBounded
 	if err := run.MayStart(w, by); err != nil { // before anything is fetched: a stranger must not make us call where he likes
 		return remit.Run{}, err
 	}
@@ -191,6 +192,7 @@ func (s *Server) finish(ctx context.Context, r remit.Run, w *remit.Workflow, by 
 // that moved since seen stays as it is; its grants are ended all the same.
 func (s *Server) leaveStage(ctx context.Context, seen uint64, next remit.Run, events []remit.Event, why, by string) (any, error) {
 	key := remit.RunKey(next.ID)
+	//remit:guard S20 TestGrantDuringStageEnd
 	s.store.Tighten(key)
 	now := s.store.Epoch(key)
 	s.endOf(ctx, func(l *remit.Lease) bool { return l.Run == next.ID }, why, by)
@@ -260,12 +262,15 @@ func (s *Server) opRunToken(_ context.Context, c admin.Call) (any, error) {
 // mayEnter decides who may let an agent into a run (S10): the run's starter or an admin, and only an agent that is active in
 // the present stage and not suspended.
 func (s *Server) mayEnter(who remit.Principal, r *remit.Run, w *remit.Workflow, agent remit.Name) error {
+	//remit:guard S10 TestWhoLetsAgentsIn
 	if who.Person != r.Starter && !who.HasRole("admin") {
 		return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("only %s, who started the run, lets agents into it", r.Starter)}
 	}
+	//remit:guard S10 TestWhoLetsAgentsIn
 	if !r.Live(s.now()) {
 		return &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf("run %s is %s", r.ID, r.State), Hint: "start another with remit run start"}
 	}
+	//remit:guard S10 TestRunTokenIsBound
 	if !run.Active(r, w, agent) {
 		return &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s does nothing in stage %s of %s", agent, r.Stage, r.Workflow),
 			Hint: "remit workflow show " + r.Workflow}

@@ -111,6 +111,11 @@ func TestPlanRefusesWhatTheClusterCannotHold(t *testing.T) {
 	s := remit.StringValue
 	for name, l := range map[string]remit.Lease{
 		"other namespace":  applyLease("kube-system", "Deployment", "foo", nil),
+		"no namespace":     applyLease("production", "Deployment", "foo", remit.Args{"namespace": remit.Value{}}),
+		"namespace path":   applyLease("production/../kube-system", "Deployment", "foo", nil),
+		"env name":         applyLease("production", "Deployment", "foo", remit.Args{"env": remit.ObjectValue(map[string]remit.Value{"A=B": s("x")})}),
+		"env reference":    applyLease("production", "Deployment", "foo", remit.Args{"env": remit.ObjectValue(map[string]remit.Value{"A": remit.ObjectValue(nil)})}),
+		"label":            applyLease("production", "Deployment", "foo", remit.Args{"labels": remit.ObjectValue(map[string]remit.Value{"a": s("b=c")})}),
 		"unknown kind":     applyLease("production", "Secret", "foo", nil),
 		"pod":              applyLease("production", "Pod", "foo", nil),
 		"no name":          applyLease("production", "Deployment", "", nil),

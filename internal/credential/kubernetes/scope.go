@@ -87,6 +87,7 @@ func parseScope(action string, args remit.Args) (scope, error) {
 		return s, invalid("use kubernetes.apply, kubernetes.get, kubernetes.list or kubernetes.delete", "no action %.60q", action)
 	}
 	for _, k := range slices.Sorted(maps.Keys(args)) {
+		//remit:guard S17 TestPlanRefusesWhatTheClusterCannotHold
 		if !slices.Contains(known, k) && !args[k].IsNull() {
 			return s, invalid("name only: "+strings.Join(known, ", "), "argument %.60q of %s cannot be held at the cluster", k, action)
 		}
@@ -111,6 +112,7 @@ func (s *scope) object(args remit.Args) error {
 	if s.kindName = args["kind"].Text(); args["kind"].Kind() != remit.String {
 		return invalid("name a kind such as Deployment", "kind is missing")
 	}
+	//remit:guard S17 TestPlanRefusesWhatTheClusterCannotHold
 	if s.kind, ok = kinds(s.kindName); !ok || (!s.kind.write && (s.action == actionApply || s.action == actionDelete)) {
 		return invalid("apply and delete know Deployment, StatefulSet, DaemonSet, Job and CronJob; get and list also ReplicaSet, Pod and Service",
 			"%s of kind %.60q is not possible", s.action, s.kindName)
@@ -118,6 +120,7 @@ func (s *scope) object(args remit.Args) error {
 	if s.action == actionList {
 		return nil
 	}
+	//remit:guard S17 TestPlanRefusesWhatTheClusterCannotHold
 	if s.name = args["name"].Text(); args["name"].Kind() != remit.String || !subdomainPattern.MatchString(s.name) {
 		return invalid("name one object", "name %.80q is not one", s.name)
 	}
@@ -132,11 +135,13 @@ func (s *scope) parseImages(args remit.Args) error {
 	if v := args["image"]; !v.IsNull() {
 		values = append([]remit.Value{v}, values...)
 	}
+	//remit:guard S19 TestPlanRefusesWhatTheClusterCannotHold
 	if len(values) == 0 || len(values) > maxImages {
 		return invalid("name image or images", "%d images: 1 to %d are possible", len(values), maxImages)
 	}
 	for _, v := range values {
 		img, err := remit.ParseImage(v.Text())
+		//remit:guard S19 TestPlanRefusesWhatTheClusterCannotHold
 		if err != nil || v.Kind() != remit.String || img.Digest == "" {
 			return invalid("write REPOSITORY@sha256:HEX", "image %.200q has no digest", v.Text())
 		}
@@ -190,6 +195,7 @@ func (s *scope) parseEnv(v remit.Value) error {
 	var words []string
 	for _, name := range slices.Sorted(maps.Keys(v.Fields())) {
 		value := v.Field(name)
+		//remit:guard S19 TestPlanRefusesWhatTheClusterCannotHold
 		if !envNamePattern.MatchString(name) || value.Kind() != remit.String {
 			return invalid("write {NAME: value} with text values", "env %.80q is not a name with a text", name)
 		}
@@ -208,6 +214,7 @@ func (s *scope) parseLabels(v remit.Value) error {
 	}
 	for _, key := range slices.Sorted(maps.Keys(v.Fields())) {
 		value := v.Field(key)
+		//remit:guard S19 TestPlanRefusesWhatTheClusterCannotHold
 		if !labelKeyPattern.MatchString(key) || value.Kind() != remit.String || !labelValPattern.MatchString(value.Text()) {
 			return invalid("write {key: value}", "labels: %.80q is not a label", key)
 		}

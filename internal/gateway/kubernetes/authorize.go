@@ -22,6 +22,7 @@ func (g *Gateway) authorize(w http.ResponseWriter, r *http.Request) {
 	if !read(w, r, maxReview, &review) {
 		return
 	}
+	//remit:guard S19 TestBadBodies
 	if review.Kind != "SubjectAccessReview" || review.APIVersion != "authorization.k8s.io/v1" {
 		http.Error(w, "send a SubjectAccessReview of authorization.k8s.io/v1", http.StatusBadRequest)
 		return
@@ -42,6 +43,7 @@ func (g *Gateway) review(s *authorizationv1.SubjectAccessReviewSpec) authorizati
 	if !isAccount && !isAgent {
 		return authorizationv1.SubjectAccessReviewStatus{Reason: "remit: not a holder of a lease"}
 	}
+	//remit:guard S19 TestAuthorize
 	if isAccount && !strings.HasPrefix(account, "remit-"+g.cfg.Installation+"-") && strings.HasPrefix(account, "remit-") {
 		return authorizationv1.SubjectAccessReviewStatus{Reason: "remit: a lease of another installation"}
 	}
@@ -53,8 +55,10 @@ func (g *Gateway) review(s *authorizationv1.SubjectAccessReviewSpec) authorizati
 		return deny(why)
 	}
 	switch {
+	//remit:guard S20 TestAuthorize
 	case l.State != remit.GrantActive:
 		return deny("the lease is " + string(l.State))
+	//remit:guard S12 TestAuthorize
 	case !g.cfg.Now().Before(l.Expires):
 		return deny("the lease has expired")
 	case isAccount || !g.cfg.Decides:
@@ -68,13 +72,16 @@ func (g *Gateway) review(s *authorizationv1.SubjectAccessReviewSpec) authorizati
 // holder finds the lease by the credential that the API server verified, and checks that both speak of the same holder.
 func (g *Gateway) holder(s *authorizationv1.SubjectAccessReviewSpec, account string, isAccount bool) (remit.Lease, string) {
 	ids := s.Extra[credentialKey]
+	//remit:guard S36 TestAuthorize
 	if len(ids) != 1 {
 		return remit.Lease{}, "the credential has no id"
 	}
 	l, ok := g.cfg.Leases.ByCredential(ids[0])
+	//remit:guard S19 TestAuthorize
 	if !ok || l.Target != g.cfg.Target {
 		return remit.Lease{}, "no lease for this credential"
 	}
+	//remit:guard S19 TestAuthorize
 	if id, ok := g.byAccount(account); isAccount && (!ok || id != l.ID) || !isAccount && s.User != l.AgentID {
 		return remit.Lease{}, "the credential is another holder's"
 	}

@@ -196,6 +196,11 @@ func TestAuthorize(t *testing.T) {
 			t.Errorf("%s: %+v", c.name, s)
 		}
 	}
+	two := fmt.Sprintf(`{"kind":"SubjectAccessReview","apiVersion":"authorization.k8s.io/v1","spec":{"user":%q,"groups":[%s],
+		"extra":{"authentication.kubernetes.io/credential-id":[%q,%q]},%s}}`, active.AgentID, agents, active.Credentials[0], revoked.Credentials[0], patchFoo)
+	if w := post(deciding.Handler(), "/authorize", two); !strings.Contains(w.Body.String(), `"denied":true`) {
+		t.Errorf("a request with two credentials: %s", w.Body)
+	}
 }
 
 // S36: only the enrolled API server, by token or by certificate.

@@ -45,6 +45,7 @@ func (g *GrantIssuer) Sign(claims any) (string, error) {
 	var c struct {
 		Issuer string `json:"iss"`
 	}
+	//remit:guard S1 TestGrantIssuerAndKeys
 	if err := json.Unmarshal(payload, &c); err != nil || c.Issuer != g.issuer {
 		return "", fmt.Errorf("sign grant token: iss is %q, not %q", c.Issuer, g.issuer)
 	}
@@ -70,6 +71,7 @@ func (a *Authority) BundleHandler() (http.Handler, error) {
 
 func checkIssuer(issuer string) error {
 	u, err := url.Parse(issuer)
+	//remit:guard S7 TestGrantIssuerAndKeys
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil || strings.HasSuffix(issuer, "/") {
 		return fmt.Errorf("issuer %q is not an https URL without query, fragment, user and trailing slash", issuer)
 	}

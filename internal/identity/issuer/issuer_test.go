@@ -329,6 +329,25 @@ func TestForcedRotation(t *testing.T) {
 	}
 }
 
+// keysOf returns the keys of a key file as they are written.
+func keysOf(t *testing.T, text []byte) []map[string]any {
+	t.Helper()
+	var f struct{ Keys []map[string]any }
+	if err := json.Unmarshal(text, &f); err != nil || len(f.Keys) == 0 {
+		t.Fatal(len(f.Keys), err)
+	}
+	return f.Keys
+}
+
+func keysIn(t *testing.T, path string) []map[string]any {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keysOf(t, text)
+}
+
 func TestKeyFiles(t *testing.T) {
 	dir := t.TempDir()
 	a := newAuthority(t, func(c *issuer.Config) { c.Dir = dir })
@@ -365,6 +384,25 @@ func TestKeyFiles(t *testing.T) {
 		}
 		if _, err := issuer.New(issuer.Config{TrustDomain: domain, Dir: dir}); err == nil {
 			t.Errorf("%s: a broken key file was accepted, and its keys replaced", name)
+		}
+	}
+	for name, change := range map[string]func(key map[string]any) []any{
+		"a key twice":                 func(k map[string]any) []any { return []any{k, k} },
+		"an id that is not the key's": func(k map[string]any) []any { k["id"] = "other"; return []any{k} },
+		"another's certificate": func(k map[string]any) []any {
+			k["chain"] = keysIn(t, filepath.Join(dir, "issuing.json"))[0]["chain"]
+			return []any{k}
+		},
+	} {
+		bad, err := json.Marshal(map[string]any{"v": 1, "keys": change(keysOf(t, good)[0])})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(root, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := issuer.New(issuer.Config{TrustDomain: domain, Dir: dir}); err == nil {
+			t.Errorf("%s was accepted", name)
 		}
 	}
 	if err := os.WriteFile(root, good, 0o600); err != nil {
@@ -533,6 +571,11 @@ func TestGrantIssuerAndKeys(t *testing.T) {
 	c := newClock()
 	iss := "https://remit.company.com/grants"
 	dir := t.TempDir()
+	for _, bad := range []string{"http://remit.company.com/grants", iss + "/", iss + "?a=b", "https://user@remit.company.com", "grants"} {
+		if _, err := issuer.NewGrantIssuer(bad, issuer.KeysConfig{Name: "grant", Dir: t.TempDir(), Now: c.Now}); err == nil {
+			t.Errorf("%s names an issuer", bad)
+		}
+	}
 	grants, err := issuer.NewGrantIssuer(iss, issuer.KeysConfig{Name: "grant", Dir: dir, Now: c.Now})
 	if err != nil {
 		t.Fatal(err)

@@ -67,6 +67,7 @@ func (s *Server) entitled(ctx context.Context) ([]entitled, error) {
 	if err != nil {
 		return nil, err
 	}
+	//remit:guard S20 TestSuspensionEndsStreams
 	out = slices.DeleteFunc(out, func(e entitled) bool { return !s.cfg.Allowed(e.agent.Name) })
 	if len(out) == 0 {
 		return nil, status.Error(codes.PermissionDenied, "no identity: no agent's file attests this process, or the agent is suspended")
@@ -89,6 +90,7 @@ func (s *Server) entitledByLaunch(c *caller) ([]entitled, error) {
 	if err != nil {
 		return nil, s.unattested(c, err)
 	}
+	//remit:guard S4 TestLaunchIsOverWithItsProcess
 	if err := c.bound.admits(c.peer); err != nil {
 		s.cfg.Log.Warn("workload API: a process is not of the launch whose socket it uses", "launch", c.bound.Launch, "pid", c.peer.PID, "err", err)
 		return nil, status.Error(codes.PermissionDenied, "no identity: this process was not launched with this socket")
@@ -100,10 +102,12 @@ func (s *Server) entitledByLaunch(c *caller) ([]entitled, error) {
 		s.cfg.Log.Warn("workload API: the launched process does not run what it was launched for", "launch", c.bound.Launch, "pid", c.peer.PID, "err", err)
 		return nil, status.Error(codes.PermissionDenied, "no identity: the launched process does not run what the agent's file lists")
 	}
+	//remit:guard S4 TestBoundSocketOfAnotherUser
 	if agent.Launch.OwnUID && agent.Launch.UID != w.UID {
 		return nil, status.Error(codes.PermissionDenied, "no identity: the process runs as another user than the agent's file says")
 	}
 	level := remit.LevelLaunched
+	//remit:guard S3 TestLaunchedUnderTheServersUser
 	if w.Level == remit.LevelNone {
 		level = remit.LevelNone // under the server's own user, nothing keeps it from the server's keys (S3)
 	}
@@ -125,6 +129,7 @@ func (s *Server) entitledBySelectors(c *caller) ([]entitled, error) {
 	}
 	var out []entitled
 	for _, a := range agents {
+		//remit:guard S3 TestSelectors
 		if w.Holds(a.Attest) {
 			out = append(out, entitled{agent: a, level: w.Level, workload: w.Map()})
 		}
@@ -149,6 +154,7 @@ func checkHeader(ctx context.Context, method string) error {
 		return nil // reflection
 	}
 	md, _ := metadata.FromIncomingContext(ctx)
+	//remit:guard S1 TestCodes
 	if v := md.Get(securityHeader); len(v) != 1 || v[0] != "true" {
 		return status.Error(codes.InvalidArgument, "the security header workload.spiffe.io: true is missing")
 	}

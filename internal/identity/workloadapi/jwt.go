@@ -68,6 +68,7 @@ func audienceOf(req *workload.JWTSVIDRequest) ([]string, error) {
 	a := slices.Clone(req.GetAudience())
 	slices.Sort(a)
 	a = slices.Compact(a)
+	//remit:guard S35 TestCodes
 	if len(a) == 0 || len(a) > maxAudiences {
 		return nil, status.Errorf(codes.InvalidArgument, "1 to %d audiences are required", maxAudiences)
 	}
@@ -81,6 +82,7 @@ func audienceOf(req *workload.JWTSVIDRequest) ([]string, error) {
 
 func (s *Server) mayAddress(e *entitled, audience []string) bool {
 	for _, a := range audience {
+		//remit:guard S1 TestCodes
 		if a != s.cfg.OwnAudience && !slices.Contains(e.agent.Audiences, a) {
 			return false
 		}
@@ -95,11 +97,13 @@ func (s *Server) jwtSVID(ctx context.Context, e *entitled, audience []string) (s
 		if err != nil {
 			return nil, time.Time{}, err
 		}
+		//remit:guard S8 TestNothingUnrecorded
 		if err := s.record(ctx, e, j.JTI, j.Expires); err != nil {
 			return nil, time.Time{}, err
 		}
 		return &jwtEntry{token, keys}, j.Issued.Add(j.Expires.Sub(j.Issued) / 2), nil
 	}
+	//remit:guard S5 TestJWTCache
 	if slices.Contains(audience, s.cfg.OwnAudience) {
 		entry, _, err := mint()
 		if err != nil {
