@@ -90,7 +90,7 @@ func (s *Server) entitledByLaunch(c *caller) ([]entitled, error) {
 	if err != nil {
 		return nil, s.unattested(c, err)
 	}
-	//remit:guard S4 TestLaunchIsOverWithItsProcess
+	//remit:guard S4 TestBoundSocket
 	if err := c.bound.admits(c.peer); err != nil {
 		s.cfg.Log.Warn("workload API: a process is not of the launch whose socket it uses", "launch", c.bound.Launch, "pid", c.peer.PID, "err", err)
 		return nil, status.Error(codes.PermissionDenied, "no identity: this process was not launched with this socket")
