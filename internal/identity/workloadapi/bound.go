@@ -84,7 +84,6 @@ func (b *Bound) Attach(pid, fd int) (identity.Executable, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	//remit:guard S4 TestProductionNeedsLaunch internal/server
 	if b.ended || b.root != nil {
 		p.Close()
 		return e, b.taken()
