@@ -5,6 +5,7 @@ package modes_test
 import (
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -107,6 +108,54 @@ func TestSweeper(t *testing.T) {
 	w.fit(t)
 	if r := w.remit(t, "grant", "list"); r.code != 0 || !strings.Contains(r.out, "expired") {
 		t.Errorf("back again: %s", r)
+	}
+	w.sweptWhileDead(t)
+}
+
+// sweptWhileDead has the sweeper run, as in the cluster, when Remit dies and does not come back.
+func (w *world) sweptWhileDead(t *testing.T) {
+	t.Helper()
+	w.ready(t)
+	sweeper := exec.Command(shared.remit, "sweep", "kubernetes", "--kubeconfig="+filepath.Join(w.etc, "sweeper.kubeconfig"),
+		"--namespaces="+nsTarget, "--installation=main1", "--every=1s")
+	must(t, sweeper.Start())
+	defer func() {
+		_ = sweeper.Process.Signal(os.Interrupt)
+		_ = sweeper.Wait()
+	}()
+	token, granted := w.token(t, "--ttl", "6s")
+	w.served.end(os.Kill)
+	dead := w.untilDead(t, token, 30*time.Second)
+	t.Logf("serviceaccount, Remit dead, a sweeper every second: a lease of 6 s was dead %.1f s after it was granted", dead.Sub(granted).Seconds())
+	if d := dead.Sub(granted); d < 5*time.Second || d > 12*time.Second {
+		t.Errorf("a lease of 6 s lived %s", d)
+	}
+	w.serve(t)
+	w.fit(t)
+}
+
+// TestNobodyEndsIt is the worst case of mode serviceaccount, in real time: Remit dies right after minting, there is no sweeper,
+// and the token's own end counts.
+func TestNobodyEndsIt(t *testing.T) {
+	if os.Getenv("REMIT_LONG") == "" {
+		t.Skip("takes eleven minutes: REMIT_LONG=1 runs it")
+	}
+	w := newWorld(t, option{mode: "serviceaccount"})
+	w.allowed(t)
+	token, granted := w.token(t, "--ttl", "6s")
+	w.served.end(os.Kill)
+	var dead time.Time
+	for end := granted.Add(700 * time.Second); dead.IsZero() && time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
+		if w.get(t, token) != http.StatusOK {
+			dead = time.Now()
+		}
+	}
+	if dead.IsZero() {
+		t.Fatal("the token lives on")
+	}
+	t.Logf("serviceaccount, Remit dead, no sweeper: a lease of 6 s was dead %.1f s after it was granted", dead.Sub(granted).Seconds())
+	if d := dead.Sub(granted); d < 600*time.Second || d > 671*time.Second {
+		t.Errorf("it lived %s; the answer says 670 s", d)
 	}
 }
 

@@ -49,6 +49,7 @@ func (w *world) story(t *testing.T) {
 	w.nothingElse(t)
 	w.observed(t)
 	w.ends(t)
+	w.verified(t)
 	w.suspended(t)
 	if r := w.remit(t, "agent", "reinstate", "deploy", "--reason", "the test goes on"); r.code != 0 {
 		t.Fatal(r)

@@ -62,6 +62,48 @@ func TestModes(t *testing.T) {
 	}
 }
 
+// TestNoGuardsNoGrants: with a policy or a binding gone or changed, no mode mints, and each does again when it is restored.
+func TestNoGuardsNoGrants(t *testing.T) {
+	worlds := map[driver.Mode]*world{}
+	for _, mode := range []driver.Mode{driver.ModeServiceAccount, driver.ModeJWT, driver.ModeWebhook} {
+		worlds[mode] = newWorld(t, mode)
+	}
+	t.Cleanup(func() { // the cluster is shared
+		if out, err := kubectl(shared.Kubeconfig, "", "apply", "-f", manifests+"policies.yaml"); err != nil {
+			t.Error(out)
+		}
+	})
+	for _, damage := range []string{
+		"delete validatingadmissionpolicybinding remit-agents", "delete validatingadmissionpolicy remit-agents",
+		"delete validatingadmissionpolicybinding remit-broker", "delete validatingadmissionpolicy remit-broker",
+		`patch validatingadmissionpolicybinding remit-agents --type=merge -p {"spec":{"validationActions":["Audit"]}}`,
+		`patch validatingadmissionpolicy remit-agents --type=merge -p {"spec":{"failurePolicy":"Ignore"}}`,
+		`patch validatingadmissionpolicy remit-agents --type=json -p [{"op":"remove","path":"/spec/validations/1"}]`,
+	} {
+		if out, err := kubectl(shared.Kubeconfig, "", strings.Fields(damage)...); err != nil {
+			t.Fatal(out)
+		}
+		for mode, w := range worlds {
+			l := w.lease(time.Minute)
+			if c, err := w.driver.Mint(t.Context(), l); remit.CodeOf(err) != remit.CodeUnavailable || !c.Secret.IsZero() {
+				t.Errorf("%s after %q: %v", mode, damage, err)
+			}
+			if out, err := kubectl(shared.Kubeconfig, "", "-n", w.ns, "get", "rolebindings", "-l", "remit.internal/lease", "-o", "name"); err != nil || out != "" {
+				t.Errorf("%s after %q: there is %s", mode, damage, out)
+			}
+		}
+		if out, err := kubectl(shared.Kubeconfig, "", "apply", "-f", manifests+"policies.yaml"); err != nil {
+			t.Fatal(out)
+		}
+		must(t, settled(t.Context()))
+	}
+	for mode, w := range worlds {
+		if _, err := w.driver.Mint(t.Context(), w.lease(time.Minute)); err != nil {
+			t.Errorf("%s, restored: %v", mode, err)
+		}
+	}
+}
+
 // observed waits until the audit log brought the apply and a refusal, joined to the lease.
 func (w *world) observed(t *testing.T, l remit.Lease) {
 	t.Helper()
