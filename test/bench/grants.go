@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"remit"
 	"remit/internal/testcluster"
 )
 
@@ -37,7 +38,7 @@ func (b *bench) grants(ctx context.Context, c *cluster) error {
 		return err
 	}
 	var ours, theirs []float64
-	for i := range 12 * b.rounds {
+	for range 12 * b.rounds {
 		began := time.Now()
 		g, err := c.grant(ctx, client)
 		if err != nil {
@@ -47,7 +48,7 @@ func (b *bench) grants(ctx context.Context, c *cluster) error {
 		if err := c.revoke(ctx, g.Grant); err != nil {
 			return err
 		}
-		name := fmt.Sprintf("remit-raw-%d", i)
+		name := "remit-bench-" + string(remit.NewLeaseID())
 		began = time.Now()
 		if err := c.raw(ctx, raw, name, rules); err != nil {
 			return err

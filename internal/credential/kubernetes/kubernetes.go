@@ -203,6 +203,7 @@ func (d *Driver) plan(l remit.Lease) (scope, error) {
 	if d.cfg.Mode != ModeServiceAccount {
 		limit = maxTokenTTL
 	}
+	//remit:guard S12 TestPlanRefusesWhatTheClusterCannotHold
 	if ttl := l.Expires.Sub(l.Issued); ttl <= 0 || ttl > limit {
 		return s, invalid("shorten the permission's ttl", "a lease of %s is not possible: at most %s", ttl, limit)
 	}

@@ -250,7 +250,7 @@ func brokerIsBound(t *testing.T, ns string) {
 	b, err := client.NewForConfig(rc)
 	must(t, err)
 	ctx, rbac := t.Context(), b.RbacV1()
-	meta := metav1.ObjectMeta{Name: "remit-test1-x"}
+	meta := metav1.ObjectMeta{Name: "remit-test1-" + string(remit.NewLeaseID())}
 	role := func(r ...rbacv1.PolicyRule) error {
 		_, err := rbac.Roles(ns).Create(ctx, &rbacv1.Role{ObjectMeta: meta, Rules: r}, metav1.CreateOptions{})
 		return err
@@ -269,9 +269,10 @@ func brokerIsBound(t *testing.T, ns string) {
 	small.ResourceNames = []string{"foo"}
 	must(t, role(small)) // what the broker is for
 	_, token := b.CoreV1().ServiceAccounts("remit").CreateToken(ctx, "broker", tokenRequest(600), metav1.CreateOptions{})
-	_, stranger := b.CoreV1().ServiceAccounts(ns).Create(ctx, account("remit-test1-x"), metav1.CreateOptions{})
+	_, stranger := b.CoreV1().ServiceAccounts(ns).Create(ctx, account(meta.Name), metav1.CreateOptions{})
 	_, other := b.CoreV1().ServiceAccounts("remit-leases").Create(ctx, account("admin"), metav1.CreateOptions{})
 	_, deploy := b.AppsV1().Deployments(ns).Create(ctx, deployment("foo", nil), metav1.CreateOptions{})
+	_, named := b.CoreV1().ServiceAccounts("remit-leases").Create(ctx, account("remit-test1-x"), metav1.CreateOptions{})
 	_, secrets := b.CoreV1().Secrets(ns).List(ctx, metav1.ListOptions{})
 	_, policies := b.AdmissionregistrationV1().ValidatingAdmissionPolicies().List(ctx, metav1.ListOptions{})
 	for what, err := range map[string]error{
@@ -283,6 +284,7 @@ func brokerIsBound(t *testing.T, ns string) {
 		"binding of itself":         bind(ns, "Role", meta.Name, self),
 		"binding elsewhere":         bind("default", "Role", meta.Name, lease),
 		"token of itself":           token, "account in the target": stranger, "account of another name": other,
+		"account of no lease": named, "its own binding gone": rbac.RoleBindings(ns).Delete(ctx, "remit-broker", metav1.DeleteOptions{}),
 		"deployment": deploy, "secrets": secrets, "other policies": policies,
 		"policy gone": b.AdmissionregistrationV1().ValidatingAdmissionPolicies().Delete(ctx, "remit-agents", metav1.DeleteOptions{}),
 	} {

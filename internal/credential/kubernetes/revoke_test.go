@@ -321,10 +321,27 @@ func TestInstallationsKeepApart(t *testing.T) {
 	must(t, two.Revoke(t.Context(), l))
 	ids, err := two.List(t.Context())
 	must(t, err)
+	_, err = kubernetes.Sweep(t.Context(), shared.admin, []string{ns}, "two", l.Expires.Add(time.Hour))
+	must(t, err)
 	left, err := standing(t.Context(), l)
 	must(t, err)
 	if len(ids) != 0 || len(left) != 3 {
 		t.Errorf("listed %v, left %v", ids, left)
+	}
+	// Somebody who may write labels gives the first's object the second's: what is named otherwise is not the second's lease.
+	for _, o := range []string{"-n=" + ns + " rolebinding", "-n=" + ns + " role", "-n=remit-leases serviceaccount"} {
+		args := append(strings.Fields("label --overwrite "+o), "remit-one-"+string(l.ID), "remit.internal/installation=two")
+		if out, err := kubectl(shared.Kubeconfig, "", args...); err != nil {
+			t.Fatal(out)
+		}
+	}
+	if ids, err = two.List(t.Context()); err != nil || len(ids) != 0 {
+		t.Errorf("listed by its labels: %v %v", ids, err)
+	}
+	n, err := kubernetes.Sweep(t.Context(), shared.admin, []string{ns}, "two", l.Expires.Add(time.Hour))
+	must(t, err)
+	if left, err = standing(t.Context(), l); err != nil || n != 0 || len(left) != 3 {
+		t.Errorf("swept by its labels: %d, left %v, %v", n, left, err)
 	}
 }
 
