@@ -161,8 +161,11 @@ func (p *prober) writes() []attempt {
 	}
 }
 
-// fresh is the least object of the scope's kind: one container with an approved image.
+// fresh is the approved manifest, or the least object of the scope's kind: one container with an approved image.
 func (p *prober) fresh(name string) map[string]any {
+	if p.scope.manifest != nil && name == p.scope.name {
+		return p.scope.manifest
+	}
 	image := "registry.invalid/probe@" + string(remit.DigestOf([]byte(absent)))
 	if len(p.scope.images) > 0 {
 		image = p.scope.images[0]
@@ -233,7 +236,8 @@ func (p *prober) changes(old map[string]any) []attempt {
 	for _, v := range p.variations(old != nil) {
 		o := copyOf(base)
 		v.do(o)
-		out = append(out, attempt{act: verb + " with " + v.act, granted: v.granted, how: howDryRun, method: method, path: path + "?" + dryRun, body: o})
+		granted := v.granted && (old != nil || !p.scope.existing)
+		out = append(out, attempt{act: verb + " with " + v.act, granted: granted, how: howDryRun, method: method, path: path + "?" + dryRun, body: o})
 	}
 	return out
 }

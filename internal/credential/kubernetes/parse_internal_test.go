@@ -30,6 +30,8 @@ func FuzzScope(f *testing.F) {
 	digest := "@sha256:" + strings.Repeat("1", 64)
 	f.Add(actionApply, []byte(`{"namespace":"production","kind":"Deployment","name":"foo","image":"a/b`+digest+`","replicas":3,"command":["x"]}`))
 	f.Add(actionApply, []byte(`{"namespace":"production","kind":"CronJob","name":"*","images":["a/b`+digest+`"],"env":{"A":"1"},"labels":{"a/b":"c"}}`))
+	f.Add(actionApply, []byte(`{"namespace":"production","kind":"Deployment","name":"foo","image":"a/b`+digest+`","manifest":{"apiVersion":"apps/v1",
+		"kind":"Deployment","metadata":{"name":"foo"},"spec":{"template":{"spec":{"containers":[{"name":"a","image":"a/b`+digest+`","ports":[{"containerPort":1}]}]}}}}}`))
 	f.Add(actionDelete, []byte(`{"namespace":"production","kind":"Job","name":"foo"}`))
 	f.Fuzz(func(t *testing.T, action string, body []byte) {
 		var args remit.Args

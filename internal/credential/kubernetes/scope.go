@@ -52,6 +52,9 @@ type scope struct {
 	images    []string          // REPOSITORY@sha256:HEX; apply only
 	fields    []string          // further contents granted, as the admission policy spells them; apply only
 	granted   map[string]string // the same for people: argument -> value
+	existing  bool              // only an object that stands; apply only
+	manifest  map[string]any    // the approved manifest, nil if there is none; apply only
+	text      string            // its text, as the admission policy spells it
 }
 
 var (
@@ -79,7 +82,7 @@ func parseScope(action string, args remit.Args) (scope, error) {
 	known := []string{"namespace", "kind"}
 	switch action {
 	case actionApply:
-		known = append(known, "name", "image", "images", "command", "args", "env", "replicas", "labels")
+		known = append(known, "name", "image", "images", "command", "args", "env", "replicas", "labels", "manifest", "existing")
 	case actionGet, actionDelete:
 		known = append(known, "name")
 	case actionList:
@@ -101,7 +104,32 @@ func parseScope(action string, args remit.Args) (scope, error) {
 	if err := s.parseImages(args); err != nil {
 		return s, err
 	}
-	return s, s.parseFields(args)
+	if err := s.parseFields(args); err != nil {
+		return s, err
+	}
+	return s, s.parseNew(args)
+}
+
+// parseNew reads what a new object may be: anything harmless, the approved manifest, or none at all.
+func (s *scope) parseNew(args remit.Args) error {
+	if v := args["existing"]; !v.IsNull() {
+		if v.Kind() != remit.Bool {
+			return invalid("write true or false", "existing is a %s", v.Kind())
+		}
+		s.existing = v.String() == "true"
+	}
+	if err := s.parseManifest(args["manifest"]); err != nil {
+		return err
+	}
+	switch {
+	case s.existing && s.manifest != nil:
+		return invalid("name one of the two", "existing and manifest exclude each other")
+	case s.manifest != nil:
+		s.add("create=" + s.text)
+	case !s.existing:
+		s.add("create=any")
+	}
+	return nil
 }
 
 func (s *scope) object(args remit.Args) error {
@@ -269,8 +297,10 @@ func (s *scope) rules() []rbacv1.PolicyRule {
 		return []rbacv1.PolicyRule{on(name, "get", "list", "watch", "delete"), virtual("objects", "delete", s.objectName())}
 	}
 	rules := []rbacv1.PolicyRule{
-		on(name, "get", "list", "watch", "update", "patch"), on(nil, "create"),
-		virtual("objects", "apply", s.objectName()), virtual("images", "deploy", s.images...),
+		on(name, "get", "list", "watch", "update", "patch"), virtual("objects", "apply", s.objectName()), virtual("images", "deploy", s.images...),
+	}
+	if !s.existing {
+		rules = append(rules, on(nil, "create"))
 	}
 	if len(s.fields) > 0 {
 		rules = append(rules, virtual("fields", "apply", s.fields...))
@@ -291,16 +321,30 @@ func (s *scope) bounds() (bounds, notBounded []string) {
 	case actionDelete:
 		return append(bounds, "read and delete only"), append(notBounded, "what deleting it cascades to")
 	}
-	bounds = append(bounds, "images "+strings.Join(s.images, ", "),
-		"on update nothing but images changes, unless granted", "on create only harmless fields, unless granted")
+	bounds = append(bounds, "images "+strings.Join(s.images, ", "), "on update nothing but images changes, unless granted")
+	notBounded = append(notBounded, "what the approved image does when it runs")
+	if len(s.images) > 1 {
+		notBounded = append(notBounded, "on update: which of the approved images stands in which container")
+	}
+	switch {
+	case s.existing:
+		bounds = append(bounds, "only an object that stands")
+	case s.manifest != nil:
+		bounds = append(bounds, "on create exactly the approved manifest, "+string(remit.DigestOf([]byte(s.text))))
+		notBounded = append(notBounded, "on create: labels whose value is the object's own name")
+	default:
+		bounds = append(bounds, "on create only harmless fields, unless granted")
+		notBounded = append(notBounded,
+			"on create: ports, resource requests, HTTP, TCP and gRPC probes, rollout strategy, restrictive security settings")
+		if len(s.images) > 1 {
+			notBounded = append(notBounded, "on create: which of the approved images stands in which container")
+		}
+		if s.kindName == "CronJob" || s.kindName == "Job" {
+			notBounded = append(notBounded, "on create: schedule, deadlines and retries")
+		}
+	}
 	for _, arg := range slices.Sorted(maps.Keys(s.granted)) {
 		bounds = append(bounds, arg+" "+s.granted[arg])
-	}
-	notBounded = append(notBounded, "what the approved image does when it runs",
-		"which of the approved images stands in which container",
-		"on create: ports, resource requests, HTTP, TCP and gRPC probes, rollout strategy, restrictive security settings")
-	if s.kindName == "CronJob" || s.kindName == "Job" {
-		notBounded = append(notBounded, "on create: schedule, deadlines and retries")
 	}
 	return bounds, notBounded
 }

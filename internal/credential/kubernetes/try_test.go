@@ -26,14 +26,18 @@ func TestTrialsOfEveryAction(t *testing.T) {
 	for what, l := range map[string]remit.Lease{
 		"apply of a new deployment": applyLease(ns, "Deployment", "foo", nil),
 		"apply of an old one":       applyLease(ns, "Deployment", "old", nil),
-		"apply of a stateful set":   applyLease(ns, "StatefulSet", "foo", nil),
-		"apply of a daemon set":     applyLease(ns, "DaemonSet", "foo", nil),
-		"apply of a job":            applyLease(ns, "Job", "foo", nil),
-		"apply of a cron job":       applyLease(ns, "CronJob", "foo", nil),
-		"get":                       newLease("kubernetes.get", object),
-		"delete":                    newLease("kubernetes.delete", object),
-		"list":                      newLease("kubernetes.list", remit.Args{"namespace": object["namespace"], "kind": object["kind"]}),
-		"list of pods":              newLease("kubernetes.list", remit.Args{"namespace": object["namespace"], "kind": remit.StringValue("Pod")}),
+		"apply of a manifest": applyLease(ns, "Deployment", "foo", remit.Args{
+			"manifest": remit.StringValue(strings.ReplaceAll(written["Deployment"], "FOO", goodImage))}),
+		"apply of existing, none there": applyLease(ns, "Deployment", "foo", remit.Args{"existing": remit.BoolValue(true)}),
+		"apply of existing, there":      applyLease(ns, "Deployment", "old", remit.Args{"existing": remit.BoolValue(true)}),
+		"apply of a stateful set":       applyLease(ns, "StatefulSet", "foo", nil),
+		"apply of a daemon set":         applyLease(ns, "DaemonSet", "foo", nil),
+		"apply of a job":                applyLease(ns, "Job", "foo", nil),
+		"apply of a cron job":           applyLease(ns, "CronJob", "foo", nil),
+		"get":                           newLease("kubernetes.get", object),
+		"delete":                        newLease("kubernetes.delete", object),
+		"list":                          newLease("kubernetes.list", remit.Args{"namespace": object["namespace"], "kind": object["kind"]}),
+		"list of pods":                  newLease("kubernetes.list", remit.Args{"namespace": object["namespace"], "kind": remit.StringValue("Pod")}),
 	} {
 		c, err := d.Mint(t.Context(), l)
 		must(t, err)

@@ -8,6 +8,19 @@ import (
 	"remit"
 )
 
+// beside are changes to what stands beside the specification.
+var beside = []variation{
+	{"a pod annotation", false, func(o map[string]any) {
+		field(field(templateOf(o), "metadata"), "annotations")[absent] = "x"
+	}},
+	{"an annotation", false, func(o map[string]any) { field(field(o, "metadata"), "annotations")[absent] = "x" }},
+	{"a label", false, func(o map[string]any) { field(field(o, "metadata"), "labels")[absent] = "x" }},
+	{"a finalizer", false, func(o map[string]any) { field(o, "metadata")["finalizers"] = []any{"remit.internal/" + absent} }},
+	{"an owner", false, func(o map[string]any) {
+		field(o, "metadata")["ownerReferences"] = []any{map[string]any{"apiVersion": "v1", "kind": "Pod", "name": absent, "uid": absent}}
+	}},
+}
+
 // variations of the granted object. Each value is one that no grant holds: the words are the prober's own.
 func (p *prober) variations(update bool) []variation {
 	approved := p.scope.images[0]
@@ -43,25 +56,31 @@ func (p *prober) variations(update bool) []variation {
 		{"the host's processes", false, pod("hostPID", true)},
 		{"a chosen node", false, pod("nodeName", absent)},
 		{"tolerations", false, pod("tolerations", []any{map[string]any{"operator": "Exists"}})},
-		{"a pod annotation", false, func(o map[string]any) {
-			field(field(templateOf(o), "metadata"), "annotations")[absent] = "x"
-		}},
-		{"an annotation", false, func(o map[string]any) { field(field(o, "metadata"), "annotations")[absent] = "x" }},
-		{"a label", false, func(o map[string]any) { field(field(o, "metadata"), "labels")[absent] = "x" }},
-		{"a finalizer", false, func(o map[string]any) { field(o, "metadata")["finalizers"] = []any{"remit.internal/" + absent} }},
-		{"an owner", false, func(o map[string]any) {
-			field(o, "metadata")["ownerReferences"] = []any{map[string]any{"apiVersion": "v1", "kind": "Pod", "name": absent, "uid": absent}}
-		}},
 	}
+	out = append(out, beside...)
 	if k := p.scope.kindName; k == "Deployment" || k == "StatefulSet" {
 		out = append(out, variation{"4747 replicas", false, func(o map[string]any) { field(o, "spec")["replicas"] = 4747 }})
+	}
+	if !update && p.scope.manifest != nil {
+		out = append(out, variation{"another port", false, set("ports", []any{map[string]any{"containerPort": 4747}})},
+			variation{"another claim on resources", false, set("resources", map[string]any{"requests": map[string]any{"cpu": "47m"}})},
+			variation{"another probe", false, set("startupProbe", map[string]any{"tcpSocket": map[string]any{"port": 4747}})},
+			variation{"other security settings", false, set("securityContext", map[string]any{"runAsUser": 4747})},
+			variation{"another container with an approved image", false, func(o map[string]any) {
+				spec := field(templateOf(o), "spec")
+				spec["initContainers"] = append(list(spec["initContainers"]), map[string]any{"name": absent, "image": approved})
+			}})
 	}
 	if update {
 		out = append(out, variation{"one more container", false, func(o map[string]any) {
 			spec := field(templateOf(o), "spec")
-			list, _ := spec["containers"].([]any)
-			spec["containers"] = append(list, map[string]any{"name": absent, "image": approved})
+			spec["containers"] = append(list(spec["containers"]), map[string]any{"name": absent, "image": approved})
 		}})
 	}
 	return out
+}
+
+func list(v any) []any {
+	l, _ := v.([]any)
+	return l
 }
