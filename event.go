@@ -13,25 +13,27 @@ type EventKind string
 
 // The kinds.
 const (
-	EventRunStarted    EventKind = "run.started"
-	EventRunStage      EventKind = "run.stage"
-	EventRunEnded      EventKind = "run.ended"
-	EventDecision      EventKind = "decision"
-	EventGrant         EventKind = "grant"          // issued, pending
-	EventVerified      EventKind = "grant.verified" // its limits were tried with a twin
-	EventLeaseActive   EventKind = "lease.active"
-	EventLeaseFailed   EventKind = "lease.failed"
-	EventLeaseRevoking EventKind = "lease.revoking"
-	EventLeaseEnded    EventKind = "lease.ended"
-	EventAction        EventKind = "action" // an executed act, joined to its lease
-	EventSuspended     EventKind = "agent.suspended"
-	EventReinstated    EventKind = "agent.reinstated"
-	EventLaunch        EventKind = "agent.launch"
-	EventEvidence      EventKind = "evidence.added"
-	EventPolicy        EventKind = "policy.activated"
-	EventAuthority     EventKind = "authority" // a key was prepared, activated, retired
-	EventAdmin         EventKind = "admin"     // a management call, decided
-	EventFinding       EventKind = "finding"
+	EventRunStarted     EventKind = "run.started"
+	EventRunStage       EventKind = "run.stage"
+	EventRunEnded       EventKind = "run.ended"
+	EventDecision       EventKind = "decision"
+	EventGrant          EventKind = "grant"          // issued, pending
+	EventVerified       EventKind = "grant.verified" // its limits were tried with a twin
+	EventLeaseActive    EventKind = "lease.active"
+	EventLeaseFailed    EventKind = "lease.failed"
+	EventLeaseRevoking  EventKind = "lease.revoking"
+	EventLeaseEnded     EventKind = "lease.ended"
+	EventAction         EventKind = "action" // an executed act, joined to its lease
+	EventSuspended      EventKind = "agent.suspended"
+	EventReinstated     EventKind = "agent.reinstated"
+	EventClockJumped    EventKind = "clock.jumped" // nothing is granted until it is confirmed (S13)
+	EventClockConfirmed EventKind = "clock.confirmed"
+	EventLaunch         EventKind = "agent.launch"
+	EventEvidence       EventKind = "evidence.added"
+	EventPolicy         EventKind = "policy.activated"
+	EventAuthority      EventKind = "authority" // a key was prepared, activated, retired
+	EventAdmin          EventKind = "admin"     // a management call, decided
+	EventFinding        EventKind = "finding"
 )
 
 // EventVersion is the `v` of events written now. Every older one stays readable.

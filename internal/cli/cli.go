@@ -80,7 +80,7 @@ func (a *app) root() *cobra.Command {
 		return nil
 	}
 	root.AddCommand(a.serveCommands()...)
-	root.AddCommand(a.agentCommand(), a.workflowCommand(), a.runCommand(), a.grantCommand(), a.evidenceCommand(), a.ledgerCommand(),
+	root.AddCommand(a.agentCommand(), a.clockCommand(), a.workflowCommand(), a.runCommand(), a.grantCommand(), a.evidenceCommand(), a.ledgerCommand(),
 		a.policyCommand(), a.whyCommand(), a.execCommand(), a.credentialCommand(), a.doctorCommand(), a.quickstartCommand(),
 		a.sweepCommand())
 	strict(root)

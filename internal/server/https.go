@@ -93,6 +93,7 @@ type line struct{ s *Server }
 
 // Decide implements gateway.Line.
 func (l line) Decide(ctx context.Context, req *remit.Request) (remit.Decision, error) {
+	l.s.watchClock()
 	l.complete(req)
 	l.refuse(req)
 	return l.s.authorizer.Decide(ctx, req)
@@ -100,6 +101,7 @@ func (l line) Decide(ctx context.Context, req *remit.Request) (remit.Decision, e
 
 // Grant implements gateway.Line.
 func (l line) Grant(ctx context.Context, req *remit.Request) (gateway.Granted, error) {
+	l.s.watchClock()
 	l.complete(req)
 	l.refuse(req)
 	d, g, c, err := l.s.authorizer.Grant(ctx, req)

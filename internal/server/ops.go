@@ -21,6 +21,7 @@ func (s *Server) ops() []admin.Op {
 		{Pattern: "POST /v1/apply", Name: "apply", Role: "author", Writes: true, Do: s.opApply},
 		{Pattern: "GET /v1/doctor", Name: "doctor", Do: s.opDoctor},
 		{Pattern: "GET /v1/doctor/{target}", Name: "doctor", Do: s.opDoctor},
+		{Pattern: "POST /v1/clock/confirm", Name: "clock.confirm", Role: "admin", Writes: true, Do: s.opClockConfirm},
 		{Pattern: "POST /v1/backup", Name: "backup", Role: "admin", Writes: true, Do: s.opBackup},
 
 		{Pattern: "GET /v1/agents", Name: "agent.list", Do: s.opAgents},

@@ -74,7 +74,9 @@ type Server struct {
 	former   former     // targets as earlier revisions had them
 
 	rechecks   rechecks
-	unrecorded sync.Map // agent name to *suspension, of those that are in force and not on record
+	clock      *clock
+	halted     atomic.Int64 // the jump that is in force and not on record; 0: none
+	unrecorded sync.Map     // agent name to *suspension, of those that are in force and not on record
 
 	broker     *broker.Broker
 	authorizer *authorizer.Authorizer
@@ -127,6 +129,10 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		}
 	}()
 	if err := s.openState(o.OnCommit); err != nil {
+		return nil, err
+	}
+	s.clock = newClock(s.now, s.elapsed)
+	if err := s.checkLastEvent(); err != nil {
 		return nil, err
 	}
 	if err := s.openIdentities(ctx); err != nil {
@@ -271,6 +277,8 @@ func (s *Server) janitor(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+			s.watchClock()
+			s.recordHalt(ctx)
 			s.expireRuns(ctx)
 			s.endDeadLaunches(ctx)
 			s.recordSuspensions(ctx)

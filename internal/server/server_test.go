@@ -220,7 +220,9 @@ type fixture struct {
 	backend *backend
 	files   string // as written, with names filled in
 	stop    func() error
-	ahead   atomic.Int64 // how far the server's clock is ahead
+	ahead   atomic.Int64 // how far the server's clocks are ahead: time that went by
+	jumped  atomic.Int64 // how far its time of day is, alone
+	begun   time.Time
 }
 
 // setUp makes a directory and starts a server in it. edit may change remit.yaml.
@@ -234,7 +236,7 @@ func setUp(t *testing.T, edit ...string) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{t: t, dir: dir, port: l.Addr().String(), stop: func() error { return nil }}
+	f := &fixture{t: t, begun: time.Now(), dir: dir, port: l.Addr().String(), stop: func() error { return nil }}
 	t.Cleanup(func() {
 		stopping.Go(func() {
 			if err := errors.Join(f.stop(), os.RemoveAll(dir)); err != nil {
@@ -281,7 +283,8 @@ func (f *fixture) restart() {
 func (f *fixture) start() {
 	f.t.Helper()
 	srv, err := New(f.t.Context(), Options{Dir: f.dir, Log: slog.New(slog.DiscardHandler), Version: "test",
-		Now: func() time.Time { return time.Now().Add(time.Duration(f.ahead.Load())) }, Reread: 20 * time.Millisecond})
+		Now:     func() time.Time { return time.Now().Add(time.Duration(f.ahead.Load() + f.jumped.Load())) },
+		Elapsed: func() time.Duration { return time.Since(f.begun) + time.Duration(f.ahead.Load()) }, Reread: 20 * time.Millisecond})
 	if err != nil {
 		f.t.Fatal(err)
 	}
