@@ -11,7 +11,7 @@ ifdef SHORT
 SHORTFLAG  := -short
 endif
 
-.PHONY: build test test-guards lint demo bench fuzz quickstart clean apiserver
+.PHONY: build test test-guards attack lint demo bench fuzz quickstart clean apiserver
 
 build: $(BIN)/remit
 
@@ -39,6 +39,11 @@ test: $(BIN)/remit $(if $(SHORT),,apiserver $(BIN)/opa)
 # '-list'; what needs the API server is reported as not run where it is not built.
 test-guards:
 	$(GO) run ./test/guards $(SHORTFLAG) $(GUARDS)
+
+# The attacks of test/attack/scripts against a laboratory with this binary; needs root, for users of the agents' own. Those that need
+# the API server are run where it is built (make apiserver). ATTACK='-run S10', '-profile FILE', '-list', '-v'.
+attack: $(BIN)/remit
+	$(GO) run ./test/attack -remit $(BIN)/remit $(if $(wildcard $(BIN)/remit-test-apiserver),-cluster) $(ATTACK)
 
 lint: $(BIN)/staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt:"; echo "$$out"; exit 1; }

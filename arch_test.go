@@ -61,6 +61,7 @@ var mayImport = map[string][]string{
 	"test/modes":   {"*"},
 	"test/report":  nil,
 	"test/guards":  nil,
+	"test/attack":  {"*"},
 	"test/bench":   {"*"},
 	"test/e2e":     {"*"},
 	"test/script":  {"*"},
