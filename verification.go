@@ -2,7 +2,11 @@
 
 package remit
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // Verification is what trying a grant's limits showed (S21): a twin of equal scope was minted, acts inside and outside of that
 // scope were tried with it without effect, and it was ended. It stands in the ledger.
@@ -52,4 +56,21 @@ func (v *Verification) Conclude() {
 		refused = refused || !t.Granted && t.Outcome == TrialRefused
 	}
 	v.Holds = granted && refused
+}
+
+// Shown returns the verification of g as people see it: trials name what a scope holds, and the target's words quote it, so
+// of a sensitive scope neither is shown.
+func (v Verification) Shown(g *Grant) Verification {
+	if !g.Sensitive {
+		return v
+	}
+	v.Trials = slices.Clone(v.Trials)
+	for i := range v.Trials {
+		t := &v.Trials[i]
+		for _, text := range SealOf(g.Scope, true).Texts {
+			t.Act = strings.ReplaceAll(t.Act, text, sensitiveText)
+		}
+		t.Detail = ""
+	}
+	return v
 }

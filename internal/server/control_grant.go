@@ -58,7 +58,12 @@ func (s *Server) opVerify(ctx context.Context, c admin.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.broker.Verify(ctx, id, c.Who.String())
+	v, err := s.broker.Verify(ctx, id, c.Who.String())
+	if err != nil {
+		return nil, err
+	}
+	g, _ := s.store.Grant(id)
+	return v.Shown(&g), nil
 }
 
 // reasonOf reads the reason that ending authority needs: it stands in the ledger.
