@@ -129,8 +129,13 @@ func (p *prober) standing(ctx context.Context) (map[string]any, error) {
 			}
 			return o, nil
 		}
-		if ctx.Err() != nil || err != nil {
-			return nil, errors.Join(err, fmt.Errorf("the twin's credential does not work: status %d, %s", status, cut(words)))
+		if err != nil || status != http.StatusForbidden && status != http.StatusUnauthorized {
+			return nil, errors.Join(err, fmt.Errorf("the granted object cannot be read: status %d, %s", status, message(words)))
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the twin's credential does not work: status %d, %s", status, message(words))
+		case <-time.After(10 * time.Millisecond): // the API server has not seen the binding yet
 		}
 	}
 }
