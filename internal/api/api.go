@@ -106,7 +106,7 @@ type Reasoned struct {
 type Suspended struct {
 	Agent  Agent         `json:"agent"`
 	Runs   []remit.RunID `json:"frozen_runs"`
-	Ended  []remit.Grant `json:"ended_grants"`
+	Ended  []remit.Grant `json:"ended_grants,omitempty"`
 	Failed []string      `json:"failed,omitempty"` // what could not be ended yet; it is tried again every second
 	MS     float64       `json:"ms"`               // until every target had confirmed
 }
@@ -122,7 +122,7 @@ type Applied struct {
 	Revision remit.Digest `json:"revision"`
 	Previous remit.Digest `json:"previous"`
 	DryRun   bool         `json:"dry_run"`
-	Changed  []string     `json:"changed_files"`
+	Changed  []string     `json:"changed_files,omitempty"`
 	Ended    int          `json:"ended_grants"` // of removed agents and targets, and what is not allowed any more
 }
 

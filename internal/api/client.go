@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -97,6 +98,10 @@ func (c *Client) unreachable(err error) error {
 	var ne net.Error
 	if errors.As(err, &ne) && ne.Timeout() {
 		return &remit.Error{Code: remit.CodeUnavailable, Msg: "the server did not answer in time", Cause: err}
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return &remit.Error{Code: remit.CodeForbidden, Msg: "this user may not open " + c.socket,
+			Hint: "only the server's own user and operators of remit.yaml reach it: run this as one of them", Cause: err}
 	}
 	return &remit.Error{Code: remit.CodeUnavailable, Msg: "cannot reach the server at " + c.socket,
 		Hint: "start it with remit serve, or name its socket with --server", Cause: err}

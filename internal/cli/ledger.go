@@ -87,9 +87,10 @@ func summary(h head) string {
 		Op      string         `json:"op"`
 		Verb    string         `json:"verb"`
 		Res     string         `json:"resource"`
+		Outcome string         `json:"outcome"`
 	}
 	_ = json.Unmarshal(h.Data, &d)
-	words := []string{d.Effect, d.Action, d.Op, d.Verb, d.Res, d.Why, d.Reason}
+	words := []string{d.Effect, d.Action, d.Op, d.Verb, d.Res, d.Outcome, d.Why, d.Reason}
 	for _, r := range d.Reasons {
 		words = append(words, string(r.Code))
 	}

@@ -45,10 +45,10 @@ func parsePairs(pairs []string, flag string) (map[string]string, error) {
 	for _, p := range pairs {
 		k, v, ok := strings.Cut(p, "=")
 		if !ok || k == "" {
-			return nil, badUse("%s %q is not NAME=VALUE", flag, p)
+			return nil, badUse("%s %q is not NAME=VALUE", flag, p).hint("write %s name=value", flag)
 		}
 		if _, dup := out[k]; dup {
-			return nil, badUse("%s %s stands twice", flag, k)
+			return nil, badUse("%s %s stands twice", flag, k).hint("give each name once")
 		}
 		out[k] = v
 	}
@@ -156,5 +156,5 @@ func thumbprintOf(file string) (string, error) {
 		sum := sha256.Sum256(block.Bytes)
 		return base64.RawURLEncoding.EncodeToString(sum[:]), nil
 	}
-	return "", badUse("%s holds no certificate", file)
+	return "", badUse("%s holds no certificate", file).hint("give the agent's X.509-SVID in PEM")
 }

@@ -57,7 +57,6 @@ func (b *builder) agent(file string, f *agentFile) {
 		}
 		for _, w := range l.By {
 			a.Launch.By = append(a.Launch.By, remit.Name(w.s))
-			b.launches = append(b.launches, principalRef{file, "launch: by", w})
 		}
 	}
 	b.set.Agents[a.Name] = a

@@ -98,7 +98,7 @@ func TestRefusals(t *testing.T) {
 		{"attest by nothing", ag, "uid: 4001, path", "pid: 1, path", `unknown key "pid"`, true},
 		{"uid", ag, "unix: {uid: 4001", "unix: {uid: -1", "expected a whole number of 32 bits from 0", true},
 		{"launched by nobody", ag, "by: [operator/ci]", "by: []", "by lists nobody", false},
-		{"launched by a stranger", ag, "by: [operator/ci]", "by: [agent/x]", "there is no agent/x", false},
+		{"launched by a stranger", ag, "by: [operator/ci]", "by: [agent/x]", "write operator/NAME", true},
 		{"launch of anything", ag, `, command: "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"`, "", "write exactly one of command, commands", true},
 		{"launch of nothing", ag, `command: "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"`, "commands: []", "commands is empty", false},
 		{"target without type", tg, "type: kubernetes\n", "", "type is missing", true},

@@ -89,7 +89,6 @@ type builder struct {
 	seen      map[string]spot // "Kind/name" to where it is declared
 	broken    map[string]bool // "Kind/name" of documents that are not well: references to them are
 	ids       map[spiffeid.ID]string
-	launches  []principalRef // who is named by an agent's launch
 	docs      int
 }
 
@@ -217,9 +216,6 @@ func (b *builder) first(h head, file string, n *yaml.Node) bool {
 // build resolves what refers to another document.
 func (b *builder) build() {
 	b.checkAudiences()
-	for _, p := range b.launches {
-		b.principal(p)
-	}
 	slices.SortFunc(b.workflows, func(x, y workflowDoc) int { return strings.Compare(x.Name.s, y.Name.s) })
 	for i := range b.workflows {
 		b.workflow(&b.workflows[i])

@@ -55,7 +55,7 @@ type unixFile struct {
 }
 
 type launchFile struct {
-	By       []word   `yaml:"by" need:"yes" is:"principal" doc:"Who may launch it."`
+	By       []word   `yaml:"by" need:"yes" is:"person" doc:"The people who may launch it."`
 	_        struct{} `one:"command,commands"`
 	Command  word     `yaml:"command" is:"digest" doc:"The digest of the executable that may be launched."`
 	Commands []word   `yaml:"commands" is:"digest" doc:"The same for several executables."`

@@ -22,6 +22,7 @@ var formats = map[string]format{
 	"label":      {regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "lower-case letters, digits and hyphens, at most 63"},
 	"arg":        {argFormat, "an argument's name"},
 	"param":      {regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`), "lower-case letters, digits and underscores, at most 63"},
+	"person":     {regexp.MustCompile(`^operator/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "operator/NAME"},
 	"principal":  {regexp.MustCompile(`^(agent|tool|operator)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "agent/NAME, tool/NAME or operator/NAME"},
 	"actor":      {regexp.MustCompile(`^(agent|tool)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "agent/NAME or tool/NAME"},
 	"spiffe":     {regexp.MustCompile(`^spiffe://[a-z0-9._-]{1,255}(/[a-zA-Z0-9._-]+)+$`), "spiffe://TRUST-DOMAIN/PATH"},

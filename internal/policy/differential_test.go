@@ -261,6 +261,20 @@ func TestBrokenPlanIsCaught(t *testing.T) {
 	}
 }
 
+// TestBrokenProductionIsCaught does the same for which targets are marked production.
+func TestBrokenProductionIsCaught(t *testing.T) {
+	for seed := range uint64(60) {
+		w := newWorld(seed, false)
+		query := opaPolicy(t, mustCompile(t, w.cfg))
+		broken := mustCompile(t, w.cfg)
+		clear(broken.production)
+		if c, _ := compare(t, w, broken, query, 300, true); c.different > 0 {
+			return
+		}
+	}
+	t.Error("nobody noticed that production is not looked at")
+}
+
 // TestBrokenFactIsCaught does the same for what a fact must not be: superseded, made later, ended, of another source.
 func TestBrokenFactIsCaught(t *testing.T) {
 	for name, hide := range map[string]func(*remit.Evidence, *ask){

@@ -167,13 +167,36 @@ func fix(r *remit.Reason) string {
 		return cmp.Or(r.Want, r.Of) + " would have to be there"
 	case remit.ReasonEvidenceSource:
 		return "the source of " + r.Of + " would have to answer in time"
-	case remit.ReasonSuspended:
-		return "an operator would have to reinstate the agent"
 	}
 	if r.Want != "" {
 		return r.Of + " would have to be: " + r.Want
 	}
-	return "this reason would have to go away: " + string(r.Code)
+	return steps[r.Code]
+}
+
+// steps are what would have to be true where the reason itself does not say.
+var steps = map[remit.ReasonCode]string{
+	remit.ReasonSuspended:        "an operator would have to reinstate the agent: remit agent reinstate",
+	remit.ReasonHalted:           "an operator would have to confirm the clock: remit doctor says how",
+	remit.ReasonUnknownAgent:     "the caller would have to be an agent that a file declares, known by its SPIFFE ID",
+	remit.ReasonNotEnrolled:      "the caller would have to be an enforcement point whose file lists this action and trust domain",
+	remit.ReasonAsserted:         "the subject would have to be proven by a token of its own, not named by the caller",
+	remit.ReasonNoRun:            "the request would have to carry the token of a run: remit exec, or remit run token",
+	remit.ReasonRunToken:         "the run token would have to be a valid one that is bound to this caller: remit run token makes it",
+	remit.ReasonRunEnded:         "a run would have to be active: remit run start",
+	remit.ReasonRunMismatch:      "the request would have to name the run and stage that its token stands for",
+	remit.ReasonConflict:         "nothing may change between the decision and its use: ask again",
+	remit.ReasonTarget:           "the target would have to be able to hold this grant: remit doctor TARGET says what is wrong",
+	remit.ReasonFault:            "a fault of the server would have to be mended: its log has the cause; ask again",
+	remit.ReasonLevel:            "the agent would have to be attested better: launched by remit exec, or in a sandbox",
+	remit.ReasonLimit:            "less would have to be asked for, or later",
+	remit.ReasonEvidenceInvalid:  "the statement would have to verify: signature, form and subject; add a good one with remit evidence add",
+	remit.ReasonEvidenceSigner:   "a signer that the source lists would have to have signed",
+	remit.ReasonEvidenceSubject:  "the evidence would have to be about this image",
+	remit.ReasonEvidenceStale:    "newer evidence would have to be there",
+	remit.ReasonEvidenceSeverity: "a scan without such findings would have to be there",
+	remit.ReasonEvidenceField:    "the evidence would have to say what the permission asks for",
+	remit.ReasonSuperseded:       "the newest statement of that signer would have to pass",
 }
 
 func (e *Explanation) text(d *remit.Decision) string {

@@ -17,7 +17,7 @@ import (
 // with the organisation's rules as they were loaded. Stock OPA gives with it the answer {effect, permission, reasons, ttl_ns}
 // that the plan gives, for an input document made by Input. It is the same text for the same revision.
 func (p *Plan) Export() map[string][]byte {
-	w := &printer{}
+	w := &printer{plan: p}
 	w.line("%s", preamble)
 	w.line("# The rules' outputs, and which rule defines each.")
 	w.line("rule_of := {")
@@ -36,7 +36,10 @@ func (p *Plan) Export() map[string][]byte {
 }
 
 // printer writes Rego. Each predicate becomes rules of its own, named after permission and argument.
-type printer struct{ strings.Builder }
+type printer struct {
+	strings.Builder
+	plan *Plan
+}
 
 func (w *printer) line(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
 
@@ -118,6 +121,9 @@ func (w *printer) permission(c *permission) {
 	}
 	if c.Sandbox != "" {
 		w.line("lack.%s contains {\"code\": \"attestation_level\", \"of\": \"sandbox\"} if not sandboxed", c.id)
+	}
+	if w.plan.production[c.Target] {
+		w.line("lack.%s contains {\"code\": \"attestation_level\", \"of\": \"caller\"} if not launched", c.id)
 	}
 	w.evidence(c)
 }

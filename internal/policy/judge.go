@@ -62,6 +62,10 @@ func (p *Plan) weigh(req *remit.Request, m *remit.Match, found []remit.Found) []
 	if m.Permission.Sandbox != "" && req.Caller.Level < remit.LevelSandbox {
 		reasons = append(reasons, remit.Reason{Code: remit.ReasonLevel, Of: "sandbox", Want: m.Permission.Sandbox, Got: req.Caller.Level.String()})
 	}
+	//remit:guard S3 TestProductionTakesLaunched
+	if p.production[m.Permission.Target] && req.Caller.Level < remit.LevelLaunched {
+		reasons = append(reasons, remit.Reason{Code: remit.ReasonLevel, Of: "caller", Want: remit.LevelLaunched.String(), Got: req.Caller.Level.String()})
+	}
 	return reasons
 }
 

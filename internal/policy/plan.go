@@ -25,6 +25,9 @@ type Config struct {
 	Epoch     uint64       // of the revision; a commit's precondition
 	Agents    []remit.Name // who may stand in a permission; nil: not checked here
 	Targets   []string     // what may stand in a permission; nil: not checked here
+	// Production are the targets that take requests only of a launched workload or better (S3). They belong to the revision, so
+	// that a target which becomes one between check and commit moves the epoch.
+	Production []string
 	// Parent returns the recorded decision of a call that is still open. Whether the decision fits is checked here. nil: no
 	// request is ever inside a call, and what asks for that is denied.
 	Parent func(remit.DecisionID) (remit.Decision, bool)
@@ -36,6 +39,8 @@ type Plan struct {
 	workflows map[string]*workflow
 	rules     *rules // nil: the organisation has none
 	sensitive map[string]bool
+	// production are the targets that ask for LevelLaunched.
+	production map[string]bool
 }
 
 type workflow struct {
@@ -73,6 +78,10 @@ func Compile(cfg Config) (*Plan, error) {
 	p := &Plan{cfg: cfg, workflows: make(map[string]*workflow, len(cfg.Workflows))}
 	if cfg.Digest == "" {
 		return nil, invalid("", "a policy revision needs a digest")
+	}
+	p.production = make(map[string]bool, len(cfg.Production))
+	for _, target := range cfg.Production {
+		p.production[target] = true
 	}
 	next := 0
 	for i := range cfg.Workflows {

@@ -388,6 +388,22 @@ func TestSandboxNeedsAttestation(t *testing.T) {
 	}
 }
 
+// S3: a target marked production takes nothing of a workload that Remit did not launch.
+func TestProductionTakesLaunched(t *testing.T) {
+	w := deploy()
+	w.Stages[0].May[0].Evidence = nil
+	p := compile(t, policy.Config{Workflows: []remit.Workflow{w}, Production: []string{w.Stages[0].May[0].Target}})
+	req, run := request()
+	m := p.Match(req, run)
+	if j := p.Judge(context.Background(), req, run, &m, nil); j.Effect != remit.Allow {
+		t.Errorf("launched: %+v", j)
+	}
+	req.Caller.Level = remit.LevelUser
+	if j := p.Judge(context.Background(), req, run, &m, nil); reasons(j.Reasons) != "attestation_level caller" || j.Effect != remit.Deny {
+		t.Errorf("attested by its user: %+v", j)
+	}
+}
+
 func TestCompileRefuses(t *testing.T) {
 	for name, change := range map[string]func(*remit.Workflow, *remit.Permission){
 		"digest":       func(w *remit.Workflow, _ *remit.Permission) { w.Digest = "" },

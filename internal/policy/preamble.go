@@ -191,6 +191,8 @@ said(output) := object.get(ruled, output, null)
 
 sandboxed if input.level in ["sandbox", "node"]
 
+launched if input.level in ["launched", "sandbox", "node"]
+
 rule_denials contains {"code": "organisation_rule", "of": rule_of.deny} if some _ in said("deny")
 
 rule_holds contains {"code": "organisation_rule", "of": rule_of.hold} if some _ in said("hold")

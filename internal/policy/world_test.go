@@ -32,6 +32,9 @@ func newWorld(seed uint64, withRules bool) *world {
 	for i := range 2 + w.IntN(2) {
 		w.cfg.Workflows = append(w.cfg.Workflows, w.workflow(i))
 	}
+	if seed%3 == 0 {
+		w.cfg.Production = []string{"prod"}
+	}
 	if withRules {
 		w.cfg.Rules = testRules()
 	}

@@ -4,9 +4,13 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,15 +35,38 @@ func loadOffline(dir string) (*config.Set, error) {
 	return config.Load(dir, td)
 }
 
-// Check reads and compiles a configuration directory and returns the number of its workflows. Drivers and sources are not
-// built: their files may be elsewhere.
+// Check reads and compiles a configuration directory and returns the number of its workflows. Every key is checked, also those
+// of drivers and sources; what only apply can see, such as the files that they name, is not.
 func Check(dir string) (int, error) {
 	set, err := loadOffline(dir)
 	if err != nil {
 		return 0, err
 	}
+	var errs []error
+	for _, objects := range []map[string]config.Object{set.Targets, set.Sources} {
+		for _, name := range slices.Sorted(maps.Keys(objects)) {
+			errs = append(errs, checkObject(objects[name]))
+		}
+	}
 	_, err = compile(set, 0, nil)
-	return len(set.Workflows), err
+	return len(set.Workflows), errors.Join(append(errs, err)...)
+}
+
+// keysOf are the keys of each type of target and source, by kind: what the tables of drivers decode.
+func keysOf() map[string]map[string]any {
+	return map[string]map[string]any{
+		"Target": {"kubernetes": &kubernetesTarget{}, "external": &struct{}{}},
+		"EvidenceSource": {"scan": &attestation.Config{}, "provenance": &attestation.Config{}, "ci": &attestation.Config{},
+			"ticket": &ticket.Config{}},
+	}
+}
+
+func checkObject(o config.Object) error {
+	keys, ok := keysOf()[o.Kind][o.Type]
+	if !ok {
+		return o.Errorf("no such type: %q; there are %s", o.Type, strings.Join(slices.Sorted(maps.Keys(keysOf()[o.Kind])), ", "))
+	}
+	return o.Decode(keys)
 }
 
 // TestPolicy runs files of cases (.yaml) and Rego tests (_test.rego) against a configuration directory.
@@ -90,11 +117,11 @@ func OpenTail(path string) (*store.Reader, error) { return store.OpenReader(path
 // Schema returns the JSON Schema of the configuration files, with the keys of every driver and source of the tables.
 func Schema() []byte {
 	var extras []config.Extra
-	for name, c := range map[string]any{"kubernetes": kubernetesTarget{}, "external": struct{}{}} {
-		extras = append(extras, config.Extra{Kind: "Target", Type: name, Config: c})
-	}
-	for name, c := range map[string]any{"scan": attestation.Config{}, "provenance": attestation.Config{}, "ci": attestation.Config{}, "ticket": ticket.Config{}} {
-		extras = append(extras, config.Extra{Kind: "EvidenceSource", Type: name, Config: c})
+	for _, kind := range slices.Sorted(maps.Keys(keysOf())) {
+		types := keysOf()[kind]
+		for _, name := range slices.Sorted(maps.Keys(types)) {
+			extras = append(extras, config.Extra{Kind: kind, Type: name, Config: reflect.ValueOf(types[name]).Elem().Interface()})
+		}
 	}
 	return config.Schema(extras...)
 }

@@ -310,6 +310,11 @@ func compile(set *config.Set, epoch uint64, parent func(remit.DecisionID) (remit
 			cfg.Targets = append(cfg.Targets, tool)
 		}
 	}
+	for name, o := range set.Targets {
+		if o.Production {
+			cfg.Production = append(cfg.Production, name)
+		}
+	}
 	cfg.Rules = rulesOf(set)
 	return policy.Compile(cfg)
 }

@@ -38,7 +38,7 @@ type signer struct {
 func newSigner(s Signer) (signer, error) {
 	key, der, err := readKey(s.Key)
 	if err != nil {
-		return signer{}, &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("key of signer %q: %v", s.Name, err),
+		return signer{}, &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("key of signer %q", s.Name),
 			Hint: "give the public key in PEM: ECDSA P-256 or P-384, Ed25519, or RSA of at least 2048 bits", Cause: err}
 	}
 	sum := sha256.Sum256(der)
