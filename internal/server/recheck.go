@@ -228,7 +228,6 @@ func (s *Server) judgeAgain(ctx context.Context, g *remit.Grant) remit.Decision 
 	if err != nil {
 		return fault(err)
 	}
-	line{s}.refuse(req)
 	now := s.authorizer.Again(ctx, req)
 	if now.Effect == remit.Allow && narrower(&now, &old) {
 		now.Effect, now.Reasons = remit.Deny, []remit.Reason{{Code: remit.ReasonLimit, Of: "limits", Want: "what is given now", Got: "more"}}
