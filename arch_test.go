@@ -49,6 +49,7 @@ var mayImport = map[string][]string{
 	"internal/gateway/kubernetes":        {"", "internal/gateway"},
 	"internal/gateway/gatewaytest":       {""},
 	"internal/ledger":                    {""},
+	"internal/ledger/witness":            {"", "internal/ledger"},
 	"internal/store":                     {""},
 	"internal/config":                    {""},
 	"internal/api":                       {""},
@@ -56,7 +57,7 @@ var mayImport = map[string][]string{
 	"internal/server":                    {"*"},
 	"internal/quickstart":                {"*"},
 	// cli runs three things without a server: ledger verify, policy test, workflow check.
-	"internal/cli": {"", "internal/api", "internal/config", "internal/server", "internal/ledger", "internal/quickstart"},
+	"internal/cli": {"", "internal/api", "internal/config", "internal/server", "internal/ledger", "internal/ledger/witness", "internal/quickstart"},
 	"test/demo":    {"*"},
 	"test/modes":   {"*"},
 	"test/report":  nil,

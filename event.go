@@ -31,8 +31,9 @@ const (
 	EventLaunch         EventKind = "agent.launch"
 	EventEvidence       EventKind = "evidence.added"
 	EventPolicy         EventKind = "policy.activated"
-	EventAuthority      EventKind = "authority" // a key was prepared, activated, retired
-	EventAdmin          EventKind = "admin"     // a management call, decided
+	EventAuthority      EventKind = "authority"     // a key was prepared, activated, retired
+	EventAdmin          EventKind = "admin"         // a management call, decided
+	EventErased         EventKind = "ledger.erased" // the values behind commitments, not the entries
 	EventFinding        EventKind = "finding"
 )
 

@@ -11,6 +11,9 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Opened is an entry as a reader with a role sees it: sealed values in their places, as far as they are still there.
@@ -146,6 +149,50 @@ func (e Entry) Disclosures() []Disclosure {
 		}
 	}
 	return out
+}
+
+// Mentions reports whether a sealed value is the text, or holds it as a whole word.
+func (e Entry) Mentions(text string) bool {
+	for _, d := range e.Reveal().Disclosures() {
+		var v Value
+		if v.UnmarshalJSON(d.Value) == nil && v.mentions(text) {
+			return true
+		}
+	}
+	return false
+}
+
+func (v Value) mentions(text string) bool {
+	for _, e := range v.list {
+		if e.mentions(text) {
+			return true
+		}
+	}
+	for _, e := range v.fields {
+		if e.mentions(text) {
+			return true
+		}
+	}
+	return hasWord(v.text, text)
+}
+
+func hasWord(s, word string) bool {
+	letter := func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }
+	for from := 0; word != ""; {
+		i := strings.Index(s[from:], word)
+		if i < 0 {
+			return false
+		}
+		i += from
+		before, _ := utf8.DecodeLastRuneInString(s[:i])
+		after, _ := utf8.DecodeRuneInString(s[i+len(word):])
+		if !letter(before) && !letter(after) {
+			return true
+		}
+		_, size := utf8.DecodeRuneInString(s[i:])
+		from = i + size
+	}
+	return false
 }
 
 // Check returns what a disclosure says, if the entry holds the commitment to it, in that very place. It needs only the entry.

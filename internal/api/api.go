@@ -138,6 +138,32 @@ type Entry struct {
 	Disclosures []string        `json:"disclosures,omitempty"`
 }
 
+// Erase names what is to be forgotten: exactly one of Run, Entry and Value.
+type Erase struct {
+	Run    remit.RunID `json:"run,omitempty"`
+	Entry  uint64      `json:"entry,omitempty"`
+	Value  string      `json:"value,omitempty"` // a text or number, as a whole word
+	Reason string      `json:"reason"`
+}
+
+// Erased is what was forgotten.
+type Erased struct {
+	Entries int           `json:"entries"`
+	Runs    []remit.RunID `json:"runs,omitempty"` // whose parameters and scopes were erased, too
+}
+
+// CheckValue asks whether an entry commits to a value in a place such as args.customer_id.
+type CheckValue struct {
+	Path  string `json:"path"`
+	Value string `json:"value"`
+}
+
+// Checked is the answer; the disclosure proves it offline.
+type Checked struct {
+	Matches    bool   `json:"matches"`
+	Disclosure string `json:"disclosure,omitempty"`
+}
+
 // Why explains a decision. Text is for people; Explanation is the same as data.
 type Why struct {
 	Decision    json.RawMessage `json:"decision"`

@@ -25,9 +25,9 @@ import (
 func (a *app) ledgerCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "ledger", Short: "The tamper-evident record: list, show, prove, verify, audit"}
 	cmd.AddCommand(a.ledgerListCommand(),
-		&cobra.Command{Use: "show SEQ", Short: "Show one entry", Args: cobra.ExactArgs(1), RunE: a.ledgerShow},
+		a.ledgerShowCommand(), a.ledgerEraseCommand(),
 		&cobra.Command{Use: "prove SEQ", Short: "Prove that an entry is in the log (JSON: entry, path, checkpoint)", Args: cobra.ExactArgs(1), RunE: a.ledgerProve},
-		a.ledgerVerifyCommand(), a.ledgerAuditCommand())
+		a.ledgerVerifyCommand(), a.ledgerAuditCommand(), a.rotateKeyCommand())
 	return cmd
 }
 
@@ -97,17 +97,6 @@ func summary(h head) string {
 	return strings.Join(strings.Fields(strings.Join(words, " ")), " ")
 }
 
-func (a *app) ledgerShow(c *cobra.Command, args []string) error {
-	var e api.Entry
-	if err := a.get(c.Context(), "/v1/ledger/"+args[0], nil, &e); err != nil {
-		return err
-	}
-	return a.show(e, func() {
-		b, _ := json.MarshalIndent(e.Event, "", "  ")
-		fmt.Fprintln(a.out, string(b))
-	})
-}
-
 func (a *app) ledgerProve(c *cobra.Command, args []string) error {
 	var raw []byte
 	if err := a.get(c.Context(), "/v1/ledger/"+args[0]+"/proof", nil, &raw); err != nil {
@@ -136,7 +125,11 @@ func openLog(dir, key string) (*ledger.Log, error) {
 }
 
 // verifying is what a log is held against beside its own files and the key.
-type verifying struct{ key, remember, receipts, state string }
+type verifying struct {
+	key, remember, receipts, state, disclosed string
+	witnesses                                 []string
+	quorum                                    int
+}
 
 func (a *app) ledgerVerifyCommand() *cobra.Command {
 	v := &verifying{}
@@ -149,7 +142,10 @@ Exits with 0 only if nothing is wrong and nothing that is known to be durable is
 		RunE: func(c *cobra.Command, args []string) error { return a.ledgerVerify(c.Context(), args[0], v) }}
 	f := cmd.Flags()
 	f.StringVar(&v.key, "key", "", "the ledger's public key: a file, or the key itself")
-	f.StringVar(&v.remember, "remember", "", "file that keeps the checkpoint of the last visit; made or renewed when all is well")
+	f.StringVar(&v.remember, "remember", "auto", "file that keeps the checkpoint of the last visit, made or renewed when all is well; auto: one for each log in the\nuser's state directory; off: none")
+	f.StringArrayVar(&v.witnesses, "witness", nil, "a witness's public key, or a file with it; may be repeated")
+	f.IntVar(&v.quorum, "quorum", 0, "how many of the witnesses must have cosigned the checkpoint")
+	f.StringVar(&v.disclosed, "disclosed", "", "file with disclosed values, each line SEQ DISCLOSURE, to check against the log's commitments")
 	f.StringVar(&v.receipts, "receipts", "", "file with receipts, one JSON object a line")
 	f.StringVar(&v.state, "state", "", "the server's state.db, to name what is not in the log yet")
 	_ = cmd.MarkFlagRequired("key")
@@ -161,7 +157,13 @@ func (a *app) ledgerVerify(ctx context.Context, dir string, v *verifying) error 
 	if err != nil {
 		return err
 	}
-	var opts ledger.VerifyOptions
+	opts := ledger.VerifyOptions{Quorum: v.quorum}
+	if opts.Witnesses, err = witnessKeys(v.witnesses); err != nil {
+		return err
+	}
+	if v.remember, err = a.memoryOf(log, v.remember); err != nil {
+		return err
+	}
 	held, err := readReceipts(v.receipts)
 	if err != nil {
 		return err
@@ -194,6 +196,9 @@ func (a *app) ledgerVerify(ctx context.Context, dir string, v *verifying) error 
 	if err := a.showReport(&report); err != nil {
 		return err
 	}
+	if err := a.checkDisclosed(ctx, log, v.disclosed); err != nil {
+		return err
+	}
 	if v.remember != "" {
 		_, err = log.Remember(ctx, v.remember)
 	}
@@ -221,6 +226,9 @@ func (a *app) showReport(r *ledger.Report) error {
 			fmt.Fprintf(a.out, "entries %d to %d are durable but not in the log yet\n", r.Unsequenced.First, r.Unsequenced.Last)
 		}
 		if r.Complete() {
+			for _, w := range r.Witnesses {
+				fmt.Fprintln(a.out, "cosigned by", clean(w))
+			}
 			fmt.Fprintf(a.out, "intact: %s, %d entries, root %s\n", r.Origin, r.Size, base64.StdEncoding.EncodeToString(r.Root))
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -35,6 +36,14 @@ type ServerConfig struct {
 	Registry    RegistryConfig
 	Authors     Authors       // who signs the declarations
 	Ceiling     CeilingConfig // what bounds them
+	Witnesses   []Witness     // who cosigns the ledger's checkpoints
+	Quorum      int           // of them; 0 is all
+}
+
+// Witness is who cosigns the ledger's checkpoints.
+type Witness struct {
+	URL *url.URL
+	Key string // as remit witness init printed it
 }
 
 // Operator is a person who is known by a uid on the admin socket (S2).
@@ -63,7 +72,18 @@ type serverFile struct {
 	Attest      serverAttest   `yaml:"attest" doc:"Attestation of processes on this host."`
 	Registry    registryFile   `yaml:"registry" doc:"How image tags are resolved to digests."`
 	Authors     *authorsFile   `yaml:"authors" doc:"Who signs the declarations. Left out: they are not signed."`
+	Witnesses   *witnessesFile `yaml:"witnesses" doc:"Who cosigns the ledger's checkpoints (C2SP tlog-witness). Left out: nobody."`
 	Ceiling     *ceilingsFile  `yaml:"ceiling" doc:"What bounds the declarations. Left out: what the directory ceiling holds, unsigned."`
+}
+
+type witnessesFile struct {
+	Quorum *int64        `yaml:"quorum" doc:"How many cosignatures a checkpoint needs to be published. Left out: all."`
+	List   []witnessFile `yaml:"list" need:"yes" doc:"The witnesses."`
+}
+
+type witnessFile struct {
+	URL word `yaml:"url" need:"yes" is:"text" doc:"Where it is asked; /add-checkpoint is added. What it answers is verified by its key."`
+	Key word `yaml:"key" need:"yes" is:"text" doc:"Its public key, as remit witness init printed it."`
 }
 
 type listenFile struct {
@@ -160,7 +180,27 @@ func (f *serverFile) config(name, dir string, out *problems) *ServerConfig {
 	f.listen(s, name, out)
 	f.operators(s, name, out)
 	f.authors(s, name, dir, out)
+	f.witnesses(s, name, out)
 	return s
+}
+
+func (f *serverFile) witnesses(s *ServerConfig, name string, out *problems) {
+	if f.Witnesses == nil {
+		return
+	}
+	for _, w := range f.Witnesses.List {
+		u, err := url.Parse(w.URL.s)
+		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.RawQuery != "" {
+			out.add(name, w.URL.line, "witnesses: %q is no URL of a witness: write https://HOST/PATH", clip(w.URL.s))
+		}
+		s.Witnesses = append(s.Witnesses, Witness{u, w.Key.s})
+	}
+	if q := f.Witnesses.Quorum; q != nil {
+		s.Quorum = int(*q)
+	}
+	if len(s.Witnesses) == 0 || f.Witnesses.Quorum != nil && (s.Quorum < 1 || s.Quorum > len(s.Witnesses)) {
+		out.add(name, f.TrustDomain.line, "witnesses: quorum: %d of %d cannot be: list witnesses, and a quorum of 1 to all of them", s.Quorum, len(s.Witnesses))
+	}
 }
 
 // maxSocketPath is the length that fits into a Unix socket address on Linux.

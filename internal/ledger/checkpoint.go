@@ -41,7 +41,17 @@ func ParseCheckpoint(text []byte, key PublicKey) (Checkpoint, error) {
 	if len(text) > maxCheckpoint {
 		return bad(fmt.Errorf("%d bytes: the limit is %d", len(text), maxCheckpoint))
 	}
-	cp, _, _, err := tlog.ParseCheckpoint(text, key.Name(), key.verifier)
+	var claimed tlog.Checkpoint // whose keys are asked; nothing of it is believed before one of them verifies
+	if _, err := claimed.Unmarshal(text); err != nil {
+		return bad(err)
+	}
+	var cp *tlog.Checkpoint
+	err := errors.New("no key")
+	for _, v := range key.verifiers(claimed.Size) {
+		if cp, _, _, err = tlog.ParseCheckpoint(text, key.Name(), v); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		return bad(err)
 	}
@@ -56,16 +66,38 @@ func ParseCheckpoint(text []byte, key PublicKey) (Checkpoint, error) {
 type Log struct {
 	dir   string
 	key   PublicKey
+	first string
 	files client.FileFetcher
 }
 
-// OpenLog returns a reader of the log in dir.
+// Key returns the newest key of the log's chain.
+func (l *Log) Key() PublicKey { return l.key }
+
+// FirstKey returns the first key of the log's chain, as text: it names this log for good.
+func (l *Log) FirstKey() string { return l.first }
+
+// OpenLog returns a reader of the log in dir. The key may be any of the log's chain, best the first.
 func OpenLog(dir string, key PublicKey) (*Log, error) {
 	if key.verifier == nil {
 		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "a log cannot be read without its public key",
 			Hint: "use the key that remit init printed, not one from the log's own folder"}
 	}
-	return &Log{dir: dir, key: key, files: client.FileFetcher{Root: dir}}, nil
+	notes, err := Rotations(dir)
+	if err != nil {
+		return nil, err
+	}
+	first := key.text
+	if key, err = key.Follow(notes); err != nil {
+		return nil, err
+	}
+	if len(notes) > 0 {
+		r, err := parseRotation(notes[0])
+		if err != nil {
+			return nil, err
+		}
+		first = r.old.text
+	}
+	return &Log{dir: dir, key: key, first: first, files: client.FileFetcher{Root: dir}}, nil
 }
 
 // Checkpoint returns the published checkpoint, verified.

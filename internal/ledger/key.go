@@ -32,6 +32,7 @@ type Key struct {
 type PublicKey struct {
 	verifier note.Verifier
 	text     string
+	former   []former // keys that it replaced, the oldest first (Follow)
 }
 
 // maxKeyFile bounds key files, in bytes.
@@ -138,6 +139,12 @@ func (p PublicKey) String() string { return p.text }
 // Verifier returns the key for tools that read signed notes.
 func (p PublicKey) Verifier() note.Verifier { return p.verifier }
 
-func (p PublicKey) verifies(text, signature []byte) bool {
-	return p.verifier != nil && p.verifier.Verify(text, signature)
+// verifies reports whether the key, or one that it replaced after a log of this size, signed text.
+func (p PublicKey) verifies(text, signature []byte, size uint64) bool {
+	for _, v := range p.verifiers(size) {
+		if v.Verify(text, signature) {
+			return true
+		}
+	}
+	return false
 }

@@ -64,7 +64,7 @@ func VerifyReceipt(r remit.Receipt, body []byte, key PublicKey) error {
 		return bad("its path does not lead to a root")
 	}
 	//remit:guard S34 TestReceipts
-	if !key.verifies(batchText(r.Key, r.First, r.Size, root), r.Signature) {
+	if !key.verifies(batchText(r.Key, r.First, r.Size, root), r.Signature, r.First+r.Size-1) {
 		return bad("its signature does not verify")
 	}
 	return nil

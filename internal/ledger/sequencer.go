@@ -37,6 +37,9 @@ type SequencerConfig struct {
 	Key *Key
 	// Interval is between checkpoints, at least; 0 is 250 ms. An entry is provable a moment after the next.
 	Interval time.Duration
+	// Cosign adds the cosignatures of witnesses to a checkpoint before it is published; an error keeps it unpublished, and is
+	// tried again. prove gives the consistency proof from a smaller size. nil asks nobody.
+	Cosign func(ctx context.Context, checkpoint []byte, prove func(ctx context.Context, from uint64) ([][]byte, error)) ([]byte, error)
 	// Log hears of failed attempts, which are repeated; nil is slog.Default().
 	Log *slog.Logger
 }
@@ -104,9 +107,13 @@ func (s *Sequencer) follow(ctx context.Context) error {
 		}
 		wait := s.cfg.Interval - time.Since(w.at)
 		if w.size > w.published && wait <= 0 {
-			if err := w.publish(); err != nil {
+			if err := w.publish(); errors.Is(err, errUnwitnessed) {
+				s.unwitnessed(err)
+				w.at = time.Now().Add(retryAfter - s.cfg.Interval)
+			} else if err != nil {
 				return err
 			}
+			wait = s.cfg.Interval - time.Since(w.at)
 		}
 		switch {
 		case more:
@@ -125,7 +132,19 @@ func (s *Sequencer) follow(ctx context.Context) error {
 	if w.size == w.published {
 		return nil
 	}
-	return w.publish()
+	if err = w.publish(); !errors.Is(err, errUnwitnessed) {
+		return err
+	}
+	s.unwitnessed(err)
+	return nil
+}
+
+// errUnwitnessed keeps a checkpoint unpublished. What it would vouch for stays durable and receipted, and is tried again with
+// whatever came meanwhile.
+var errUnwitnessed = errors.New("the checkpoint lacks cosignatures")
+
+func (s *Sequencer) unwitnessed(err error) {
+	s.cfg.Log.Warn("a checkpoint is not published; trying again", "error", err)
 }
 
 // pause waits for a commit, for a while, or for the end.
@@ -163,7 +182,7 @@ func (s *Sequencer) take(ctx context.Context) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{edge: &edge{}, files: files{dir: s.cfg.Dir, changed: map[string]bool{}}, key: s.cfg.Key}
+	w := &writer{edge: &edge{}, files: files{dir: s.cfg.Dir, changed: map[string]bool{}}, key: s.cfg.Key, cosign: s.cfg.Cosign}
 	cp, err := log.Checkpoint()
 	if errors.Is(err, fs.ErrNotExist) {
 		return w, w.publish()

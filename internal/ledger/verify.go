@@ -12,6 +12,7 @@ import (
 	"github.com/transparency-dev/merkle/compact"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
+	"golang.org/x/mod/sumdb/note"
 
 	"remit"
 )
@@ -31,6 +32,7 @@ const (
 	ProblemRoot       ProblemKind = "root"       // all entries together do not give the signed root
 	ProblemRollback   ProblemKind = "rollback"   // a remembered checkpoint vouches for more entries than there are
 	ProblemRewritten  ProblemKind = "rewritten"  // a remembered checkpoint vouches for other entries
+	ProblemWitness    ProblemKind = "witness"    // too few witnesses cosigned the checkpoint
 	ProblemReceipt    ProblemKind = "receipt"    // a receipt is false, or its entry is not here
 )
 
@@ -49,12 +51,14 @@ type Gap struct {
 
 // Report is what Verify found.
 type Report struct {
-	Origin   string    `json:"origin"`
-	Size     uint64    `json:"size"`     // entries that the checkpoint vouches for, all of which were read
-	Root     []byte    `json:"root"`     // of the checkpoint
-	Receipts int       `json:"receipts"` // receipts that were compared
-	Problems []Problem `json:"problems,omitempty"`
-	Unlisted int       `json:"unlisted,omitempty"` // problems beyond the first hundred
+	Origin   string `json:"origin"`
+	Size     uint64 `json:"size"`     // entries that the checkpoint vouches for, all of which were read
+	Root     []byte `json:"root"`     // of the checkpoint
+	Receipts int    `json:"receipts"` // receipts that were compared
+	// Witnesses names those of the given witnesses that cosigned the checkpoint.
+	Witnesses []string  `json:"witnesses,omitempty"`
+	Problems  []Problem `json:"problems,omitempty"`
+	Unlisted  int       `json:"unlisted,omitempty"` // problems beyond the first hundred
 	// Unsequenced are entries that are durable, by the store or by a receipt, but not in the log that was verified.
 	Unsequenced *Gap `json:"unsequenced,omitempty"`
 	// Strays are files that belong to no log of this size. They prove and disprove nothing.
@@ -83,6 +87,9 @@ type VerifyOptions struct {
 	Remembered [][]byte
 	// Receipts that were handed out.
 	Receipts []remit.Receipt
+	// Witnesses are keys of witnesses, of which Quorum must have cosigned the checkpoint; 0 is none.
+	Witnesses []note.Verifier
+	Quorum    int
 	// Tail reads the store's entries, to name those that are not in the log yet.
 	Tail interface {
 		Entries(after uint64, limit int) ([]remit.Entry, error)
@@ -100,6 +107,7 @@ func (l *Log) Verify(ctx context.Context, opts VerifyOptions) (Report, error) {
 		return c.report, nil
 	}
 	c.cp, c.report.Size, c.report.Root = cp, cp.Size, cp.Root[:]
+	c.witnessed(opts)
 	c.remember(opts.Remembered)
 	c.expect(opts.Receipts)
 	if err := c.entries(ctx); err != nil {
@@ -131,6 +139,19 @@ type checker struct {
 	byEntries, byTiles *compact.Range // the tree as the entries make it, and as the lowest tiles say
 	differ             []uint64       // numbers of entries that differ from their tile
 	roots              [][32]byte     // of full bundles, for the tiles above
+}
+
+// witnessed counts the cosignatures of the given witnesses.
+func (c *checker) witnessed(opts VerifyOptions) {
+	for _, w := range opts.Witnesses {
+		if n, err := note.Open(c.cp.Note, note.VerifierList(w)); err == nil && len(n.Sigs) == 1 {
+			c.report.Witnesses = append(c.report.Witnesses, w.Name())
+		}
+	}
+	//remit:guard S34 TestWitnessedLog internal/server
+	if len(c.report.Witnesses) < opts.Quorum {
+		c.report.add(0, ProblemWitness, "%d of %d witnesses cosigned the checkpoint, %d are needed", len(c.report.Witnesses), len(opts.Witnesses), opts.Quorum)
+	}
 }
 
 // remember verifies the remembered checkpoints and finds a roll-back.

@@ -3,12 +3,15 @@
 package ledger
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
 	tlog "github.com/transparency-dev/formats/log"
 	"github.com/transparency-dev/tessera/api/layout"
+	"github.com/transparency-dev/tessera/client"
 	"golang.org/x/mod/sumdb/note"
 )
 
@@ -21,6 +24,7 @@ type writer struct {
 	published  uint64    // size of the published checkpoint
 	at         time.Time // when it was published
 	superseded []string  // folders of tiles that were not full and now are
+	cosign     func(context.Context, []byte, func(context.Context, uint64) ([][]byte, error)) ([]byte, error)
 }
 
 // fill writes the bundle and the tiles that are full, and begins the next.
@@ -79,6 +83,11 @@ func (w *writer) publish() error {
 	if err != nil {
 		return err
 	}
+	if w.cosign != nil && w.size > 0 {
+		if signed, err = w.cosign(context.Background(), signed, w.prove); err != nil {
+			return fmt.Errorf("%w: %w", errUnwitnessed, err)
+		}
+	}
 	if err := w.replace(layout.CheckpointPath, signed); err != nil {
 		return err
 	}
@@ -88,4 +97,14 @@ func (w *writer) publish() error {
 	}
 	w.superseded = w.superseded[:0]
 	return nil
+}
+
+// prove proves that the tree, as it was just written, extends what it was at a smaller size.
+func (w *writer) prove(ctx context.Context, from uint64) ([][]byte, error) {
+	files := client.FileFetcher{Root: w.dir}
+	builder, err := client.NewProofBuilder(ctx, w.size, files.ReadTile)
+	if err != nil {
+		return nil, err
+	}
+	return builder.ConsistencyProof(ctx, from, w.size)
 }

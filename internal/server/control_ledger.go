@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"remit"
 	"remit/internal/api"
@@ -138,6 +139,12 @@ func (s *Server) opWhy(_ context.Context, c admin.Call) (any, error) {
 	}
 	opened := e.Open()
 	out.Decision, out.Text, out.Erased, out.Sensitive = opened.Body, x.Text, opened.Erased, opened.Private
+	if len(opened.Erased) > 0 {
+		out.Text += "\nerased on record, so it cannot be judged again: " + strings.Join(opened.Erased, ", ")
+	}
+	if len(opened.Private) > 0 {
+		out.Text += "\nsensitive, not shown: " + strings.Join(opened.Private, ", ")
+	}
 	var under *remit.Decision
 	if p, ok := s.parent(d.Under); d.Under != "" && ok {
 		under = &p

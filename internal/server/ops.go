@@ -56,6 +56,8 @@ func (s *Server) ops() []admin.Op {
 		{Pattern: "GET /v1/ledger", Name: "ledger.list", Role: "auditor", Do: s.opEntries},
 		{Pattern: "GET /v1/ledger/{seq}", Name: "ledger.show", Role: "auditor", Do: s.opEntry},
 		{Pattern: "GET /v1/ledger/{seq}/proof", Name: "ledger.prove", Role: "auditor", Do: s.opProve},
+		{Pattern: "POST /v1/ledger/{seq}/check", Name: "ledger.check", Role: "auditor", Writes: true, Do: s.opCheck},
+		{Pattern: "POST /v1/ledger/erase", Name: "ledger.erase", Role: "admin", Writes: true, Do: s.opErase},
 		{Pattern: "GET /v1/why/{id}", Name: "why", Do: s.opWhy},
 	}
 }

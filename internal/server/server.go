@@ -146,15 +146,18 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 }
 
 func (s *Server) openState(onCommit func(uint64)) (err error) {
-	if s.key, err = ledger.LoadKey(s.path(fileLedgerKey)); err != nil {
-		return err
-	}
 	cipher, err := openStateKey(s.path(fileStateKey))
 	if err != nil {
 		return err
 	}
-	s.store, err = store.Open(store.Config{Path: s.path(fileState), Sign: s.key.SignBatch, Cipher: cipher, Now: s.now, OnCommit: onCommit})
+	s.store, err = store.Open(store.Config{Path: s.path(fileState), Cipher: cipher, Now: s.now, OnCommit: onCommit,
+		Sign: func(first, size uint64, root [32]byte) (string, []byte, error) {
+			return s.key.SignBatch(first, size, root)
+		}})
 	if err != nil {
+		return err
+	}
+	if s.key, err = loadLedgerKey(s.cfg.Data); err != nil { // under the store's lock: no rotation is under way
 		return err
 	}
 	if s.ledger, err = ledger.OpenLog(s.path(dirLedger), s.key.Public()); err != nil {
@@ -228,7 +231,11 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	if err != nil {
 		return errors.Join(err, https.Close(), sock.Close())
 	}
-	sequencer, err := ledger.NewSequencer(ledger.SequencerConfig{Dir: s.path(dirLedger), Source: s.store, Key: s.key, Log: s.log})
+	cosign, err := s.cosigners()
+	if err != nil {
+		return errors.Join(err, https.Close(), sock.Close())
+	}
+	sequencer, err := ledger.NewSequencer(ledger.SequencerConfig{Dir: s.path(dirLedger), Source: s.store, Key: s.key, Cosign: cosign, Log: s.log})
 	if err != nil {
 		return errors.Join(err, https.Close(), sock.Close())
 	}
