@@ -46,6 +46,11 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
+			examples, err := filepath.Abs("../../examples")
+			if err != nil {
+				return err
+			}
+			e.Setenv("EXAMPLES", examples)
 			port, err := freePort()
 			e.Setenv("HTTPS", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 			e.Setenv("UID", strconv.Itoa(os.Getuid()))
