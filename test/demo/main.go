@@ -20,6 +20,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == holdCommand {
+		os.Exit(hold(os.Args[2:]))
+	}
 	var p parts
 	flag.StringVar(&p.remit, "remit", "bin/remit", "the remit binary")
 	flag.StringVar(&p.apiserver, "apiserver", "bin/kube-apiserver", "the API server of test/kubernetes; unused with CLUSTER=own")

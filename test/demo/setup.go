@@ -82,7 +82,11 @@ func (s *story) copyBinaries(context.Context) error {
 	if err := os.Mkdir(s.path("bin"), 0o755); err != nil {
 		return err
 	}
-	for to, from := range map[string]string{"remit": s.parts.remit, "kubectl": s.parts.kubectl} {
+	own, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	for to, from := range map[string]string{"remit": s.parts.remit, "kubectl": s.parts.kubectl, "agent": own} {
 		found, err := exec.LookPath(from)
 		if err != nil {
 			return err
@@ -220,11 +224,12 @@ func (s *story) writeFiles(context.Context) error {
 	}
 	kubectl, err1 := digestOf(s.path("bin", "kubectl"))
 	self, err2 := digestOf(s.path("bin", "remit"))
-	if err := errors.Join(err1, err2); err != nil {
+	holds, err3 := digestOf(s.path("bin", "agent"))
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
 	files := map[string]string{
-		"agents.yaml":   fmt.Sprintf(agentFile, kubectl, self, uid),
+		"agents.yaml":   fmt.Sprintf(agentFile, kubectl, self, holds, uid),
 		"workflow.yaml": fmt.Sprintf(workflowFile, s.namespace),
 		"target.yaml":   fmt.Sprintf(targetFile, s.path("broker.kubeconfig"), s.namespace, s.webhook()),
 		"evidence.yaml": fmt.Sprintf(sourceFile, s.path("scanner.pub")),
@@ -250,8 +255,8 @@ name: deploy
 owner: platform team
 launch:
   by: [operator/ci]
-  commands: [%s, %s]  # kubectl, remit
-  inherit: true       # kubectl starts the credential plugin
+  commands: [%s, %s, %s]  # kubectl, remit, and this program, as an agent that works on
+  inherit: true  # kubectl starts the credential plugin
 %s`
 
 const workflowFile = `kind: Workflow

@@ -122,7 +122,7 @@ func (s *story) executed(ctx context.Context) error {
 // ends holds a short credential over its end and sees it die.
 func (s *story) ends(ctx context.Context) error {
 	s.ask("a credential for 6 seconds")
-	token, err := s.token(ctx, "--ttl", "6s")
+	token, err := s.token("--ttl", "6s")
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func (s *story) ends(ctx context.Context) error {
 	}
 	s.told("works, and is dead %s", fmt.Sprintf("%.1f s after it was granted", dead.Sub(granted).Seconds()), 0)
 	s.ask("remit run finish while a credential is live")
-	if token, err = s.token(ctx); err != nil {
+	if token, err = s.token(); err != nil {
 		return err
 	}
 	if ok, err := s.usable(ctx, token); err != nil || !ok {
@@ -158,7 +158,7 @@ func (s *story) suspended(ctx context.Context) error {
 	if err := s.startRun(ctx); err != nil {
 		return err
 	}
-	token, err := s.token(ctx)
+	token, err := s.token()
 	if err != nil {
 		return err
 	}
@@ -274,13 +274,9 @@ func (s *story) expectDenied(ctx context.Context, r result, code string) error {
 }
 
 // token gets a credential as the agent and returns the bare token, which no agent would show around.
-func (s *story) token(ctx context.Context, more ...string) (string, error) {
+func (s *story) token(more ...string) (string, error) {
 	args := append([]string{s.path("bin", "remit"), "credential", "token", "--for", "apply"}, more...)
-	r := s.asAgent(ctx, args...)
-	if r.code != 0 {
-		return "", fmt.Errorf("no credential: %s", r)
-	}
-	return strings.TrimSpace(r.out), nil
+	return s.holdAsAgent(args...)
 }
 
 // usable asks the API server for the granted deployment with the token, over a kept connection.

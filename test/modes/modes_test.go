@@ -3,11 +3,13 @@
 package modes_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -221,15 +223,30 @@ func (w *world) kills(t *testing.T, token string, args ...string) {
 	}
 }
 
-// token gets a bare token as the agent, which no agent would show around, and sees it work.
+// token gets a bare token as the agent, which no agent would show around, and sees it work. A lease ends with its launch, so the
+// process that asked stays until the test is over.
 func (w *world) token(t *testing.T, more ...string) (string, time.Time) {
 	t.Helper()
-	r := w.agent(t, append([]string{shared.remit, "credential", "token", "--for", "apply"}, more...)...)
-	if r.code != 0 {
-		t.Fatal(r)
+	argv := append([]string{"--dir", w.home, "exec", "--run", w.run, "--as", "agent/deploy", "--for", "apply", "--",
+		shared.self, holdCommand, shared.remit, "credential", "token", "--for", "apply"}, more...)
+	cmd := exec.Command(shared.remit, argv...)
+	cmd.Stderr, cmd.WaitDelay = os.Stderr, 5*time.Second
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = in.Close()
+		over := time.AfterFunc(15*time.Second, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait()
+		over.Stop()
+	})
+	token, err := bufio.NewReader(out).ReadString('\n')
+	if token = strings.TrimSpace(token); err != nil || token == "" {
+		t.Fatalf("no token: %v", err)
 	}
 	granted := time.Now()
-	token := strings.TrimSpace(r.out)
 	if got := w.get(t, token); got != http.StatusOK {
 		t.Fatalf("the fresh credential does not work: %d", got)
 	}

@@ -5,8 +5,10 @@ package modes_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,6 +34,21 @@ func fetchJWTSVID(audience string) int {
 		return 1
 	}
 	fmt.Println(svid.Marshal())
+	return 0
+}
+
+const holdCommand = "hold"
+
+// hold is what this binary does when it is launched as an agent that works on with what it got: it runs a command, passes on
+// what that prints, and stays until its input ends.
+func hold(argv []string) int {
+	cmd := exec.Command(argv[0], argv[1:]...) //nolint:gosec // the test's own command
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
 	return 0
 }
 

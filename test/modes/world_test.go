@@ -65,6 +65,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == fetchCommand {
 		os.Exit(fetchJWTSVID(os.Args[2]))
 	}
+	if len(os.Args) > 3 && os.Args[1] == holdCommand {
+		os.Exit(hold(os.Args[2:]))
+	}
 	code := m.Run()
 	if shared.registry != nil {
 		shared.registry.Close()

@@ -77,6 +77,17 @@ func MustFail(t *testing.T, start func(t *testing.T) Live) {
 	}
 }
 
+// BlindMustFail runs the suite's trials against a driver whose trials see nothing, and fails t unless that is noticed.
+func BlindMustFail(t *testing.T, start func(t *testing.T) Live) {
+	t.Helper()
+	err := trialsNotice(t.Context(), start(t))
+	if err == nil || errors.Is(err, errNotApplicable) {
+		t.Errorf("trials that see nothing passed: %v", err)
+		return
+	}
+	t.Logf("noticed: %v", err)
+}
+
 var errNotApplicable = errors.New("not applicable to this driver")
 
 // settle tries until f returns nil: a target may need a moment to see what was just made.
@@ -270,11 +281,22 @@ func listShows(ctx context.Context, v Live) error {
 	return err
 }
 
-// trialsShow tries a lease before and after its act, since an object that stands is tried otherwise than a new one.
-func trialsShow(ctx context.Context, v Live) error {
+func proberOf(v Live) (credential.Prober, error) {
 	prober, ok := v.Driver.(credential.Prober)
 	if !ok {
-		return errNotApplicable
+		return nil, errNotApplicable
+	}
+	if v.Widen == nil || v.Snapshot == nil {
+		return nil, errors.New("a driver with trials needs Widen and Snapshot")
+	}
+	return prober, nil
+}
+
+// trialsShow tries a lease before and after its act, since an object that stands is tried otherwise than a new one.
+func trialsShow(ctx context.Context, v Live) error {
+	prober, err := proberOf(v)
+	if err != nil {
+		return err
 	}
 	l := v.Lease()
 	c, err := v.Driver.Mint(ctx, l)
@@ -319,9 +341,9 @@ func trialsShow(ctx context.Context, v Live) error {
 // trialsNotice is what the trials are for: a holder who can do more than the lease says is found out, and a dead credential,
 // which is refused everything, proves nothing.
 func trialsNotice(ctx context.Context, v Live) error {
-	prober, ok := v.Driver.(credential.Prober)
-	if !ok {
-		return errNotApplicable
+	prober, err := proberOf(v)
+	if err != nil {
+		return err
 	}
 	l, c, err := mintAndAct(ctx, v)
 	if err != nil {

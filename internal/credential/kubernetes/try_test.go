@@ -3,6 +3,7 @@
 package kubernetes_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -10,7 +11,21 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"remit"
+	"remit/internal/credential"
+	"remit/internal/credential/credentialtest"
+	"remit/internal/credential/kubernetes"
 )
+
+// blind is a driver whose trials see nothing.
+type blind struct{ *kubernetes.Driver }
+
+func (blind) Try(context.Context, remit.Lease, remit.Credential) ([]remit.Trial, error) {
+	return []remit.Trial{{Act: "apply", Granted: true, Outcome: remit.TrialPassed}, {Act: "read secrets", Outcome: remit.TrialRefused}}, nil
+}
+
+func TestSuiteNoticesBlindTrials(t *testing.T) {
+	credentialtest.BlindMustFail(t, live(func(d credential.Driver) credential.Driver { return blind{d.(*kubernetes.Driver)} }))
+}
 
 // Every action's lease is tried; whatever the API server answers that is neither yes nor no is shown, so that a trial whose
 // request is malformed does not hide as not tried.
