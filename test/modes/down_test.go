@@ -80,6 +80,7 @@ func (w *world) remembers(t *testing.T) {
 func TestSweeper(t *testing.T) {
 	w := newWorld(t, option{mode: "serviceaccount"})
 	w.allowed(t)
+	longer, _ := w.token(t)
 	token, granted := w.token(t, "--ttl", "6s")
 	w.served.end(os.Kill)
 	time.Sleep(time.Until(granted.Add(8 * time.Second)))
@@ -91,6 +92,9 @@ func TestSweeper(t *testing.T) {
 	out := w.guide(t, "sweep")
 	took := time.Since(began)
 	dead := w.untilDead(t, token, 5*time.Second)
+	if got := w.get(t, longer); got != http.StatusOK {
+		t.Errorf("a lease that lives on gets %d after the sweep", got)
+	}
 	t.Logf("remit sweep said %q after %.0f ms; first refused request %.0f ms after it began", strings.TrimSpace(out), took.Seconds()*1e3, dead.Sub(began).Seconds()*1e3)
 	for in, kinds := range map[string]string{nsTarget: "roles,rolebindings", "remit-leases": "serviceaccounts"} {
 		ends := w.admin(t, "-n", in, "get", kinds, "-l", "remit.internal/installation=main1", "-o", `jsonpath={.items[*].metadata.labels.remit\.internal/expires}`)

@@ -92,7 +92,7 @@ func (d *Driver) TryEnded(ctx context.Context, l remit.Lease, c remit.Credential
 		status, words, err := p.send(ctx, p.read())
 		switch {
 		case status == http.StatusForbidden || status == http.StatusUnauthorized:
-			t.Outcome, t.Detail = remit.TrialRefused, fmt.Sprintf("after %d ms: %s", time.Since(began).Milliseconds(), words)
+			t.Outcome, t.Detail = remit.TrialRefused, fmt.Sprintf("after %d ms: %s", time.Since(began).Milliseconds(), message(words))
 			return t
 		case ctx.Err() != nil:
 			t.Detail = "still not refused after " + time.Since(began).Round(time.Millisecond).String()
