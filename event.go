@@ -17,8 +17,9 @@ const (
 	EventRunStage       EventKind = "run.stage"
 	EventRunEnded       EventKind = "run.ended"
 	EventDecision       EventKind = "decision"
-	EventGrant          EventKind = "grant"          // issued, pending
-	EventVerified       EventKind = "grant.verified" // its limits were tried with a twin
+	EventFolded         EventKind = "decision.folded" // how many more denials were answered with recorded ones (S35)
+	EventGrant          EventKind = "grant"           // issued, pending
+	EventVerified       EventKind = "grant.verified"  // its limits were tried with a twin
 	EventLeaseActive    EventKind = "lease.active"
 	EventLeaseFailed    EventKind = "lease.failed"
 	EventLeaseRevoking  EventKind = "lease.revoking"

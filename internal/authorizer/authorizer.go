@@ -23,6 +23,7 @@ type Config struct {
 	Record   Record
 	Broker   Broker
 	Acts     Acts
+	Fold     *Fold // repeated denials; nil folds none
 }
 
 // Policy is one immutable revision of workflows and organisation rules.
@@ -83,8 +84,7 @@ func New(cfg Config) (*Authorizer, error) {
 // Decide answers req. A denial is an answer; the error means that the answer could not be recorded and so there is none.
 func (a *Authorizer) Decide(ctx context.Context, req *remit.Request) (remit.Decision, error) {
 	w := a.weigh(ctx, req)
-	err := a.record(ctx, &w, remit.Change{})
-	return w.decision, err
+	return a.answer(ctx, &w)
 }
 
 // Grant answers req and, when the answer is Allow, returns a live credential for exactly what was decided.
@@ -94,12 +94,12 @@ func (a *Authorizer) Grant(ctx context.Context, req *remit.Request) (remit.Decis
 	}
 	w := a.weigh(ctx, req)
 	if w.decision.Effect != remit.Allow {
-		return none(w.decision, a.record(ctx, &w, remit.Change{}))
+		return none(a.answer(ctx, &w))
 	}
 	grant, lease, err := a.cfg.Broker.Prepare(ctx, &w.decision, req, &w.run)
 	if err != nil {
 		w.deny(remit.Reason{Code: remit.ReasonTarget, Of: "target " + req.Target, Got: err.Error()})
-		return none(w.decision, a.record(ctx, &w, remit.Change{}))
+		return none(a.answer(ctx, &w))
 	}
 	seal := w.seal()
 	grant.Sensitive = len(seal.Texts) > 0
