@@ -7,8 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"remit"
@@ -166,26 +166,26 @@ func TestVaryingFloodFolds(t *testing.T) {
 // get no answer.
 func TestFoldOfAFailedRecord(t *testing.T) {
 	l := folding(t)
-	full := errors.New("disk full")
-	writing, fail := make(chan struct{}, 100), make(chan struct{})
-	broken := &fullDisk{line: l, writing: writing, fail: fail, err: full}
+	broken := &fullDisk{line: l, err: errors.New("disk full")}
 	var err error
 	l.auth, err = authorizer.New(authorizer.Config{Policy: func() authorizer.Policy { return l }, State: l.store, Evidence: l, Record: broken,
 		Broker: l, Acts: l.store, Fold: &authorizer.Fold{Window: 10 * time.Second}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			if d, err := l.auth.Decide(context.Background(), l.request()); err == nil || d.Receipt != nil {
-				t.Errorf("answered %+v, and nothing is on record", d)
-			}
-		})
-	}
-	<-writing
-	close(fail)
-	wg.Wait()
+	synctest.Test(t, func(t *testing.T) {
+		broken.fail = make(chan struct{})
+		for range 8 {
+			go func() {
+				if d, err := l.auth.Decide(context.Background(), l.request()); err == nil || d.Receipt != nil {
+					t.Errorf("answered %+v, and nothing is on record", d)
+				}
+			}()
+		}
+		synctest.Wait() // one writes, and the others wait for it
+		close(broken.fail)
+		synctest.Wait()
+	})
 	if n := len(l.ledger(t, remit.EventDecision)); n != 0 {
 		t.Fatalf("%d decisions on record", n)
 	}
@@ -199,14 +199,12 @@ func TestFoldOfAFailedRecord(t *testing.T) {
 // fullDisk is a store whose disk is full until err is nil.
 type fullDisk struct {
 	*line
-	writing chan struct{}
-	fail    chan struct{}
-	err     error
+	fail chan struct{}
+	err  error
 }
 
 func (f *fullDisk) Commit(ctx context.Context, c remit.Change) (remit.Receipt, error) {
 	if f.err != nil {
-		f.writing <- struct{}{}
 		<-f.fail
 		return remit.Receipt{}, f.err
 	}

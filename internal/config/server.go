@@ -38,6 +38,7 @@ type ServerConfig struct {
 	Ceiling     CeilingConfig // what bounds them
 	Witnesses   []Witness     // who cosigns the ledger's checkpoints
 	Quorum      int           // of them; 0 is all
+	Quotas      Quotas        // what each principal may ask (S35)
 }
 
 // Witness is who cosigns the ledger's checkpoints.
@@ -71,6 +72,7 @@ type serverFile struct {
 	GrantIssuer issuerFile     `yaml:"grant_issuer" doc:"The issuer of grant tokens, which targets trust. Never the issuer of JWT-SVIDs."`
 	Attest      serverAttest   `yaml:"attest" doc:"Attestation of processes on this host."`
 	Registry    registryFile   `yaml:"registry" doc:"How image tags are resolved to digests."`
+	Quotas      quotasFile     `yaml:"quotas" doc:"What each principal may ask. What is beyond is refused before it is decided, and not recorded."`
 	Authors     *authorsFile   `yaml:"authors" doc:"Who signs the declarations. Left out: they are not signed."`
 	Witnesses   *witnessesFile `yaml:"witnesses" doc:"Who cosigns the ledger's checkpoints (C2SP tlog-witness). Left out: nobody."`
 	Ceiling     *ceilingsFile  `yaml:"ceiling" doc:"What bounds the declarations. Left out: what the directory ceiling holds, unsigned."`
@@ -177,6 +179,7 @@ func (f *serverFile) config(name, dir string, out *problems) *ServerConfig {
 	if s.Admin == s.Workload {
 		out.add(name, f.Sockets.Admin.line, "sockets: admin and workload are one path: agents would reach the management; choose two")
 	}
+	s.Quotas = f.Quotas.config(name, out)
 	f.listen(s, name, out)
 	f.operators(s, name, out)
 	f.authors(s, name, dir, out)

@@ -84,9 +84,46 @@ func TestSpeaks(t *testing.T) {
 	}
 }
 
+// TestByteQuota: bodies have a budget of their own, which always holds one of the largest.
+func TestByteQuota(t *testing.T) {
+	now := time.Now()
+	q := gateway.NewQuota(gateway.Limits{Rate: 1000, Burst: 1000, Concurrent: 1000, Bytes: 1000})
+	enter := func(key string, bytes int, at time.Time) bool {
+		_, ok := q.Enter(key, bytes, at)
+		return ok
+	}
+	if !enter("x", gateway.MaxBody, now) {
+		t.Error("one largest body was refused")
+	}
+	if enter("x", 1, now) {
+		t.Error("more bytes than the budget")
+	}
+	if !enter("x", 0, now) || !enter("y", gateway.MaxBody, now) {
+		t.Error("an empty body, or another principal, pays for it")
+	}
+	if enter("x", 2000, now.Add(time.Second)) || !enter("x", 900, now.Add(time.Second)) {
+		t.Error("after a second there are a thousand bytes")
+	}
+}
+
+// TestBrake: what was refused waits, but not longer than its caller, and not without end.
+func TestBrake(t *testing.T) {
+	q := gateway.NewQuota(gateway.Limits{Rate: 1, Burst: 1, Concurrent: 1})
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	q.Brake(gone)
+	began := time.Now()
+	q.Brake(context.Background())
+	if took := time.Since(began); took < 50*time.Millisecond {
+		t.Errorf("waited %s", took)
+	}
+	var none *gateway.Quota
+	none.Brake(context.Background())
+}
+
 func TestQuota(t *testing.T) {
 	now := time.Now()
-	q := gateway.NewQuota(10, 3, 2)
+	q := gateway.NewQuota(gateway.Limits{Rate: 10, Burst: 3, Concurrent: 2})
 	enter := func(key string, bytes int, at time.Time) *gateway.Account {
 		a, ok := q.Enter(key, bytes, at)
 		if !ok {
@@ -119,9 +156,6 @@ func TestQuota(t *testing.T) {
 	}
 	if enter("x", 0, now) != nil {
 		t.Error("a clock that came back gave more")
-	}
-	if enter("x", 64<<10, now.Add(time.Hour)) != nil {
-		t.Error("a large body costs no more than a small one")
 	}
 	if c := enter("x", 0, now.Add(time.Hour)); c == nil || c.More(5, now.Add(time.Hour)) || !c.More(2, now.Add(time.Hour)) {
 		t.Error("More")

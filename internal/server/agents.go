@@ -22,14 +22,11 @@ import (
 // What agents may do with runs over HTTPS, each with its own SVID: the admin socket is for persons. The workflow decides who
 // may start a run, leave a stage and finish.
 func (s *Server) agentRoutes(mux *http.ServeMux) {
-	quota := gateway.NewQuota(runRate, runBurst, runConcurrent)
+	quota := gateway.NewQuota(limitsOf(s.cfg.Quotas.Runs))
 	mux.HandleFunc("POST /v1/runs", s.asAgent("run.start", quota, s.agentStarts))
 	mux.HandleFunc("POST /v1/runs/{id}/advance", s.asAgent("run.advance", quota, s.agentAdvances))
 	mux.HandleFunc("POST /v1/runs/{id}/finish", s.asAgent("run.finish", quota, s.agentFinishes))
 }
-
-// What one agent may do with runs, a second, at once, and concurrently (S9, S35).
-const runRate, runBurst, runConcurrent = 5, 200, 8
 
 // asAgent verifies the caller, lets do act as it, and writes the answer or the error. What changes a run is recorded with the
 // change; a refusal is recorded here.
@@ -45,6 +42,7 @@ func (s *Server) asAgent(op string, quota *gateway.Quota, do func(*http.Request,
 		account, ok := quota.Enter(string(by.Name), 0, s.now())
 		//remit:guard S35 TestAgentCallsAreBounded
 		if !ok {
+			quota.Brake(r.Context())
 			s.writeAgentError(w, r, &remit.Error{Code: remit.CodeExhausted, Msg: "more calls than this agent's quota", Hint: "ask again in a second"})
 			return
 		}

@@ -473,7 +473,7 @@ func TestAgentCallsAreBounded(t *testing.T) {
 		t.Errorf("%d refusals are on record", n)
 	}
 	limited := false
-	for range 2 * runBurst {
+	for range 2 * f.srv.cfg.Quotas.Runs.Burst {
 		limited = limited || start() == http.StatusTooManyRequests
 	}
 	if !limited {

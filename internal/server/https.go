@@ -14,21 +14,20 @@ import (
 	"time"
 
 	"remit"
+	"remit/internal/config"
 	"remit/internal/gateway"
 	"remit/internal/gateway/authzen"
 	"remit/internal/gateway/token"
 )
 
-// Quotas before the line (S35): what one principal may ask a second, at once, and concurrently. An agent acts at human or
-// build speed; an enforcement point speaks for many.
-const (
-	agentRate, agentBurst, agentConcurrent = 2000, 4000, 256
-	pointRate, pointBurst, pointConcurrent = 50000, 100000, 4096
-)
+// limitsOf are the quotas before the line (S35), as remit.yaml states them.
+func limitsOf(q config.Quota) gateway.Limits {
+	return gateway.Limits{Rate: float64(q.Rate), Burst: float64(q.Burst), Concurrent: int(q.Concurrent), Bytes: float64(q.Bytes)}
+}
 
 // httpsHandler is everything that is served on the HTTPS address.
 func (s *Server) httpsHandler() (http.Handler, error) {
-	agents := gateway.NewQuota(agentRate, agentBurst, agentConcurrent)
+	agents := gateway.NewQuota(limitsOf(s.cfg.Quotas.Agents))
 	base := s.baseURL()
 	tokens, err := token.New(token.Config{Issuer: base, TrustDomain: s.td.Name(), Line: line{s}, Authenticator: s.auth, RunTokens: s,
 		Directory: s.registry, Grants: grants{s}, Location: s.location, Actions: s.actions, Quota: agents, Log: s.log, Now: s.now})
@@ -36,7 +35,7 @@ func (s *Server) httpsHandler() (http.Handler, error) {
 		return nil, err
 	}
 	pdp, err := authzen.New(authzen.Config{Base: base, Line: line{s}, Authenticator: s.auth, RunTokens: s, Directory: s.registry, Agents: agents,
-		Points: gateway.NewQuota(pointRate, pointBurst, pointConcurrent), Log: s.log, Now: s.now})
+		Points: gateway.NewQuota(limitsOf(s.cfg.Quotas.Points)), Log: s.log, Now: s.now})
 	if err != nil {
 		return nil, err
 	}

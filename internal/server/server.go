@@ -175,7 +175,8 @@ func (s *Server) buildLine() (err error) {
 		return err
 	}
 	s.authorizer, err = authorizer.New(authorizer.Config{Policy: func() authorizer.Policy { return s.rev.Load().plan }, State: s.store,
-		Evidence: collector{s}, Record: s.store, Broker: s.broker, Acts: s.store})
+		Evidence: collector{s}, Record: s.store, Broker: s.broker, Acts: s.store,
+		Fold: &authorizer.Fold{Window: s.cfg.Quotas.Fold}})
 	return err
 }
 
@@ -260,6 +261,7 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	case <-back.ctx.Done(): // the ledger cannot go on: nor can we
 	}
 	err = front.stop()
+	s.recordFolded(back.ctx, true)
 	s.drain(back.ctx)
 	return errors.Join(err, back.stop())
 }
@@ -289,7 +291,15 @@ func (s *Server) janitor(ctx context.Context) error {
 			s.expireRuns(ctx)
 			s.endDeadLaunches(ctx)
 			s.recordSuspensions(ctx)
+			s.recordFolded(ctx, false)
 		}
+	}
+}
+
+// recordFolded writes down how many repeated denials were answered with recorded ones.
+func (s *Server) recordFolded(ctx context.Context, all bool) {
+	if err := s.authorizer.Flush(ctx, s.now(), all); err != nil && ctx.Err() == nil {
+		s.log.Error("a count of repeated denials is not on record; the denials are", "err", err)
 	}
 }
 

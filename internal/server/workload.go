@@ -19,7 +19,7 @@ const issueRate, issueBurst = 200, 50000
 
 // newWorkloadAPI builds the Workload API; what it issues is on record before it leaves (S8).
 func (s *Server) newWorkloadAPI(i *identities) (*workloadapi.Server, error) {
-	quota := gateway.NewQuota(issueRate, issueBurst, math.MaxInt)
+	quota := gateway.NewQuota(gateway.Limits{Rate: issueRate, Burst: issueBurst, Concurrent: math.MaxInt})
 	return workloadapi.New(workloadapi.Config{
 		Authority: i.authority, Registry: s.registry, OwnAudience: s.baseURL(), AllowOwnUID: s.cfg.AllowOwnUID,
 		Operator: func(uid uint32) bool { _, _, ok := s.person(uid); return ok }, Log: s.log, Now: s.now,

@@ -188,6 +188,7 @@ func (h *Handler) admit(a *asking, r *http.Request, buf *[]byte) error {
 	var ok bool
 	//remit:guard S35 TestQuota
 	if a.account, ok = quota.Enter(string(a.caller.name), size, a.at); !ok {
+		quota.Brake(r.Context())
 		return errQuota()
 	}
 	if *buf, err = readBody(r, (*buf)[:0]); err != nil {

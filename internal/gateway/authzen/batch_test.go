@@ -155,8 +155,8 @@ func TestQuota(t *testing.T) {
 	now := time.Now()
 	f := newFixture(t, allow, func(c *authzen.Config) {
 		c.Now = func() time.Time { return now }
-		c.Points = gateway.NewQuota(1, 5, 2)
-		c.Agents = gateway.NewQuota(1, 1, 1)
+		c.Points = gateway.NewQuota(gateway.Limits{Rate: 1, Burst: 5, Concurrent: 2})
+		c.Agents = gateway.NewQuota(gateway.Limits{Rate: 1, Burst: 1, Concurrent: 1})
 	})
 	items := func(n int) string {
 		return `{` + defaults + `,"evaluations":[` + targets(strings.Split(strings.Repeat("0 ", n-1)+"0", " ")...) + `]}`

@@ -193,6 +193,7 @@ func (h *Handler) token(ctx context.Context, c *call) ([]byte, error) {
 	account, ok := h.cfg.Quota.Enter(key, c.form.size, c.at)
 	//remit:guard S35 TestQuota
 	if !ok {
+		h.cfg.Quota.Brake(ctx)
 		return nil, &problem{status: http.StatusBadRequest, code: slowDown, text: "more requests than this agent's quota", retry: true}
 	}
 	defer account.Leave()

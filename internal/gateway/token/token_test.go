@@ -372,7 +372,7 @@ func TestNoSecretIsLogged(t *testing.T) {
 func TestQuota(t *testing.T) {
 	now := time.Now()
 	f := newFixture(t, narrowed, func(c *token.Config) {
-		c.Quota = gateway.NewQuota(1, 1, 1)
+		c.Quota = gateway.NewQuota(gateway.Limits{Rate: 1, Burst: 1, Concurrent: 1})
 		c.Now = func() time.Time { return now }
 	})
 	read(t, f.post("/agent/deploy", "/oauth2/token", form().Encode()))
