@@ -11,7 +11,7 @@ ifdef SHORT
 SHORTFLAG  := -short
 endif
 
-.PHONY: build test test-guards attack lint demo bench fuzz quickstart clean apiserver
+.PHONY: build test test-guards attack lint vuln demo bench fuzz quickstart clean apiserver
 
 build: $(BIN)/remit
 
@@ -50,6 +50,13 @@ lint: $(BIN)/staticcheck
 	$(GO) vet ./...
 	$(BIN)/staticcheck ./...
 
+# Known vulnerabilities; "not run" where no database is reachable.
+vuln: $(BIN)/govulncheck
+	@.ci/vuln $(BIN)/govulncheck
+
+$(BIN)/govulncheck: test/tools/go.mod
+	$(GO) -C test/tools build -o $(abspath $@) golang.org/x/vuln/cmd/govulncheck
+
 $(BIN)/staticcheck: test/tools/go.mod
 	$(GO) -C test/tools build -o $(abspath $@) honnef.co/go/tools/cmd/staticcheck
 
@@ -67,12 +74,13 @@ quickstart: $(BIN)/remit
 clean:
 	rm -rf $(BIN)
 
-# Every fuzz target for FUZZTIME each.
-FUZZTIME ?= 10s
+# Every fuzz target for FUZZTIME each; FUZZFLAGS='-parallel=1' is kind to a machine that does other things, too.
+FUZZTIME  ?= 10s
+FUZZFLAGS ?=
 fuzz:
 	@set -e; for pkg in $$($(GO) list ./...); do dir=$${pkg#remit}; dir=.$${dir}; \
 	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9]+' $$dir/*_test.go 2>/dev/null | sed 's/func //'); do \
-	    echo "== $$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x; done; done
+	    echo "== $$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $(FUZZFLAGS); done; done
 
 # Peers and judges that tests and benchmarks run beside us.
 $(BIN)/opa: test/peers/go.mod
