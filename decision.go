@@ -60,6 +60,7 @@ const (
 	ReasonSuperseded       ReasonCode = "evidence_superseded"
 	ReasonEvidenceSource   ReasonCode = "evidence_unavailable" // the source did not answer in time
 	ReasonApproval         ReasonCode = "approval_needed"
+	ReasonHoldExpired      ReasonCode = "hold_expired" // nobody answered in time
 	ReasonRule             ReasonCode = "organisation_rule"
 	ReasonLevel            ReasonCode = "attestation_level"
 	ReasonConflict         ReasonCode = "state_changed" // S11

@@ -71,7 +71,10 @@ type Broker interface {
 }
 
 // Authorizer is the line. It is safe for concurrent use.
-type Authorizer struct{ cfg Config }
+type Authorizer struct {
+	cfg   Config
+	holds holds
+}
 
 // New checks that every part is there.
 func New(cfg Config) (*Authorizer, error) {
@@ -227,6 +230,7 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	filled := *req // sources compare their fact with the arguments that are decided on
 	filled.Args = m.Args
 	w.judge(ctx, req, a.cfg.Evidence.Collect(ctx, m.Needs, &filled))
+	a.holds.expire(&w)
 	return w
 }
 

@@ -15,7 +15,7 @@ import (
 // An allow carries what the enforcement point has to keep: obligations, limits and how many seconds it holds. A hold is a
 // denial with access_request, as the Access Request and Approval profile has it: the decision can be asked for again until
 // expires_at, and its id stands for it.
-func appendDecision(b []byte, d *remit.Decision, heldFor time.Duration) []byte {
+func appendDecision(b []byte, d *remit.Decision) []byte {
 	allow := d.Effect == remit.Allow
 	b = strconv.AppendBool(append(b, `{"decision":`...), allow)
 	b = append(append(append(b, `,"context":{"decision_id":"`...), d.ID...), '"')
@@ -30,7 +30,7 @@ func appendDecision(b []byte, d *remit.Decision, heldFor time.Duration) []byte {
 	if d.Effect == remit.Hold {
 		b = append(append(append(b, `,"evaluation_id":"`...), d.ID...), '"')
 		b = appendTime(append(b, `,"evaluated_at":"`...), d.At)
-		b = appendTime(append(b, `","access_request":{"expires_at":"`...), d.At.Add(heldFor))
+		b = appendTime(append(b, `","access_request":{"expires_at":"`...), d.Until)
 		b = append(b, `"}`...)
 	}
 	if d.Receipt != nil {

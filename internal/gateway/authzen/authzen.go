@@ -51,7 +51,6 @@ type Config struct {
 	Agents        *gateway.Quota   // per agent; nil: unbounded
 	Points        *gateway.Quota   // per enforcement point; nil: unbounded
 	Timeout       time.Duration    // of one request; default 10 s
-	HeldFor       time.Duration    // how long an answer "hold" is said to stand; default 15 min
 	Log           *slog.Logger     // faults, for operators; default slog.Default()
 	Now           func() time.Time // default time.Now
 }
@@ -76,9 +75,6 @@ func New(cfg Config) (*Handler, error) {
 	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 10 * time.Second
-	}
-	if cfg.HeldFor == 0 {
-		cfg.HeldFor = 15 * time.Minute
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()

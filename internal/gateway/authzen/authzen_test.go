@@ -194,11 +194,11 @@ func TestDenialIsAnAnswer(t *testing.T) {
 func TestHoldIsADenialWithAccessRequest(t *testing.T) {
 	at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	f := newFixture(t, func(*remit.Request) (remit.Decision, error) {
-		return remit.Decision{Effect: remit.Hold, Reasons: []remit.Reason{{Code: remit.ReasonApproval}}}, nil
-	}, func(c *authzen.Config) { c.Now = time.Now; c.HeldFor = time.Hour })
+		return remit.Decision{Effect: remit.Hold, Until: at.Add(time.Hour), Reasons: []remit.Reason{{Code: remit.ReasonApproval}}}, nil
+	})
 	w := f.post("/agent/deploy", single, sound)
 	got := read(t, w)
-	if *got.Decision || got.Context.AccessRequest == nil || got.Context.AccessRequest.ExpiresAt.Before(at) || got.Context.EvaluationID != got.Context.DecisionID {
+	if *got.Decision || got.Context.AccessRequest == nil || !got.Context.AccessRequest.ExpiresAt.Equal(at.Add(time.Hour)) || got.Context.EvaluationID != got.Context.DecisionID {
 		t.Errorf("%s", w.Body)
 	}
 }

@@ -68,7 +68,7 @@ func (h *Handler) batch(a *asking, b []byte) ([]byte, error) {
 		if err != nil {
 			return b, err
 		}
-		return appendDecision(b, &decision, h.cfg.HeldFor), nil
+		return appendDecision(b, &decision), nil
 	}
 	//remit:guard S35 TestQuota
 	if !a.account.More(len(q.items)-1, a.at) {
@@ -148,7 +148,7 @@ func (h *Handler) appendOutcomes(b []byte, out []outcome) []byte {
 			b = appendProblem(b, err)
 			continue
 		}
-		b = appendDecision(b, &out[i].decision, h.cfg.HeldFor)
+		b = appendDecision(b, &out[i].decision)
 	}
 	return append(b, "]}"...)
 }
