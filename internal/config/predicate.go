@@ -15,8 +15,8 @@ import (
 const termPattern = `^($|[^$]|\$\$|\$[a-z][a-z0-9_]{0,62}$|\$call\.[A-Za-z_][A-Za-z0-9_-]{0,62}$)`
 
 var (
-	termFormat = regexp.MustCompile(termPattern)
-	argFormat  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_./-]{0,126}$`)
+	termFormat = expr(termPattern)
+	argFormat  = expr(`^[A-Za-z_][A-Za-z0-9_./-]{0,126}$`)
 )
 
 // ref is a use of something that must exist.

@@ -3,7 +3,6 @@
 package config
 
 import (
-	"regexp"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -13,41 +12,41 @@ import (
 
 // format is what a word may look like.
 type format struct {
-	pattern *regexp.Regexp
+	pattern expression
 	write   string // what to write
 }
 
 // formats are named by the tag `is`. Patterns are plain enough for JSON Schema.
 var formats = map[string]format{
-	"label":      {regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "lower-case letters, digits and hyphens, at most 63"},
+	"label":      {expr(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "lower-case letters, digits and hyphens, at most 63"},
 	"arg":        {argFormat, "an argument's name"},
-	"param":      {regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`), "lower-case letters, digits and underscores, at most 63"},
-	"person":     {regexp.MustCompile(`^operator/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "operator/NAME"},
-	"principal":  {regexp.MustCompile(`^(agent|tool|operator)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "agent/NAME, tool/NAME or operator/NAME"},
-	"actor":      {regexp.MustCompile(`^(agent|tool)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "agent/NAME or tool/NAME"},
-	"spiffe":     {regexp.MustCompile(`^spiffe://[a-z0-9._-]{1,255}(/[a-zA-Z0-9._-]+)+$`), "spiffe://TRUST-DOMAIN/PATH"},
-	"domain":     {regexp.MustCompile(`^[a-z0-9._-]{1,255}$`), "a trust domain, such as company.com"},
-	"digest":     {regexp.MustCompile(`^sha256:[0-9a-f]{64}$`), "sha256: and 64 lower-case hex digits"},
-	"hex":        {regexp.MustCompile(`^[0-9a-f]{64}$`), "64 lower-case hex digits"},
-	"action":     {regexp.MustCompile(`^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$`), "KIND.VERB, such as kubernetes.apply"},
-	"actions":    {regexp.MustCompile(`^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*\.([a-z][a-z0-9_]*|\*)$`), "KIND.VERB or KIND.*"},
-	"clock":      {regexp.MustCompile(`^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$`), `"HH:MM"`},
-	"path":       {regexp.MustCompile(`^/.*$`), "an absolute path"},
-	"pointer":    {regexp.MustCompile(`^(/([^~/]|~[01])*)+$`), "a JSON pointer, such as /rows/*/id"},
-	"rego":       {regexp.MustCompile(`^[^/].{0,250}\.rego$`), "the path of a .rego file in the configuration directory"},
-	"field":      {regexp.MustCompile(`^(scan|provenance|ticket|ci)\.[a-z][a-z0-9_]{0,62}$`), "KIND.FIELD of evidence, such as ticket.customer"},
-	"severity":   {regexp.MustCompile(`^(none|low|medium|high|critical)$`), "none, low, medium, high or critical"},
-	"tier":       {regexp.MustCompile(`^(process|kernel|vm)$`), "process, kernel or vm"},
-	"paramtype":  {regexp.MustCompile(`^(name|string|integer|number|boolean|image)$`), "name, string, integer, number, boolean or image"},
-	"sourcetype": {regexp.MustCompile(`^(scan|provenance|ticket|ci)$`), "scan, provenance, ticket or ci"},
-	"pinkind":    {regexp.MustCompile(`^(Agent|Tool|Target|EvidenceSource|EnforcementPoint|Rule)$`), "Agent, Tool, Target, EvidenceSource, EnforcementPoint or Rule"},
-	"notstarter": {regexp.MustCompile(`^not-starter$`), "not-starter, or leave it out"},
-	"role":       {regexp.MustCompile(`^(admin|author|approver|responder|auditor)$`), "admin, author, approver, responder or auditor"},
-	"url":        {regexp.MustCompile(`^https://[^ ?#@/]+(/[^ ?#@]*)?$`), "an https URL without user, query and fragment"},
-	"text":       {regexp.MustCompile(`^.{1,512}$`), "one line of at most 512 characters"},
-	"regexp":     {regexp.MustCompile(`^.{1,512}$`), "a regular expression (RE2) of at most 512 characters"},
-	"zone":       {regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_+/-]{0,63}$`), "a time zone, such as Europe/Berlin or UTC"},
-	"module":     {regexp.MustCompile(`^(?s:.+)$`), "Rego"},
+	"param":      {expr(`^[a-z][a-z0-9_]{0,62}$`), "lower-case letters, digits and underscores, at most 63"},
+	"person":     {expr(`^operator/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "operator/NAME"},
+	"principal":  {expr(`^(agent|tool|operator)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "agent/NAME, tool/NAME or operator/NAME"},
+	"actor":      {expr(`^(agent|tool)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "agent/NAME or tool/NAME"},
+	"spiffe":     {expr(`^spiffe://[a-z0-9._-]{1,255}(/[a-zA-Z0-9._-]+)+$`), "spiffe://TRUST-DOMAIN/PATH"},
+	"domain":     {expr(`^[a-z0-9._-]{1,255}$`), "a trust domain, such as company.com"},
+	"digest":     {expr(`^sha256:[0-9a-f]{64}$`), "sha256: and 64 lower-case hex digits"},
+	"hex":        {expr(`^[0-9a-f]{64}$`), "64 lower-case hex digits"},
+	"action":     {expr(`^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$`), "KIND.VERB, such as kubernetes.apply"},
+	"actions":    {expr(`^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*\.([a-z][a-z0-9_]*|\*)$`), "KIND.VERB or KIND.*"},
+	"clock":      {expr(`^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$`), `"HH:MM"`},
+	"path":       {expr(`^/.*$`), "an absolute path"},
+	"pointer":    {expr(`^(/([^~/]|~[01])*)+$`), "a JSON pointer, such as /rows/*/id"},
+	"rego":       {expr(`^[^/].{0,250}\.rego$`), "the path of a .rego file in the configuration directory"},
+	"field":      {expr(`^(scan|provenance|ticket|ci)\.[a-z][a-z0-9_]{0,62}$`), "KIND.FIELD of evidence, such as ticket.customer"},
+	"severity":   {expr(`^(none|low|medium|high|critical)$`), "none, low, medium, high or critical"},
+	"tier":       {expr(`^(process|kernel|vm)$`), "process, kernel or vm"},
+	"paramtype":  {expr(`^(name|string|integer|number|boolean|image)$`), "name, string, integer, number, boolean or image"},
+	"sourcetype": {expr(`^(scan|provenance|ticket|ci)$`), "scan, provenance, ticket or ci"},
+	"pinkind":    {expr(`^(Agent|Tool|Target|EvidenceSource|EnforcementPoint|Rule)$`), "Agent, Tool, Target, EvidenceSource, EnforcementPoint or Rule"},
+	"notstarter": {expr(`^not-starter$`), "not-starter, or leave it out"},
+	"role":       {expr(`^(admin|author|approver|responder|auditor)$`), "admin, author, approver, responder or auditor"},
+	"url":        {expr(`^https://[^ ?#@/]+(/[^ ?#@]*)?$`), "an https URL without user, query and fragment"},
+	"text":       {expr(`^.{1,512}$`), "one line of at most 512 characters"},
+	"regexp":     {expr(`^.{1,512}$`), "a regular expression (RE2) of at most 512 characters"},
+	"zone":       {expr(`^[A-Za-z][A-Za-z0-9_+/-]{0,63}$`), "a time zone, such as Europe/Berlin or UTC"},
+	"module":     {expr(`^(?s:.+)$`), "Rego"},
 }
 
 // word is a text in one of the formats, with the place where it stands.
@@ -61,7 +60,7 @@ func (w *word) read(d *decoder, n *yaml.Node, is string) {
 	if !d.text(n) {
 		return
 	}
-	if f := formats[is]; f.pattern != nil && !f.pattern.MatchString(n.Value) {
+	if f := formats[is]; f.write != "" && !f.pattern.MatchString(n.Value) {
 		d.add(n, "%q is not right here: write %s", clip(n.Value), f.write)
 		return
 	}
@@ -153,7 +152,7 @@ const dayPattern = `(mon|tue|wed|thu|fri|sat|sun)`
 
 var (
 	dayNames  = map[string]time.Weekday{"sun": 0, "mon": 1, "tue": 2, "wed": 3, "thu": 4, "fri": 5, "sat": 6}
-	dayFormat = regexp.MustCompile(`^` + dayPattern + `(?:-` + dayPattern + `)?$`)
+	dayFormat = expr(`^` + dayPattern + `(?:-` + dayPattern + `)?$`)
 )
 
 func (x *days) read(d *decoder, n *yaml.Node, _ string) {

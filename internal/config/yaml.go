@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -24,7 +23,7 @@ const (
 	maxDepth      = 24
 )
 
-var yamlLine = regexp.MustCompile(`^yaml: (?:line ([0-9]+): )?`)
+var yamlLine = expr(`^yaml: (?:line ([0-9]+): )?`)
 
 // documents splits a file and leaves out what is empty. Each one is a mapping without anchors, aliases, merge keys, tags and
 // keys that stand twice: what is written is what is meant, and nothing grows when it is read.

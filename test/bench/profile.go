@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 
 	"remit/internal/api"
@@ -40,7 +42,7 @@ func (b *bench) serveHere(dir string) (*process, error) {
 	return &process{pid: os.Getpid(), stop: stop}, nil
 }
 
-// profiled writes a CPU profile of one long round at 64 connections.
+// profiled writes profiles of one long round at 64 connections: of the processor to the file, of allocations beside it.
 func (b *bench) profiled(s *side, rule bool) (err error) {
 	name := b.profile
 	if rule {
@@ -50,14 +52,26 @@ func (b *bench) profiled(s *side, rule bool) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
+	allocs, err := os.Create(name + ".allocs")
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	defer func() { err = errors.Join(err, pprof.Lookup("allocs").WriteTo(allocs, 0), allocs.Close(), f.Close()) }()
+	defer debug.SetGCPercent(debug.SetGCPercent(300)) // as remit serve does
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
 	if err := pprof.StartCPUProfile(f); err != nil {
 		return err
 	}
+	answers := s.answers
 	got, err := s.measure(agents, 5*b.round)
 	pprof.StopCPUProfile()
-	if err == nil {
-		fmt.Printf("%s: %.0f/s, p50 %s, p99 %s, CPU %.0f µs with the client\n", name, got.rate, got.p50, got.p99, got.cpu)
+	if err != nil {
+		return err
 	}
-	return err
+	runtime.ReadMemStats(&after)
+	n := uint64(s.answers - answers)
+	fmt.Printf("%s: %.0f/s, p50 %s, p99 %s; with the client %.0f µs, %d allocations of %d bytes an answer, %d collections\n", name, got.rate,
+		got.p50, got.p99, got.cpu, (after.Mallocs-before.Mallocs)/n, (after.TotalAlloc-before.TotalAlloc)/n, after.NumGC-before.NumGC)
+	return nil
 }

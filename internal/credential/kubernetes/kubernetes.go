@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"regexp"
 	"slices"
 	"strconv"
 	"time"
@@ -101,7 +100,7 @@ var (
 	_ credential.Planner = (*Driver)(nil)
 )
 
-var installationPattern = regexp.MustCompile(`^[a-z0-9]{1,12}$`)
+var installationPattern = expr(`^[a-z0-9]{1,12}$`)
 
 // New checks cfg and reads the kubeconfig. It sends nothing: Check tells whether the cluster is fit.
 func New(cfg Config) (*Driver, error) {
