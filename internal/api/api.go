@@ -117,6 +117,12 @@ type AddEvidence struct {
 	Envelope json.RawMessage `json:"envelope"` // DSSE
 }
 
+// Compare asks what files would change, if they were applied.
+type Compare struct {
+	Files  map[string][]byte `json:"files"`
+	Bundle []byte            `json:"bundle,omitempty"`
+}
+
 // Applied is the outcome of an apply.
 type Applied struct {
 	Revision remit.Digest `json:"revision"`
@@ -124,6 +130,12 @@ type Applied struct {
 	DryRun   bool         `json:"dry_run"`
 	Changed  []string     `json:"changed_files,omitempty"`
 	Ended    int          `json:"ended_grants"` // of removed agents and targets, and what is not allowed any more
+
+	Version uint64               `json:"version,omitempty"` // of the signed bundle; none: unsigned
+	Signers []string             `json:"signers,omitempty"`
+	Ceiling remit.Digest         `json:"ceiling,omitempty"`
+	Changes []remit.PolicyChange `json:"changes"`           // by meaning
+	Refused string               `json:"refused,omitempty"` // dry run: why its signatures are not enough
 }
 
 // Entry is a ledger entry.

@@ -63,6 +63,17 @@ func New(of, trustDomain string, files map[string][]byte, before *Bundle) (*Bund
 	if before != nil {
 		b.Version, b.Previous = before.Version+1, before.Digest()
 	}
+	return b.seal()
+}
+
+// Remade is the unsigned bundle of files in the place of b, which was never active: the same version after the same one.
+func (b *Bundle) Remade(files map[string][]byte) (*Bundle, error) {
+	m := b.Manifest
+	m.Files = digests(files)
+	return (&Bundle{Manifest: m}).seal()
+}
+
+func (b *Bundle) seal() (*Bundle, error) {
 	var err error
 	b.payload, err = json.Marshal(b.Manifest)
 	return b, err

@@ -79,6 +79,7 @@ func (a *app) ledgerList(ctx context.Context, q url.Values) error {
 // summary says the gist of an entry in a few words.
 func summary(h head) string {
 	var d struct {
+		Finding string         `json:"finding"`
 		Effect  string         `json:"effect"`
 		Action  string         `json:"action"`
 		Reasons []remit.Reason `json:"reasons"`
@@ -90,7 +91,7 @@ func summary(h head) string {
 		Outcome string         `json:"outcome"`
 	}
 	_ = json.Unmarshal(h.Data, &d)
-	words := []string{d.Effect, d.Action, d.Op, d.Verb, d.Res, d.Outcome, d.Why, d.Reason}
+	words := []string{d.Finding, d.Effect, d.Action, d.Op, d.Verb, d.Res, d.Outcome, d.Why, d.Reason}
 	for _, r := range d.Reasons {
 		words = append(words, string(r.Code))
 	}

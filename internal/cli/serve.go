@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -88,33 +87,6 @@ func (a *app) logger(level, format string) (*slog.Logger, error) {
 	return nil, badUse("--log-format is text or json, not %q", format)
 }
 
-func (a *app) applyCommand() *cobra.Command {
-	var dry bool
-	cmd := &cobra.Command{Use: "apply", Short: "Check the configuration directory and make it the active revision (as SIGHUP does)", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			path := "/v1/apply"
-			if dry {
-				path += "?dry_run=true"
-			}
-			var r api.Applied
-			if err := a.post(c.Context(), path, nil, &r); err != nil {
-				return err
-			}
-			return a.show(r, func() {
-				verb := "active"
-				if r.DryRun {
-					verb = "would become active"
-				}
-				fmt.Fprintf(a.out, "revision %s %s; changed: %s\n", r.Revision, verb, clean(strings.Join(r.Changed, ", ")))
-				if r.Ended > 0 {
-					fmt.Fprintf(a.out, "%d grants of removed agents or targets ended\n", r.Ended)
-				}
-			})
-		}}
-	cmd.Flags().BoolVar(&dry, "dry-run", false, "check and compare only")
-	return cmd
-}
-
 func (a *app) schemaCommand() *cobra.Command {
 	return &cobra.Command{Use: "schema", Short: "Print the JSON Schema of the configuration files", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -124,15 +96,18 @@ func (a *app) schemaCommand() *cobra.Command {
 }
 
 func (a *app) workflowCheckCommand() *cobra.Command {
-	return &cobra.Command{Use: "check DIR", Short: "Check configuration files without a server", Args: cobra.ExactArgs(1),
+	var ceiling string
+	cmd := &cobra.Command{Use: "check DIR", Short: "Check configuration files, or a ceiling, without a server", Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			n, err := server.Check(args[0])
+			n, err := server.Check(args[0], ceiling)
 			if err != nil {
 				return badUse("%v", err).hint("remit schema prints what may stand in a file")
 			}
 			a.note("%d workflows are well", n)
 			return nil
 		}}
+	cmd.Flags().StringVar(&ceiling, "ceiling", "", "the directory of the ceiling that they must stay within")
+	return cmd
 }
 
 func (a *app) backupCommand() *cobra.Command {

@@ -40,6 +40,25 @@ func Read(dir string) (map[string][]byte, error) {
 	return l.files, errors.Join(l.out.err(), root.Close())
 }
 
+// ReadFile reads one file of dir under the rules of Read; os.ErrNotExist when it is not there.
+func ReadFile(dir, name string, limit int64) (_ []byte, err error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	l := &loader{root: root, out: &problems{}}
+	if !l.owned(f, name) {
+		return nil, l.out.err()
+	}
+	return io.ReadAll(io.LimitReader(f, limit+1))
+}
+
 type loader struct {
 	root  *os.Root // resolves no path out of the directory, by whatever link
 	out   *problems

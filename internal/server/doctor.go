@@ -23,7 +23,8 @@ func (s *Server) opDoctor(ctx context.Context, c admin.Call) (any, error) {
 		}
 		return []api.Check{s.checkTarget(ctx, name)}, nil
 	}
-	checks := []api.Check{s.checkKeys(), s.checkOwnUID(), s.checkClock(), s.checkLedger(), s.checkAudiences()}
+	checks := []api.Check{s.checkKeys(), s.checkOwnUID(), s.checkClock(), s.checkLedger(), s.checkAudiences(), s.checkSigned(), s.checkCeiling(),
+		s.checkApplied()}
 	names := s.targetNames()
 	slices.Sort(names)
 	for _, name := range names {

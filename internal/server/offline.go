@@ -35,9 +35,13 @@ func loadOffline(dir string) (*config.Set, error) {
 	return config.Load(dir, td)
 }
 
-// Check reads and compiles a configuration directory and returns the number of its workflows. Every key is checked, also those
-// of drivers and sources; what only apply can see, such as the files that they name, is not.
-func Check(dir string) (int, error) {
+// Check reads and compiles a configuration directory and returns the number of its workflows; ceiling, when not empty, is the directory
+// of ceilings that it must stay within. A directory of ceilings is checked by itself. Every key is checked, also those of drivers
+// and sources; what only apply can see, such as the files that they name, is not.
+func Check(dir, ceiling string) (int, error) {
+	if _, err := loadCeiling(dir); err == nil {
+		return 0, nil
+	}
 	set, err := loadOffline(dir)
 	if err != nil {
 		return 0, err
@@ -47,6 +51,13 @@ func Check(dir string) (int, error) {
 		for _, name := range slices.Sorted(maps.Keys(objects)) {
 			errs = append(errs, checkObject(objects[name]))
 		}
+	}
+	if ceiling != "" {
+		roof, err := loadCeiling(ceiling)
+		if err != nil {
+			return 0, err
+		}
+		errs = append(errs, roof.Within(set))
 	}
 	_, err = compile(set, 0, nil)
 	return len(set.Workflows), errors.Join(append(errs, err)...)
@@ -67,6 +78,14 @@ func checkObject(o config.Object) error {
 		return o.Errorf("no such type: %q; there are %s", o.Type, strings.Join(slices.Sorted(maps.Keys(keysOf()[o.Kind])), ", "))
 	}
 	return o.Decode(keys)
+}
+
+func loadCeiling(dir string) (*config.Ceiling, error) {
+	files, err := config.Read(dir)
+	if err != nil {
+		return nil, err
+	}
+	return config.ParseCeiling(files)
 }
 
 // TestPolicy runs files of cases (.yaml) and Rego tests (_test.rego) against a configuration directory.

@@ -35,6 +35,21 @@ type revision struct {
 	probes    map[string]func(context.Context) (string, error)
 	workflows map[string]*remit.Workflow
 	audiences map[string]bool // of grant tokens, at targets
+	ceiling   remit.Digest    // under which it stands; empty: none
+	version   uint64          // of its bundle; 0: unsigned
+	signers   []string
+	roofers   []string
+}
+
+// take notes under which signatures and ceiling a revision stands.
+func (r *revision) take(c *candidate) {
+	r.signers, r.roofers = c.signers, c.roofers
+	if c.revision.Bundle.Envelope != nil {
+		r.version = c.revision.Bundle.Version
+	}
+	if c.ceiling != nil {
+		r.ceiling = c.ceiling.Digest
+	}
 }
 
 func (r *revision) workflow(name string) (*remit.Workflow, bool) {
@@ -142,31 +157,46 @@ func (s *Server) checkUsers(set *config.Set) error {
 	return errors.Join(errs...)
 }
 
+// atStart is by whom the apply of a start is.
+const atStart = "remit"
+
 // activate makes what stands in the configuration directory the active revision, or says what is wrong and leaves the old one.
 func (s *Server) activate(ctx context.Context, by string, dry bool) (api.Applied, error) {
 	s.applying.Lock()
 	defer s.applying.Unlock()
-	set, err := config.Load(s.cfg.Config, s.td)
-	if err != nil {
-		return api.Applied{}, asInvalid(err)
+	c, err := s.read(nil)
+	//remit:guard S31 TestUnsignedIsRefused,TestBundlesAreRefused
+	if err == nil && !dry {
+		err = c.unsigned
 	}
+	var out api.Applied
+	if err == nil {
+		out, err = s.put(ctx, c, by, dry)
+	}
+	if !dry {
+		s.noteRefusal(ctx, by, err)
+	}
+	return out, asInvalid(err)
+}
+
+// put builds a checked configuration and, unless dry, activates it.
+func (s *Server) put(ctx context.Context, c *candidate, by string, dry bool) (api.Applied, error) {
 	old := s.rev.Load()
-	out := api.Applied{Revision: set.Digest, DryRun: dry, Changed: changed(old, set)}
-	if old != nil {
-		out.Previous = old.set.Digest
-	}
+	out := s.applied(old, c)
+	out.DryRun = dry
 	epoch := s.store.Epoch(remit.PolicyKey)
 	stored, known := s.store.ActiveRevision()
-	fresh := !known || stored.Digest != set.Digest
+	fresh := !known || !same(&stored, &c.revision)
 	if fresh || old != nil {
 		epoch++
 	}
-	next, err := s.build(set, epoch)
+	next, err := s.build(c.set, epoch)
 	if err != nil || dry {
-		return out, asInvalid(err)
+		return out, err
 	}
+	next.take(c)
 	if fresh {
-		if err := s.commitRevision(ctx, set, by, epoch-1); err != nil {
+		if err := s.commitRevision(ctx, c, out, by, epoch-1); err != nil {
 			return out, err
 		}
 	} else if old != nil { // the same files, but maybe other keys behind them: what is being decided by the old ones must not stand
@@ -174,12 +204,52 @@ func (s *Server) activate(ctx context.Context, by string, dry bool) (api.Applied
 	}
 	s.retire(old, next)
 	s.rev.Store(next)
-	if err := register(s.registry, set); err != nil { // build tried it
+	if err := register(s.registry, c.set); err != nil { // build tried it
 		return out, err
 	}
 	s.registry.Notify()
-	out.Ended = s.endRemoved(ctx, next, by) + s.recheckAll(ctx, old == nil, by)
+	out.Ended = s.endRemoved(ctx, next, by) + s.recheckAll(ctx, by == atStart, by)
 	return out, nil
+}
+
+// applied says what a configuration changes.
+func (s *Server) applied(old *revision, c *candidate) api.Applied {
+	out := api.Applied{Revision: c.set.Digest, Changed: changed(old, c.set), Version: c.revision.Bundle.Version, Signers: c.signers}
+	if c.revision.Bundle.Envelope == nil {
+		out.Version = 0
+	}
+	if c.unsigned != nil {
+		out.Refused = c.unsigned.Error()
+	}
+	var before *config.Set
+	var roof remit.Digest
+	if old != nil {
+		before, out.Previous, roof = old.set, old.set.Digest, old.ceiling
+	} else if stored, ok := s.store.ActiveRevision(); ok {
+		before, _ = config.Parse(stored.Files, s.td) // an older program's file may not read any more: then all is new
+		roof = digestOf(stored.Ceiling)
+	}
+	out.Changes = c.set.Diff(before)
+	if c.ceiling != nil {
+		out.Ceiling = c.ceiling.Digest
+	}
+	switch {
+	case out.Ceiling == roof:
+	case roof == "":
+		out.Changes = append(out.Changes, remit.PolicyChange{What: config.Added, Of: "ceiling"})
+	case out.Ceiling == "":
+		out.Changes = append(out.Changes, remit.PolicyChange{What: config.Removed, Of: "ceiling"})
+	default:
+		out.Changes = append(out.Changes, remit.PolicyChange{What: config.Changed, Of: "ceiling"})
+	}
+	return out
+}
+
+func digestOf(c remit.CeilingRevision) remit.Digest {
+	if roof, err := config.ParseCeiling(c.Files); err == nil {
+		return roof.Digest
+	}
+	return ""
 }
 
 func register(r *identity.Registry, set *config.Set) error {
@@ -219,18 +289,56 @@ func changed(old *revision, set *config.Set) []string {
 }
 
 type policyData struct {
-	Revision  remit.Digest `json:"revision"`
-	Workflows int          `json:"workflows"`
-	Agents    int          `json:"agents"`
+	Revision  remit.Digest         `json:"revision"`
+	Workflows int                  `json:"workflows"`
+	Agents    int                  `json:"agents"`
+	Previous  remit.Digest         `json:"previous,omitempty"`
+	Version   uint64               `json:"version,omitempty"`  // of the bundle; none: unsigned
+	Manifest  remit.Digest         `json:"manifest,omitempty"` // of that version
+	Signers   []string             `json:"signers,omitempty"`
+	Ceiling   *ceilingData         `json:"ceiling,omitempty"`
+	Changes   []remit.PolicyChange `json:"changes,omitempty"`
+	More      int                  `json:"more_changes,omitempty"` // beyond what an event holds
 }
 
-func (s *Server) commitRevision(ctx context.Context, set *config.Set, by string, seen uint64) error {
-	body, err := json.Marshal(policyData{set.Digest, len(set.Workflows), len(set.Agents)})
+type ceilingData struct {
+	Digest  remit.Digest `json:"digest"`
+	Version uint64       `json:"version,omitempty"`
+	Signers []string     `json:"signers,omitempty"`
+}
+
+const (
+	maxEventChanges = 100
+	maxChangeText   = 200
+)
+
+func (s *Server) commitRevision(ctx context.Context, c *candidate, a api.Applied, by string, seen uint64) error {
+	data := policyData{Revision: c.set.Digest, Workflows: len(c.set.Workflows), Agents: len(c.set.Agents), Previous: a.Previous,
+		Version: a.Version, Signers: c.signers}
+	if a.Version > 0 {
+		data.Manifest = c.revision.Bundle.Manifest
+	}
+	if c.ceiling != nil {
+		data.Ceiling = &ceilingData{c.ceiling.Digest, c.revision.Ceiling.Bundle.Version, c.roofers}
+	}
+	for i, change := range a.Changes {
+		if i == maxEventChanges {
+			data.More = len(a.Changes) - i
+			break
+		}
+		if len(change.Text) > maxChangeText {
+			change.Text = strings.ToValidUTF8(change.Text[:maxChangeText], "") + "…"
+		}
+		data.Changes = append(data.Changes, change)
+	}
+	body, err := json.Marshal(data)
 	if err != nil {
 		return err
 	}
+	row := c.revision
+	row.At, row.By = s.now(), by
 	_, err = s.store.Commit(ctx, remit.Change{
-		Rows:    []remit.Row{remit.Revision{Digest: set.Digest, Files: set.Files, At: s.now(), By: by}},
+		Rows:    []remit.Row{row},
 		Events:  []remit.Event{{At: s.now(), Kind: remit.EventPolicy, By: by, Data: body}},
 		Require: []remit.Precondition{{Key: remit.PolicyKey, Epoch: seen}},
 	})
@@ -321,6 +429,22 @@ func compile(set *config.Set, epoch uint64, parent func(remit.DecisionID) (remit
 
 func (s *Server) opApply(ctx context.Context, c admin.Call) (any, error) {
 	return s.activate(ctx, c.Who.String(), c.Query.Get("dry_run") == "true")
+}
+
+// opCompare says what files that lie elsewhere would change. Nothing is applied.
+func (s *Server) opCompare(ctx context.Context, c admin.Call) (any, error) {
+	var in api.Compare
+	if err := c.Decode(&in); err != nil {
+		return nil, err
+	}
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	next, err := s.read(&files{in.Files, in.Bundle})
+	if err != nil {
+		return nil, asInvalid(err)
+	}
+	out, err := s.put(ctx, next, c.Who.String(), true)
+	return out, asInvalid(err)
 }
 
 func (s *Server) opExport(context.Context, admin.Call) (any, error) {

@@ -70,8 +70,10 @@ type Server struct {
 	ids      *identities
 
 	rev      atomic.Pointer[revision]
-	applying sync.Mutex // one activation at a time
-	former   former     // targets as earlier revisions had them
+	applying sync.Mutex              // one activation at a time
+	former   former                  // targets as earlier revisions had them
+	signing  signing                 // who signs the configuration
+	refused  atomic.Pointer[refusal] // the last apply, when it was refused
 
 	rechecks   rechecks
 	clock      *clock
@@ -128,6 +130,9 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 			err = errors.Join(err, s.store.Close())
 		}
 	}()
+	if s.signing, err = newSigning(cfg); err != nil {
+		return nil, err
+	}
 	if err := s.openState(o.OnCommit); err != nil {
 		return nil, err
 	}
@@ -141,8 +146,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := s.buildLine(); err != nil {
 		return nil, err
 	}
-	_, err = s.activate(ctx, "remit", false)
-	return s, err
+	return s, s.begin(ctx)
 }
 
 func (s *Server) openState(onCommit func(uint64)) (err error) {
