@@ -20,10 +20,15 @@ func (a *app) policyCommand() *cobra.Command {
 		Long: "Run policy cases (YAML files with cases) and the tests of the organisation's Rego (*_test.rego) against the configuration\nin DIR. Without CASES, all *.yaml and *_test.rego of DIR-tests beside DIR are taken.",
 		Args: cobra.MinimumNArgs(1), RunE: a.policyTest}
 	var to string
-	export := &cobra.Command{Use: "export", Short: "Print the active workflows as Rego, for opa eval", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+	export := &cobra.Command{Use: "export [DIR]", Short: "Print the active workflows, or those of DIR, as Rego, for opa eval", Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
 			files := map[string][]byte{}
-			if err := a.get(c.Context(), "/v1/policy/export", nil, &files); err != nil {
+			if len(args) > 0 {
+				var err error
+				if files, err = server.Export(args[0]); err != nil {
+					return badUse("%v", err)
+				}
+			} else if err := a.get(c.Context(), "/v1/policy/export", nil, &files); err != nil {
 				return err
 			}
 			return a.writeFiles(files, to)

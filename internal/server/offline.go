@@ -88,6 +88,19 @@ func loadCeiling(dir string) (*config.Ceiling, error) {
 	return config.ParseCeiling(files)
 }
 
+// Export prints the workflows of a configuration directory as Rego, by file.
+func Export(dir string) (map[string][]byte, error) {
+	set, err := loadOffline(dir)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := compile(set, 0, nil)
+	if err != nil {
+		return nil, err
+	}
+	return plan.Export(), nil
+}
+
 // TestPolicy runs files of cases (.yaml) and Rego tests (_test.rego) against a configuration directory.
 func TestPolicy(ctx context.Context, dir string, files []string) ([]policy.Outcome, error) {
 	set, err := loadOffline(dir)

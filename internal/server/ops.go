@@ -19,7 +19,7 @@ func (s *Server) ops() []admin.Op {
 	return []admin.Op{
 		{Pattern: "GET /v1/status", Name: "status", Do: s.opStatus},
 		{Pattern: "POST /v1/apply", Name: "apply", Role: "author", Writes: true, Do: s.opApply},
-		{Pattern: "POST /v1/apply/compare", Name: "apply.compare", Role: "author", Do: s.opCompare},
+		{Pattern: "POST /v1/apply/compare", Name: "apply.compare", Role: "author", Writes: true, Do: s.opCompare},
 		{Pattern: "GET /v1/doctor", Name: "doctor", Do: s.opDoctor},
 		{Pattern: "GET /v1/doctor/{target}", Name: "doctor", Do: s.opDoctor},
 		{Pattern: "POST /v1/clock/confirm", Name: "clock.confirm", Role: "admin", Writes: true, Do: s.opClockConfirm},

@@ -67,3 +67,27 @@ func TestReadme(t *testing.T) {
 		}
 	}
 }
+
+// TestPolicyCI checks that signed.txtar runs every command of docs/policy-ci.md, exactly as it is written there.
+func TestPolicyCI(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "policy-ci.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, err := os.ReadFile(filepath.Join("testdata", "signed.txtar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(doc), -1) {
+		for line := range strings.Lines(block[1]) {
+			n++
+			if !strings.Contains(string(script), "\nexec "+strings.TrimSpace(line)+"\n") {
+				t.Errorf("the script does not run %q", strings.TrimSpace(line))
+			}
+		}
+	}
+	if n < 20 {
+		t.Errorf("the page has only %d commands: is it read rightly?", n)
+	}
+}
