@@ -38,6 +38,9 @@ func (a *app) policyBundleCommand() *cobra.Command {
 		Long: "Check the files of DIR and make DIR/bundle.json: the next version after the one that lies there, with the digest of every\nfile, not yet signed. A bundle that nobody has signed is made anew; when no file changed, the bundle stays as it is.",
 		RunE: func(_ *cobra.Command, args []string) error {
 			o.Dir = args[0]
+			if _, err := server.Check(o.Dir, ""); err != nil {
+				return badUse("%v", err).hint("only what is well is bundled; remit schema prints what may stand in a file")
+			}
 			b, err := server.MakeBundle(o)
 			if err != nil {
 				return err

@@ -32,8 +32,8 @@ type BundleOptions struct {
 	Replace     bool   // the bundle that lies there was never active: make its version anew
 }
 
-// MakeBundle makes the unsigned bundle of a directory on top of the one that lies there, after checking the files. It answers the one
-// that lies there when no file changed.
+// MakeBundle makes the unsigned bundle of a directory on top of the one that lies there. It answers the one that lies there when no
+// file changed. Whether the files are well, Check says.
 func MakeBundle(o BundleOptions) (*bundle.Bundle, error) {
 	f, err := readFiles(o.Dir)
 	if err != nil {
@@ -42,8 +42,6 @@ func MakeBundle(o BundleOptions) (*bundle.Bundle, error) {
 	of := bundle.OfConfiguration
 	if _, err := config.ParseCeiling(f.content); err == nil {
 		of = bundle.OfCeiling
-	} else if _, err := Check(o.Dir, ""); err != nil {
-		return nil, err
 	}
 	var before *bundle.Bundle
 	if f.envelope != nil {
