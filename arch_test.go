@@ -70,7 +70,7 @@ var mayImport = map[string][]string{
 
 // heavy third-party packages stay where their technology is.
 var heavy = map[string][]string{
-	"k8s.io/":                                {"internal/credential/kubernetes", "internal/gateway/kubernetes", "internal/server", "test/demo", "test/bench"},
+	"k8s.io/":                                {"internal/credential/kubernetes", "internal/gateway/kubernetes", "internal/server", "test/demo", "test/bench", "test/attack"},
 	"github.com/open-policy-agent/":          {"internal/policy"},
 	"github.com/transparency-dev/tessera":    {"internal/ledger", "test/bench"},
 	"zombiezen.com/go/sqlite":                {"internal/store"},

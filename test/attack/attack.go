@@ -65,7 +65,8 @@ func (a *attack) commands() map[string]scriptCommand {
 		"operator": a.operator, "grab": a.grab, "fill": a.fill, "desk": a.desk, "sign": a.sign, "reload": a.reload, "digest": a.digest,
 		"allowed": a.isAllowed, "answered": a.isAnswered, "refused": a.isRefused, "race": a.race, "storm": a.storm, "restart": a.restart, "flip": a.flip,
 		"configure": a.configure, "eventually": a.eventually, "grant": a.grant, "suspend": a.suspend, "slowly": a.slowly, "launch": a.launch,
-		"flood": a.flood, "spoil": a.spoil, "receipt": a.receipt, "savetext": a.savetext, "cluster": a.clusterAdmin,
+		"flood": a.flood, "spoil": a.spoil, "receipt": a.receipt, "savetext": a.savetext, "protobuf": a.protobuf, "cluster": a.clusterAdmin,
+		"eventually-dead": a.eventuallyDead, "eventually-gone": a.eventuallyGone, "without": a.without,
 	}
 	out := map[string]scriptCommand{}
 	for name, do := range own {
@@ -185,9 +186,11 @@ func (a *attack) isRefused(ts *testscript.TestScript, args []string) error {
 }
 
 func (a *attack) judge(ts *testscript.TestScript, got *answer, expected, phrase, file string) error {
-	a.got = got.String()
+	if a.got == "" || expected == a.script.expected {
+		a.got = got.String()
+	}
 	if got.allowed {
-		a.verdict, a.by = verdictSucceeded, ""
+		a.got, a.verdict, a.by = got.String(), verdictSucceeded, ""
 		return fmt.Errorf("THE ATTACK SUCCEEDED: %s\n%s", got, got.text)
 	}
 	pattern, err := regexp.Compile(phrase)
@@ -202,7 +205,7 @@ func (a *attack) judge(ts *testscript.TestScript, got *answer, expected, phrase,
 		}
 	}
 	if !covers(got.String(), expected) || !pattern.MatchString(evidence) {
-		a.verdict, a.by = verdictOther, clip(strings.ReplaceAll(strings.TrimSpace(got.text), "\n", " "), 80)
+		a.got, a.verdict, a.by = got.String(), verdictOther, clip(strings.ReplaceAll(strings.TrimSpace(got.text), "\n", " "), 80)
 		return fmt.Errorf("refused, but not as %s by %q of %s: %s\n%s", expected, phrase, file, got, evidence)
 	}
 	a.refusals++

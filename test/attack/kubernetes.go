@@ -28,6 +28,7 @@ type cluster struct {
 	*testcluster.Cluster
 	kubectl string
 	client  *http.Client
+	broker  string // the token by which Remit works at the cluster: what a thief of its files has
 }
 
 const webhookSecret = "the-api-servers-own-secret-of-the-laboratory"
@@ -70,7 +71,8 @@ func (l *lab) startCluster(ctx context.Context, _ string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, token)
 	}
-	return errors.Join(writeKubeconfig(l.path("broker.kubeconfig"), tc.URL, tc.CA, strings.TrimSpace(string(token))),
+	l.cluster.broker = strings.TrimSpace(string(token))
+	return errors.Join(writeKubeconfig(l.path("broker.kubeconfig"), tc.URL, tc.CA, l.cluster.broker),
 		os.WriteFile(l.path("webhook.token"), []byte(webhookSecret), 0o600))
 }
 
@@ -201,4 +203,49 @@ func (a *attack) clusterAdmin(_ *testscript.TestScript, args []string) error {
 		return fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
 	return nil
+}
+
+// eventuallyDead TOKEN PATH: waits until the API server refuses the token, for two seconds.
+func (a *attack) eventuallyDead(ts *testscript.TestScript, args []string) error {
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		got, err := a.kube(ts, []string{args[0], "GET", args[1]})
+		if err != nil {
+			return err
+		}
+		if !got.allowed && got.status != "404" {
+			return nil
+		}
+		if time.Now().After(end) {
+			a.verdict, a.got = verdictSucceeded, "still alive after two seconds"
+			return errors.New("THE ATTACK SUCCEEDED: the credential works two seconds after its end")
+		}
+	}
+}
+
+// eventuallyGone: waits until nothing of any lease is left at the cluster, for ten seconds.
+func (a *attack) eventuallyGone(*testscript.TestScript, []string) error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		out, err := a.profile.lab.cluster.run(context.Background(), "get", "rolebindings,roles", "-n", "production", "-o", "name")
+		if err == nil && !strings.Contains(string(out), "/remit-"+a.profile.lab.id+"-") {
+			return nil
+		}
+		if time.Now().After(end) {
+			a.verdict, a.got = verdictSucceeded, "leases are left at the cluster"
+			return fmt.Errorf("THE ATTACK SUCCEEDED: after ten seconds there are still, %w:\n%s", err, out)
+		}
+	}
+}
+
+// without KIND NAME: the cluster's administrator deletes one of Remit's objects, which comes back when the script is over.
+func (a *attack) without(ts *testscript.TestScript, args []string) error {
+	policies, err := filepath.Abs(filepath.Join("deploy", "kubernetes", "policies.yaml"))
+	if err != nil {
+		return err
+	}
+	l := a.profile.lab
+	a.undo = append(a.undo, func() {
+		_, _ = l.cluster.run(context.Background(), "apply", "-f", policies)
+		_ = l.settle(context.Background(), "")
+	})
+	return a.clusterAdmin(ts, append([]string{"delete"}, args...))
 }

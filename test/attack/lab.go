@@ -219,7 +219,7 @@ func (l *lab) env() map[string]string {
 		"READER": fmt.Sprint(readerUID), "STRANGER": fmt.Sprint(strangerUID), "CONFIG": l.path("state", "config"),
 		"OTHER_DIGEST": string(remit.DigestOf([]byte("another image"))), "GATE": "spiffe://company.com/pep/gate"}
 	if l.cluster != nil {
-		e["API"], e["KUBECONFIG_ADMIN"] = l.cluster.URL, l.cluster.Kubeconfig
+		e["BROKER"] = l.cluster.broker
 	}
 	return e
 }

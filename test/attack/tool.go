@@ -209,15 +209,26 @@ func toolDescriptors(context.Context, []string) error {
 	return nil
 }
 
-// toolTerminal: types a line into the terminal that is standard input (TIOCSTI), as if the operator had.
+// toolTerminal: types a letter into the terminal that it was started from (TIOCSTI), as if the operator had: by each of its descriptors, and by
+// the name that every process has for its terminal.
 func toolTerminal(context.Context, []string) error {
-	for _, c := range []byte("x") {
-		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, 0, syscall.TIOCSTI, uintptr(unsafe.Pointer(&c))); errno != 0 { //nolint:gosec // the call takes an address
-			return fmt.Errorf("TIOCSTI: %w", errno)
-		}
+	fds := []int{0, 1, 2}
+	var all []error
+	if tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0); err == nil {
+		fds = append(fds, int(tty.Fd()))
+	} else {
+		all = append(all, err)
 	}
-	fmt.Println("typed into the launcher's terminal")
-	return nil
+	c := byte('x')
+	for _, fd := range fds {
+		_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), syscall.TIOCSTI, uintptr(unsafe.Pointer(&c))) //nolint:gosec // the call takes an address
+		if errno == 0 {
+			fmt.Println("typed into the launcher's terminal")
+			return nil
+		}
+		all = append(all, fmt.Errorf("TIOCSTI %d: %w", fd, errno))
+	}
+	return errors.Join(all...)
 }
 
 // toolEnvironment NAME…: succeeds if one of the variables is set.
