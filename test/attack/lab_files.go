@@ -188,4 +188,15 @@ stages:
 - name: one
   may:
   - {name: pay, who: agent/deploy, action: http.post, target: desk-target, where: {customer: $customer}}
+---
+kind: Workflow
+name: private
+parameters:
+  account: {type: string, sensitive: true}
+  app:     {type: name}
+start: {by: [operator/ci], expires: 1h}
+stages:
+- name: one
+  may:
+  - {name: show, who: agent/deploy, action: http.get, target: desk-target, where: {account: $account, name: $app}}
 `
