@@ -5,12 +5,13 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
 )
 
-// show prints v as JSON, or calls table.
+// show prints v as JSON, or calls table, of which no control character reaches the terminal (S39).
 func (a *app) show(v any, table func()) error {
 	if a.output == "json" {
 		enc := json.NewEncoder(a.out)
@@ -18,8 +19,33 @@ func (a *app) show(v any, table func()) error {
 		enc.SetEscapeHTML(false)
 		return enc.Encode(v)
 	}
+	out := a.out
+	defer func() { a.out = out }()
+	//remit:guard S39 TestAgentsWordsCannotDrawOnTheTerminal
+	a.out = printable{out}
 	table()
 	return nil
+}
+
+// printable replaces control characters but for tab and newline, and what changes the direction of text.
+type printable struct{ w io.Writer }
+
+// Write takes whole characters.
+func (p printable) Write(b []byte) (int, error) {
+	lines := strings.Split(string(b), "\n")
+	for i, line := range lines {
+		cells := strings.Split(line, "\t")
+		for j, cell := range cells {
+			if cell != "" {
+				cells[j] = clean(cell)
+			}
+		}
+		lines[i] = strings.Join(cells, "\t")
+	}
+	if _, err := io.WriteString(p.w, strings.Join(lines, "\n")); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // table prints rows under a head. Control characters in values are escaped: what an agent wrote cannot draw on the terminal.

@@ -200,10 +200,22 @@ var steps = map[remit.ReasonCode]string{
 	remit.ReasonSuperseded:       "the newest statement of that signer would have to pass",
 }
 
+// oneLine keeps an agent's words on their line: a newline in them would begin one of ours (S39).
+func oneLine(s string) string {
+	//remit:guard S39 TestExplainedWordsStayOnTheirLine
+	s = strings.Map(func(r rune) rune {
+		if r < 0x20 || r >= 0x7f && r < 0xa0 || r == 0x2028 || r == 0x2029 {
+			return '\uFFFD'
+		}
+		return r
+	}, s)
+	return s
+}
+
 func (e *Explanation) text(d *remit.Decision) string {
 	var b strings.Builder
 	word := map[remit.Effect]string{remit.Allow: "allowed", remit.Deny: "denied", remit.Hold: "held"}[e.Effect]
-	fmt.Fprintf(&b, "%s %s: %s %s on %s, at %s\n", d.ID, word, d.Agent, d.Action, d.Target, stamp(d.At))
+	fmt.Fprintf(&b, "%s %s: %s %s on %s, at %s\n", d.ID, word, d.Agent, oneLine(d.Action), oneLine(d.Target), stamp(d.At))
 	name := func(label string, ref *remit.PermissionRef) {
 		fmt.Fprintf(&b, "%s: %s of stage %s of workflow %s", label, ref.Name, ref.Stage, ref.Workflow)
 		if e.Line != "" {
@@ -223,12 +235,12 @@ func (e *Explanation) text(d *remit.Decision) string {
 	for _, c := range e.Conditions {
 		fmt.Fprintf(&b, "because: %s", c.Code)
 		if c.Of != "" {
-			fmt.Fprintf(&b, " (%s)", c.Of)
+			fmt.Fprintf(&b, " (%s)", oneLine(c.Of))
 		}
 		if c.Got != "" {
-			fmt.Fprintf(&b, ", got %s", c.Got)
+			fmt.Fprintf(&b, ", got %s", oneLine(c.Got))
 		}
-		fmt.Fprintf(&b, "\n  %s\n", c.Fix)
+		fmt.Fprintf(&b, "\n  %s\n", oneLine(c.Fix))
 	}
 	if len(e.Elsewhere) > 0 {
 		fmt.Fprintf(&b, "permitted in: stage %s\n", strings.Join(e.Elsewhere, ", "))
