@@ -5,15 +5,18 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -189,4 +192,52 @@ func openTerminal() (master, slave *os.File, err error) {
 		return nil, nil, errors.Join(err, master.Close())
 	}
 	return master, slave, nil
+}
+
+// together COMMAND… -- COMMAND…: two requests, eight times each, at once; what each got, the best of the eight, are the lines of the last answer.
+func (a *attack) together(ts *testscript.TestScript, args []string) error {
+	split := slices.Index(args, "--")
+	if split < 1 {
+		return errors.New("usage: together COMMAND … -- COMMAND …")
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex // guards best and fault
+	best, fault := [2]string{}, error(nil)
+	for i, one := range [][]string{args[:split], args[split+1:]} {
+		ask, ok := a.asking()[one[0]]
+		if !ok {
+			return fmt.Errorf("%s gets no answer", one[0])
+		}
+		for range 8 {
+			wg.Go(func() {
+				got, err := ask(ts, one[1:])
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					fault = err
+				} else if best[i] == "" || got.allowed {
+					best[i] = strings.ReplaceAll(got.text, "\n", " ")
+				}
+			})
+		}
+	}
+	wg.Wait()
+	a.last = &answer{status: "two", text: best[0] + "\n" + best[1] + "\n"}
+	return fault
+}
+
+// downgrade ROLE: from here on the holder speaks TLS 1.1 at most.
+func (a *attack) downgrade(_ *testscript.TestScript, args []string) error {
+	h, err := a.holder(args[0])
+	if err != nil {
+		return err
+	}
+	t, ok := h.client.Transport.(*http.Transport)
+	if !ok {
+		return errors.New("the holder has no transport of ours")
+	}
+	t = t.Clone()
+	t.TLSClientConfig.MinVersion, t.TLSClientConfig.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
+	h.client.Transport = t
+	return nil
 }
