@@ -185,7 +185,8 @@ func (b *bench) newContest(ctx context.Context, rule bool) (*contest, error) {
 	return c, b.addPeers(ctx, c, opaData(runs), keyed, printed)
 }
 
-// addPeers starts OPA with the policy that we wrote for its strength, and OPA with the policy that Remit prints.
+// addPeers starts OPA with the policy that Remit prints, which is the same question from the same data with the same answer, and OPA
+// with the least that could be asked, written for its strength: a bound.
 func (b *bench) addPeers(ctx context.Context, c *contest, data object, keyed, printed [][][]byte) error {
 	text, err := json.Marshal(data)
 	if err != nil {
@@ -199,7 +200,9 @@ func (b *bench) addPeers(ctx context.Context, c *contest, data object, keyed, pr
 	if err != nil {
 		return err
 	}
-	c.sides = append(c.sides, o.side("OPA, keyed lookup", keyed, `"allow":true`))
+	bound := o.side("OPA, keyed lookup", keyed, `"allow":true`)
+	bound.bound = true
+	c.sides = append(c.sides, bound)
 	var files map[string][]byte
 	if err := c.in.admin.Get(ctx, "/v1/policy/export", nil, &files); err != nil {
 		return err
@@ -289,12 +292,16 @@ func (b *bench) compare(ctx context.Context, c *contest) error {
 		}
 		for i, s := range c.sides[1:] {
 			o := &got[n][i+1]
-			b.table.add(row{what: what, ours: m.String(), theirs: s.name + ": " + o.String(), got: median(m.rate) / median(o.rate), want: want[n], least: true, unit: "× rate"})
+			least, most := want[n], 0.5
+			if s.bound {
+				least, most = 0, 0 // printed, without a target: it is another question
+			}
+			b.table.add(row{what: what, ours: m.String(), theirs: s.name + ": " + o.String(), got: median(m.rate) / median(o.rate), want: least, least: true, unit: "× rate"})
 			if n != 64 {
 				continue
 			}
 			b.table.add(row{what: what + ", p99", ours: figure(median(m.p99)) + " ms", theirs: s.name + ": " + figure(median(o.p99)) + " ms",
-				got: median(m.p99) / median(o.p99), want: 0.5, unit: "× p99"})
+				got: median(m.p99) / median(o.p99), want: most, unit: "× p99"})
 			b.table.add(row{what: what + ", processor time", ours: figure(median(m.cpu)) + " µs", theirs: s.name + ": " + figure(median(o.cpu)) + " µs",
 				got: median(o.cpu) / median(m.cpu), unit: "× less"})
 		}

@@ -26,6 +26,7 @@ type side struct {
 	requests func(i int) [][]byte
 	want     []byte
 	settle   func() error // waits until work that was put off is done; nil: there is none
+	bound    bool         // answers less than what is asked of the first side
 	answers  int64        // all that were ever read, warm-up included
 }
 

@@ -19,8 +19,9 @@ import (
 	"time"
 )
 
-// opaPolicy asks what Remit's plan asks, in the strongest form that we know for OPA: every step is a lookup by key, no list is
-// searched, no function is called, predicates are sorted by kind beforehand, and the server keeps its data ready for reading.
+// opaPolicy finds the same permission as Remit's plan, in the strongest form that we know for OPA: every step is a lookup by key, no
+// list is searched, no function is called, predicates are sorted by kind beforehand, and the server keeps its data ready for reading.
+// It answers less than Remit does: two of its kinds of predicate, no reasons, no epochs, and the caller's word for agent and run.
 // "ruled" adds the organisation's rule.
 const opaPolicy = `package remit
 
