@@ -32,9 +32,11 @@ const (
 	EventLaunch         EventKind = "agent.launch"
 	EventEvidence       EventKind = "evidence.added"
 	EventPolicy         EventKind = "policy.activated"
-	EventAuthority      EventKind = "authority"     // a key was prepared, activated, retired
-	EventAdmin          EventKind = "admin"         // a management call, decided
-	EventErased         EventKind = "ledger.erased" // the values behind commitments, not the entries
+	EventAuthority      EventKind = "authority"      // a key was prepared, activated, retired
+	EventAdmin          EventKind = "admin"          // a management call, decided
+	EventErased         EventKind = "ledger.erased"  // the values behind commitments, not the entries
+	EventRestored       EventKind = "state.restored" // from a backup, beside a log that had gone on
+	EventAuditGap       EventKind = "audit.gap"      // what a target's audit log told in that time may be lost (S37)
 	EventFinding        EventKind = "finding"
 )
 

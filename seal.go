@@ -178,6 +178,17 @@ func SealOf(scope Args, sensitive bool) *Seal {
 	return s
 }
 
+// AllOf names everything in the given values.
+func AllOf(values ...map[string]Value) map[string]bool {
+	out := map[string]bool{}
+	for _, v := range values {
+		for name := range v {
+			out[name] = true
+		}
+	}
+	return out
+}
+
 // SealedJSON is the grant as it stands in the ledger.
 func (g *Grant) SealedJSON(s *Seal) []byte {
 	out := struct {

@@ -150,6 +150,15 @@ type Entry struct {
 	Disclosures []string        `json:"disclosures,omitempty"`
 }
 
+// Grant is a grant with what is known of the acts under it (S37).
+type Grant struct {
+	remit.Grant
+	// Observation is observed, reported or unobservable: how acts under it come to be known.
+	Observation string  `json:"acts_are"`
+	Acts        []Entry `json:"acts,omitempty"`
+	Gaps        []Entry `json:"audit_gaps,omitempty"` // times of which the target's audit log may be lost
+}
+
 // Erase names what is to be forgotten: exactly one of Run, Entry and Value.
 type Erase struct {
 	Run    remit.RunID `json:"run,omitempty"`
@@ -185,6 +194,9 @@ type Why struct {
 	Input json.RawMessage `json:"input,omitempty"`
 	Grant *remit.Grant    `json:"grant,omitempty"`
 	Acts  []Entry         `json:"acts,omitempty"`
+	// Observation says how acts under the grant come to be known, and Gaps when they may not have.
+	Observation string  `json:"acts_are,omitempty"`
+	Gaps        []Entry `json:"audit_gaps,omitempty"`
 	// Erased and Sensitive are the places of values that are not there, or not for showing.
 	Erased    []string `json:"erased,omitempty"`
 	Sensitive []string `json:"sensitive,omitempty"`

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -205,6 +206,15 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	//remit:guard S10 TestDefaultDeny
 	if !ok {
 		return w.deny(remit.Reason{Code: remit.ReasonNoRun})
+	}
+	if len(run.Sensitive) > 0 { // for good, whatever the present revision says
+		w.sensitive = maps.Clone(w.sensitive)
+		if w.sensitive == nil {
+			w.sensitive = map[string]bool{}
+		}
+		for _, name := range run.Sensitive {
+			w.sensitive[name] = true
+		}
 	}
 	w.run, w.decision.Params, w.decision.WorkflowDigest = run, run.Params, run.Digest
 	w.rests(remit.RunKey(run.ID), run.Epoch)

@@ -51,21 +51,41 @@ func (a *app) grantList(c *cobra.Command, _ []string) error {
 }
 
 func (a *app) grantShow(c *cobra.Command, args []string) error {
-	var g remit.Grant
+	var g api.Grant
 	if err := a.get(c.Context(), "/v1/grants/"+args[0], nil, &g); err != nil {
 		return err
 	}
-	return a.showGrant(&g)
+	return a.show(g, func() {
+		a.printGrant(&g.Grant)
+		a.printActs(g.Observation, g.Acts, g.Gaps)
+	})
+}
+
+// printActs says what is known of the acts under a grant, and how.
+func (a *app) printActs(how string, acts, gaps []api.Entry) {
+	switch how {
+	case "observed":
+		fmt.Fprintf(a.out, "acts: observed by the target's audit log, %d so far\n", len(acts))
+	case "reported":
+		fmt.Fprintf(a.out, "acts: %d reported by an enforcement point; nobody else saw them\n", len(acts))
+	case "unobservable":
+		fmt.Fprintln(a.out, "acts: UNOBSERVABLE: nothing at the target tells them")
+	}
+	for _, e := range gaps {
+		fmt.Fprintf(a.out, "audit gap #%d: %s\n", e.Seq, clean(string(e.Event)))
+	}
 }
 
 func (a *app) showGrant(g *remit.Grant) error {
-	return a.show(g, func() {
-		a.fields("grant", string(g.ID), "decision", string(g.Decision), "agent", string(g.Agent), "run", string(g.Run),
-			"permission", g.Permission.Workflow+"/"+g.Permission.Stage+"/"+g.Permission.Name, "action", g.Action, "target", g.Target,
-			"scope", remit.ObjectValue(g.Scope).String(), "state", string(g.State), "issued", stamp(g.Issued), "expires", stamp(g.Expires),
-			"ended", stamp(g.Ended), "why", g.Why)
-		a.showBounds(g)
-	})
+	return a.show(g, func() { a.printGrant(g) })
+}
+
+func (a *app) printGrant(g *remit.Grant) {
+	a.fields("grant", string(g.ID), "decision", string(g.Decision), "agent", string(g.Agent), "run", string(g.Run),
+		"permission", g.Permission.Workflow+"/"+g.Permission.Stage+"/"+g.Permission.Name, "action", g.Action, "target", g.Target,
+		"scope", remit.ObjectValue(g.Scope).String(), "state", string(g.State), "issued", stamp(g.Issued), "expires", stamp(g.Expires),
+		"ended", stamp(g.Ended), "why", g.Why)
+	a.showBounds(g)
 }
 
 func (a *app) showBounds(g *remit.Grant) {

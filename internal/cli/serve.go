@@ -120,20 +120,38 @@ func (a *app) backupCommand() *cobra.Command {
 			if err := a.post(c.Context(), "/v1/backup", map[string]string{"path": path}, nil); err != nil {
 				return err
 			}
-			a.note("wrote %s; keep it with the keys of %s and with a copy of the ledger's folder that is older, never newer", path, filepath.Join(a.dir, "keys"))
+			a.note("wrote %s; keep it with the keys of %s and with a copy of the ledger's folder", path, filepath.Join(a.dir, "keys"))
 			return nil
 		}}
 }
 
 func (a *app) restoreCommand() *cobra.Command {
-	return &cobra.Command{Use: "restore FILE", Short: "Put a backup in the place of the state of a stopped server", Args: cobra.ExactArgs(1),
+	var beside bool
+	cmd := &cobra.Command{Use: "restore FILE", Short: "Put a backup in the place of the state of a stopped server", Args: cobra.ExactArgs(1),
+		Long: "Restore a backup: the log is verified, and the backup must be of this log. Where the log went on after the backup,\n--beside-newer-log starts the state at the log's head: all runs and leases end, suspensions of the time between hold,\nand an entry says what the state does not know.",
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := server.Restore(c.Context(), a.dir, args[0]); err != nil {
+			r, err := server.Restore(c.Context(), a.dir, args[0], beside)
+			if err != nil {
 				return err
 			}
-			a.note("restored; the old state was kept beside it. Start the server with remit serve")
-			return nil
+			return a.show(r, func() { a.showRestored(&r) })
 		}}
+	cmd.Flags().BoolVar(&beside, "beside-newer-log", false, "the log went on after the backup: end everything, and record what is lost")
+	return cmd
+}
+
+func (a *app) showRestored(r *server.Restored) {
+	a.note("restored; the old state was kept beside it. Start the server with remit serve")
+	g := r.Gap
+	if g == nil {
+		return
+	}
+	fmt.Fprintf(a.out, "entries %d to %d are known from the log only; %d runs and %d leases are ended, %d agents stay suspended\n",
+		g.First, g.Last, len(g.EndedRuns), g.EndedLeases, len(g.Suspended))
+	fmt.Fprintln(a.out, "not known:", g.Lost)
+	for _, e := range g.Evidence {
+		fmt.Fprintln(a.out, "add again:", clean(e))
+	}
 }
 
 func (a *app) versionCommand() *cobra.Command {

@@ -33,6 +33,7 @@ func (a *app) showWhy(w *api.Why) {
 	if w.Grant != nil {
 		fmt.Fprintf(a.out, "grant %s: %s, until %s\n", w.Grant.ID, w.Grant.State, stamp(w.Grant.Expires))
 		a.showBounds(w.Grant)
+		a.printActs(w.Observation, w.Acts, w.Gaps)
 	}
 	for _, e := range w.Acts {
 		fmt.Fprintf(a.out, "#%d %s\n", e.Seq, clean(string(e.Event)))

@@ -33,7 +33,7 @@ func (s *Server) opGrant(_ context.Context, c admin.Call) (any, error) {
 	if !ok {
 		return nil, notFound("grant", string(id))
 	}
-	return g.Shown(), nil
+	return s.observe(g)
 }
 
 func (s *Server) opRevoke(ctx context.Context, c admin.Call) (any, error) {

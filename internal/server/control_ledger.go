@@ -156,7 +156,11 @@ func (s *Server) opWhy(_ context.Context, c admin.Call) (any, error) {
 	if out.Grant != nil {
 		of.Grant = out.Grant.ID // not the acts of a twin that tried its limits
 	}
-	out.Acts, err = s.acts(of)
+	if out.Acts, err = s.acts(of); err != nil || out.Grant == nil {
+		return out, err
+	}
+	known, err := s.observe(*out.Grant)
+	out.Observation, out.Gaps = known.Observation, known.Gaps
 	return out, err
 }
 

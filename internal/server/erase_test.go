@@ -107,6 +107,19 @@ func TestSensitiveValueIsNowhereInClear(t *testing.T) {
 	if f.agent("agent/deploy", f.shared()).enter(r).ask("write").Secret == "" {
 		t.Error("after a restart the run's sensitive parameter is gone")
 	}
+	decisions := f.events(remit.EventDecision)
+	f.write(f.files) // another workflow now: what is live is judged again, denied, and that is recorded
+	f.must("/v1/apply", nil, nil)
+	f.backend.waitEmpty(t)
+	for end := time.Now().Add(20 * time.Second); f.events(remit.EventDecision) == decisions && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if f.events(remit.EventDecision) == decisions {
+		t.Error("the second judgement is not on record")
+	}
+	if found := f.whereIs(value); found != nil {
+		t.Errorf("after a second judgement the value is in clear in %v", found)
+	}
 }
 
 // S33: an erased run leaves no value in the store's files, says so wherever it is shown, and the log verifies as before.

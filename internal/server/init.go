@@ -4,20 +4,17 @@ package server
 
 import (
 	"context"
-	"crypto/cipher"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"remit"
 	"remit/internal/config"
 	"remit/internal/ledger"
-	"remit/internal/store"
 )
 
 // The layout of a server's directory.
@@ -75,49 +72,6 @@ func Init(_ context.Context, o InitOptions) (err error) {
 	return errors.Join(
 		os.WriteFile(filepath.Join(o.Dir, fileLedgerPub), []byte(key.Public().String()+"\n"), 0o644),
 		os.WriteFile(filepath.Join(o.Dir, fileServer), config.DefaultServer(td.Name(), o.Operator, o.UID, o.HTTPS), 0o644))
-}
-
-// Restore puts a backup in the place of a stopped server's state. The old state is kept beside it. The ledger's folder stays:
-// a backup that is older than the log is refused by the sequencer when the server starts.
-func Restore(_ context.Context, dir, backup string) error {
-	cfg, err := config.LoadServer(filepath.Join(dir, fileServer))
-	if err != nil {
-		return err
-	}
-	key, err := ledger.LoadKey(filepath.Join(cfg.Data, fileLedgerKey))
-	if err != nil {
-		return err
-	}
-	state := filepath.Join(cfg.Data, fileState)
-	next := state + ".restore"
-	if err := copyFile(backup, next); err != nil {
-		return &remit.Error{Code: remit.CodeInvalid, Msg: "the backup cannot be read: " + err.Error()}
-	}
-	// Opening both proves that the backup is a state that this program can read, and that no server holds the old one.
-	cipher, err := openStateKey(filepath.Join(cfg.Data, fileStateKey))
-	if err != nil {
-		return err
-	}
-	for _, path := range []string{next, state} {
-		if err := opens(path, key, cipher); err != nil {
-			return errors.Join(err, os.Remove(next))
-		}
-	}
-	aside := state + "." + time.Now().UTC().Format("20060102-150405")
-	for _, suffix := range []string{"", "-wal", "-shm"} {
-		if err := os.Rename(state+suffix, aside+suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("keep the old state: %w", err)
-		}
-	}
-	return os.Rename(next, state)
-}
-
-func opens(path string, key *ledger.Key, cipher cipher.AEAD) error {
-	s, err := store.Open(store.Config{Path: path, Sign: key.SignBatch, Cipher: cipher})
-	if err != nil {
-		return &remit.Error{Code: remit.CodeConflict, Msg: err.Error(), Hint: "stop the server first"}
-	}
-	return s.Close()
 }
 
 func copyFile(from, to string) (err error) {

@@ -198,7 +198,15 @@ func (s *Server) recheckGrant(ctx context.Context, g *remit.Grant, by string) bo
 	why := "no longer allowed: " + codes(d.Reasons) + " (" + string(d.ID) + ")"
 	//remit:guard S12 TestPolicyChangeEndsGrants,TestEvidenceEndsGrants,TestClosedTicketEndsGrants
 	s.endOf(ctx, func(l *remit.Lease) bool { return l.Grant == g.ID }, why, by)
-	e := remit.Event{At: d.At, Kind: remit.EventDecision, Agent: g.Agent, Run: g.Run, Decision: d.ID, Grant: g.ID, By: by, Data: d.AppendJSON(nil)}
+	seal := remit.SealOf(g.Scope, g.Sensitive) // whatever the present revision says of it
+	if g.Sensitive {
+		seal.Sensitive = remit.AllOf(d.Args, d.Params)
+	}
+	seal.Hide(d.Args)
+	seal.Hide(d.Params)
+	data := d.AppendSealed(nil, seal)
+	e := remit.Event{At: d.At, Kind: remit.EventDecision, Agent: g.Agent, Run: g.Run, Decision: d.ID, Grant: g.ID, By: by, Data: data,
+		Payload: seal.Payload, Private: seal.Private}
 	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := s.record(rctx, e); err != nil {
@@ -220,7 +228,7 @@ func (s *Server) judgeAgain(ctx context.Context, g *remit.Grant) remit.Decision 
 	if err != nil {
 		return fault(err)
 	}
-	old, err := decisionOf(e)
+	old, err := decisionOf(e.Reveal())
 	if err != nil {
 		return fault(err)
 	}

@@ -75,10 +75,12 @@ type Server struct {
 	signing  signing                 // who signs the configuration
 	refused  atomic.Pointer[refusal] // the last apply, when it was refused
 
-	rechecks   rechecks
-	clock      *clock
-	halted     atomic.Int64 // the jump that is in force and not on record; 0: none
-	unrecorded sync.Map     // agent name to *suspension, of those that are in force and not on record
+	rechecks rechecks
+	clock    *clock
+	halted   atomic.Int64 // the jump that is in force and not on record; 0: none
+	before   uint64       // the last entry when this process began
+
+	unrecorded sync.Map // agent name to *suspension, of those that are in force and not on record
 
 	broker     *broker.Broker
 	authorizer *authorizer.Authorizer
@@ -146,7 +148,11 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := s.buildLine(); err != nil {
 		return nil, err
 	}
-	return s, s.begin(ctx)
+	s.before = s.store.LastSeq()
+	if err = s.begin(ctx); err != nil {
+		return s, err
+	}
+	return s, s.recordGaps(ctx)
 }
 
 func (s *Server) openState(onCommit func(uint64)) (err error) {

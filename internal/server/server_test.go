@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 	targetDrivers["memory"] = func(o config.Object, _ deps) (built, error) {
 		var cfg struct {
 			Backend string `yaml:"backend"`
+			Watched bool   `yaml:"watched"`
 		}
 		err := o.Decode(&cfg)
 		b, ok := backends.Load(cfg.Backend)
@@ -53,7 +54,11 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			return built{}, err
 		}
-		return built{driver: b.(*backend), client: map[string]string{"server": "https://" + cfg.Backend + ".company.com"}}, nil
+		out := built{driver: b.(*backend), client: map[string]string{"server": "https://" + cfg.Backend + ".company.com"}}
+		if cfg.Watched {
+			out.webhooks = http.NotFoundHandler()
+		}
+		return out, nil
 	}
 	code := m.Run()
 	stopping.Wait()

@@ -83,6 +83,7 @@ func play(ctx context.Context, p parts, seed uint64, keep bool) (err error) {
 		{"The credential ends", s.ends},
 		{"A second run, and the agent is suspended", s.suspended},
 		{"The ledger", s.ledger},
+		{"No secret was written", s.secrets},
 	} {
 		fmt.Printf("\n== %s\n", chapter.name)
 		if err := chapter.do(ctx); err != nil {

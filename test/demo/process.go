@@ -124,6 +124,7 @@ func (s *story) start(log, ready string, argv ...string) (string, error) {
 	if err := cmd.Start(); err != nil {
 		return "", err
 	}
+	s.pids = append(s.pids, cmd.Process.Pid)
 	lines, exited := make(chan string, 1), make(chan error, 1)
 	go func() {
 		scan := bufio.NewScanner(stdout)

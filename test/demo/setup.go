@@ -40,6 +40,8 @@ type story struct {
 	cluster cluster
 	scanner *evidencetest.Signer
 	stops   []func()
+	pids    []int    // of the servers
+	minted  []string // every credential that the story saw
 
 	app, namespace, otherNamespace, scan, run string
 	https                                     string // HOST:PORT of Remit

@@ -276,7 +276,11 @@ func (s *story) expectDenied(ctx context.Context, r result, code string) error {
 // token gets a credential as the agent and returns the bare token, which no agent would show around.
 func (s *story) token(more ...string) (string, error) {
 	args := append([]string{s.path("bin", "remit"), "credential", "token", "--for", "apply"}, more...)
-	return s.holdAsAgent(args...)
+	token, err := s.holdAsAgent(args...)
+	if err == nil {
+		s.minted = append(s.minted, token)
+	}
+	return token, err
 }
 
 // usable asks the API server for the granted deployment with the token, over a kept connection.
