@@ -49,6 +49,7 @@ lint: $(BIN)/staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(BIN)/staticcheck ./...
+	$(GO) run ./test/guards -check
 
 # Known vulnerabilities; "not run" where no database is reachable.
 vuln: $(BIN)/govulncheck

@@ -151,18 +151,18 @@ func TestCheck(t *testing.T) {
 	if err := write(root, marks, false); err != nil {
 		t.Fatal(err)
 	}
-	if bad := check(root, marks); len(bad) != 1 || !strings.Contains(bad[0], "claims S9") {
+	if bad := check(root, marks, false); len(bad) != 1 || !strings.Contains(bad[0], "claims S9") {
 		t.Errorf("a current table: %q", bad)
 	}
 	if err := write(root, marks[1:], false); err == nil {
 		t.Error("the table shrank unasked")
 	}
-	bad := strings.Join(check(root, marks[1:]), "\n")
+	bad := strings.Join(check(root, marks[1:], true), "\n")
 	if !strings.Contains(bad, "lost its mark: | S1 ") || !strings.Contains(bad, "claims S1,") {
 		t.Errorf("a lost mark: %s", bad)
 	}
 	more := append(slices.Clone(marks), mark{Rule: "S9", Tests: []string{"TestGone"}, Dir: "door", File: "door/door.go", Func: "Open"})
-	bad = strings.Join(check(root, more), "\n")
+	bad = strings.Join(check(root, more, false), "\n")
 	if !strings.Contains(bad, "not in THREAT_MODEL.md: | S9 ") || !strings.Contains(bad, "has no test TestGone") {
 		t.Errorf("a new mark: %s", bad)
 	}
