@@ -34,13 +34,14 @@ const (
 	// MaxEnvelope is the greatest length of an envelope, in bytes.
 	MaxEnvelope   = 1 << 20
 	maxSignatures = 32
+	maxVersion    = 1 << 53 // exact in every reader of JSON
 )
 
 // Manifest is what is signed. Its canonical form is its JSON with the members in this order, the files sorted, without spaces.
 type Manifest struct {
 	Of       string                  `json:"of"`
 	For      string                  `json:"for"`      // the trust domain of the installation
-	Version  uint64                  `json:"version"`  // from 1; each is greater than the one before
+	Version  uint64                  `json:"version"`  // from 1; each is one more than the one before
 	Previous remit.Digest            `json:"previous"` // of the manifest before; empty: this is the first
 	Files    map[string]remit.Digest `json:"files"`    // by path relative to the directory
 }
@@ -130,8 +131,8 @@ func (b *Bundle) readManifest() error {
 		return refuse(Malformed, File+": the manifest is not in its canonical form", remake)
 	}
 	//remit:guard S31 TestParseRefuses
-	if b.Version == 0 {
-		return refuse(Malformed, File+": the version is 0, and the first is 1", remake)
+	if b.Version == 0 || b.Version > maxVersion {
+		return refuse(Malformed, fmt.Sprintf("%s: the version is %d, not 1 to %d", File, b.Version, uint64(maxVersion)), remake)
 	}
 	return nil
 }
@@ -219,7 +220,7 @@ func (b *Bundle) Follows(a Active) error {
 		return refuse(Taken, fmt.Sprintf("version %d was active with other content", b.Version), "make the next version with remit policy bundle and have it signed")
 	}
 	//remit:guard S31 TestFollows
-	if b.Previous != a.Manifest {
+	if b.Previous != a.Manifest || b.Version != a.Version+1 { // a great leap would leave no number for the next
 		return refuse(NotNext, fmt.Sprintf("version %d was not made from version %d, which is active", b.Version, a.Version),
 			"apply the versions in order, or make this one again on top of the active one")
 	}

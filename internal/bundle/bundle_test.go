@@ -212,6 +212,10 @@ func TestFollows(t *testing.T) {
 	refused(t, make1(t, one, map[string][]byte{"b.yaml": nil}).Follows(active), bundle.Taken)
 	refused(t, make1(t, make1(t, one, files), files).Follows(active), bundle.NotNext)
 	refused(t, make1(t, three, files).Follows(active), bundle.NotNext)
+	leap := parse(t, edit(t, three.Bytes(), func(e map[string]any) {
+		e["payload"] = base64.StdEncoding.EncodeToString([]byte(`{"of":"configuration","for":"company.com","version":9,"previous":"` + string(two.Digest()) + `","files":{}}`))
+	}))
+	refused(t, leap.Follows(active), bundle.NotNext)
 }
 
 func TestParseRefuses(t *testing.T) {
@@ -220,20 +224,21 @@ func TestParseRefuses(t *testing.T) {
 		return edit(t, good, func(e map[string]any) { e["payload"] = base64.StdEncoding.EncodeToString([]byte(text)) })
 	}
 	for name, raw := range map[string][]byte{
-		"empty":           nil,
-		"no JSON":         []byte("kind: Bundle"),
-		"too long":        bytes.Repeat([]byte(" "), bundle.MaxEnvelope+1),
-		"payload type":    edit(t, good, func(e map[string]any) { e["payloadType"] = "application/vnd.in-toto+json" }),
-		"payload":         edit(t, good, func(e map[string]any) { e["payload"] = "%" }),
-		"signature":       edit(t, good, func(e map[string]any) { e["signatures"].([]any)[0].(map[string]any)["sig"] = "%" }),
-		"many signatures": edit(t, good, func(e map[string]any) { e["signatures"] = slices.Repeat(e["signatures"].([]any), 33) }),
-		"unknown member":  payload(`{"of":"configuration","for":"a","version":1,"previous":"","files":{},"more":1}`),
-		"member twice":    payload(`{"of":"configuration","for":"a","version":1,"version":2,"previous":"","files":{}}`),
-		"other case":      payload(`{"Of":"configuration","for":"a","version":1,"previous":"","files":{}}`),
-		"spaces":          payload(`{"of":"configuration","for":"a","version":1,"previous":"","files":{} }`),
-		"more behind":     payload(`{"of":"configuration","for":"a","version":1,"previous":"","files":{}}{}`),
-		"version 0":       payload(`{"of":"configuration","for":"a","version":0,"previous":"","files":{}}`),
-		"negative":        payload(`{"of":"configuration","for":"a","version":-1,"previous":"","files":{}}`),
+		"empty":             nil,
+		"no JSON":           []byte("kind: Bundle"),
+		"too long":          bytes.Repeat([]byte(" "), bundle.MaxEnvelope+1),
+		"payload type":      edit(t, good, func(e map[string]any) { e["payloadType"] = "application/vnd.in-toto+json" }),
+		"payload":           edit(t, good, func(e map[string]any) { e["payload"] = "%" }),
+		"signature":         edit(t, good, func(e map[string]any) { e["signatures"].([]any)[0].(map[string]any)["sig"] = "%" }),
+		"many signatures":   edit(t, good, func(e map[string]any) { e["signatures"] = slices.Repeat(e["signatures"].([]any), 33) }),
+		"unknown member":    payload(`{"of":"configuration","for":"a","version":1,"previous":"","files":{},"more":1}`),
+		"member twice":      payload(`{"of":"configuration","for":"a","version":1,"version":2,"previous":"","files":{}}`),
+		"other case":        payload(`{"Of":"configuration","for":"a","version":1,"previous":"","files":{}}`),
+		"spaces":            payload(`{"of":"configuration","for":"a","version":1,"previous":"","files":{} }`),
+		"more behind":       payload(`{"of":"configuration","for":"a","version":1,"previous":"","files":{}}{}`),
+		"version 0":         payload(`{"of":"configuration","for":"a","version":0,"previous":"","files":{}}`),
+		"version too great": payload(`{"of":"configuration","for":"a","version":18446744073709551615,"previous":"","files":{}}`),
+		"negative":          payload(`{"of":"configuration","for":"a","version":-1,"previous":"","files":{}}`),
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := bundle.Parse(raw)

@@ -13,6 +13,7 @@ import (
 	"remit"
 	"remit/internal/api"
 	"remit/internal/bundle"
+	"remit/internal/config"
 )
 
 // author is somebody with a key.
@@ -248,6 +249,25 @@ func TestRestartKeepsTheSigned(t *testing.T) {
 				t.Error("the last good revision does not decide")
 			}
 		})
+	}
+}
+
+// TestUnsignedIsNotBuilt: what nobody vouches for is compared, and none of the files and programs that it names is opened.
+func TestUnsignedIsNotBuilt(t *testing.T) {
+	f, _, _ := signedServer(t)
+	times := 0
+	targetDrivers["witness"] = func(o config.Object, d deps) (out built, err error) { times++; return }
+	t.Cleanup(func() { delete(targetDrivers, "witness") })
+	files := f.files + "---\nkind: Target\nname: more\ntype: witness\n"
+	var out api.Applied
+	f.must("/v1/apply/compare", api.Compare{Files: map[string][]byte{"story.yaml": []byte(files)}}, &out)
+	f.write(files)
+	f.must("/v1/apply?dry_run=true", nil, &out)
+	if times != 0 || out.Refused == "" || len(out.Changes) != 1 {
+		t.Errorf("built %d times: %+v", times, out)
+	}
+	if code := f.post("/v1/apply", nil, nil); code != remit.CodeInvalid || times != 0 {
+		t.Errorf("applied: %q, built %d times", code, times)
 	}
 }
 
