@@ -169,6 +169,7 @@ func foldKey(d *remit.Decision) (same, asked [sha256.Size]byte) {
 	}
 	for _, r := range d.Reasons {
 		b, more = strconv.AppendQuote(b, string(r.Code)), strconv.AppendQuote(more, r.Of)
+		more = strconv.AppendQuote(more, r.Got) // which check refused a token: a forgery must not hide behind an earlier mistake
 	}
 	return sha256.Sum256(b), sha256.Sum256(d.Args.AppendJSON(more))
 }

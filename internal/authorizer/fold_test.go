@@ -125,6 +125,12 @@ func TestOnlyTheSameFolds(t *testing.T) {
 		func(r *remit.Request) { r.Run = "" },
 		func(r *remit.Request) { r.Agent = "agent/other" },
 		func(r *remit.Request) { r.Caller.Credential = "other" },
+		func(r *remit.Request) {
+			r.Refused = []remit.Reason{{Code: remit.ReasonRunToken, Got: "not a run token"}}
+		},
+		func(r *remit.Request) {
+			r.Refused = []remit.Reason{{Code: remit.ReasonRunToken, Got: "the signature is wrong"}}
+		},
 		func(r *remit.Request) { l.store.SetSuspended(agent, "test") },
 	} {
 		id := ask(change)
