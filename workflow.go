@@ -35,6 +35,9 @@ type Start struct {
 	By      []Name
 	Expires time.Duration // of the whole run
 	Self    bool          // an identity of some `may` may also start it
+	// Runs is how many runs one starter may start in an hour; Values how many distinct values of a parameter with a source
+	// (customers, say) those may be about (S9).
+	Runs, Values int
 }
 
 // Stage is one step of a workflow.
@@ -42,8 +45,25 @@ type Stage struct {
 	Name    string
 	Expires time.Duration // 0: the run's
 	End     []Name        // who may leave it
+	When    []ExitFact    // and what must be in the ledger before (S9)
 	May     []Permission  // in file order: the first whose predicates hold wins
 }
+
+// ExitFact is something that must have happened in a run before a stage is left.
+type ExitFact struct {
+	Permission string
+	Fact       string // FactAllowed, FactGranted or FactExecuted
+}
+
+// What can have happened under a permission: a decision allowed it, a credential was given for it, the target's audit log or an
+// enforcement point reported an act that succeeded.
+const (
+	FactAllowed  = "allowed"
+	FactGranted  = "granted"
+	FactExecuted = "executed"
+)
+
+func (f ExitFact) String() string { return f.Permission + " " + f.Fact }
 
 // Permission is one `may` entry.
 type Permission struct {

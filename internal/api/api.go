@@ -36,6 +36,9 @@ type Status struct {
 type StartRun struct {
 	Workflow string            `json:"workflow"`
 	Params   map[string]string `json:"params"`
+	// Evidence names, by kind (ticket, scan, provenance, ci), the evidence that parameters with a source are fields of, by its id;
+	// not needed where the workflow itself says which.
+	Evidence map[remit.EvidenceKind]string `json:"evidence,omitempty"`
 }
 
 // Started is a run that an agent started, with its run token if it acts in the first stage.

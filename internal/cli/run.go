@@ -20,11 +20,12 @@ import (
 
 func (a *app) runCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "run", Short: "Runs of workflows: start, list, show, advance, finish"}
-	var params []string
+	var params, evidence []string
 	start := &cobra.Command{Use: "start WORKFLOW", Short: "Start a run", Args: cobra.ExactArgs(1),
 		Example: "  remit run start deploy --param app=foo --param image=registry.example/foo:v1.2 --param scan=scan-789 --param ticket=CHG-1",
-		RunE:    func(c *cobra.Command, args []string) error { return a.runStart(c, args[0], params) }}
-	start.Flags().StringArrayVarP(&params, "param", "p", nil, "NAME=VALUE, as often as the workflow has parameters")
+		RunE:    func(c *cobra.Command, args []string) error { return a.runStart(c, args[0], params, evidence) }}
+	start.Flags().StringArrayVarP(&params, "param", "p", nil, "NAME=VALUE, as often as the workflow has parameters without a source")
+	start.Flags().StringArrayVar(&evidence, "evidence", nil, "KIND=ID, the evidence that parameters with a source are fields of: ticket=CHG-1")
 	var to string
 	advance := &cobra.Command{Use: "advance RUN", Short: "Leave the present stage for the next", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -55,13 +56,21 @@ func parsePairs(pairs []string, flag string) (map[string]string, error) {
 	return out, nil
 }
 
-func (a *app) runStart(c *cobra.Command, workflow string, pairs []string) error {
+func (a *app) runStart(c *cobra.Command, workflow string, pairs, evidence []string) error {
 	params, err := parsePairs(pairs, "--param")
 	if err != nil {
 		return err
 	}
+	in := api.StartRun{Workflow: workflow, Params: params, Evidence: map[remit.EvidenceKind]string{}}
+	named, err := parsePairs(evidence, "--evidence")
+	if err != nil {
+		return err
+	}
+	for kind, id := range named {
+		in.Evidence[remit.EvidenceKind(kind)] = id
+	}
 	var r remit.Run
-	if err := a.post(c.Context(), "/v1/runs", api.StartRun{Workflow: workflow, Params: params}, &r); err != nil {
+	if err := a.post(c.Context(), "/v1/runs", in, &r); err != nil {
 		return err
 	}
 	if a.quiet && a.output == "table" {

@@ -82,9 +82,15 @@ type parameterFile struct {
 }
 
 type startFile struct {
-	By      []word `yaml:"by" need:"yes" is:"principal" doc:"Who may start a run. An operator is not declared in files but in remit.yaml."`
-	Expires span   `yaml:"expires" doc:"How long a run lives. Left out: 1h; at most 168h."`
-	Self    bool   `yaml:"self" doc:"Whether an identity that stands in a may entry may also start the run. Then every parameter that a where uses needs a source: an agent's own word binds nothing. Left out: false."`
+	By      []word       `yaml:"by" need:"yes" is:"principal" doc:"Who may start a run. An operator is not declared in files but in remit.yaml."`
+	Expires span         `yaml:"expires" doc:"How long a run lives. Left out: 1h; at most 168h."`
+	PerHour *perHourFile `yaml:"per_hour" doc:"How much one starter may start in an hour. Left out: 200 runs, about 100 values."`
+	Self    bool         `yaml:"self" doc:"Whether an identity that stands in a may entry may also start the run. Then every parameter that a where uses needs a source: an agent's own word binds nothing. Left out: false."`
+}
+
+type perHourFile struct {
+	Runs   *int32 `yaml:"runs" doc:"How many runs of this workflow. Left out: 200; at most 100000."`
+	Values *int32 `yaml:"values" doc:"About how many distinct values of any one parameter with a source, such as customers. Left out: 100; at most 100000."`
 }
 
 type stageFile struct {
@@ -95,7 +101,8 @@ type stageFile struct {
 }
 
 type endFile struct {
-	By []word `yaml:"by" need:"yes" is:"principal" doc:"Who."`
+	By   []word `yaml:"by" need:"yes" is:"principal" doc:"Who."`
+	When []word `yaml:"when" is:"exitfact" doc:"What must be in the ledger before the stage is left: PERMISSION allowed, PERMISSION granted or PERMISSION executed (and succeeded), of this stage. Left out: nothing. A run can be finished without."`
 }
 
 type mayFile struct {

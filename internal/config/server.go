@@ -34,11 +34,13 @@ type ServerConfig struct {
 	GrantIssuer string // `iss` of grant tokens; never that of JWT-SVIDs (S1)
 	AllowOwnUID bool   // whether a process under the server's uid can be attested as more than level none
 	Registry    RegistryConfig
-	Authors     Authors       // who signs the declarations
-	Ceiling     CeilingConfig // what bounds them
-	Witnesses   []Witness     // who cosigns the ledger's checkpoints
-	Quorum      int           // of them; 0 is all
-	Quotas      Quotas        // what each principal may ask (S35)
+	// SecondOpinion: one decision in so many is judged again by OPA (S32).
+	SecondOpinion int
+	Authors       Authors       // who signs the declarations
+	Ceiling       CeilingConfig // what bounds them
+	Witnesses     []Witness     // who cosigns the ledger's checkpoints
+	Quorum        int           // of them; 0 is all
+	Quotas        Quotas        // what each principal may ask (S35)
 }
 
 // Witness is who cosigns the ledger's checkpoints.
@@ -73,6 +75,7 @@ type serverFile struct {
 	Attest      serverAttest   `yaml:"attest" doc:"Attestation of processes on this host."`
 	Registry    registryFile   `yaml:"registry" doc:"How image tags are resolved to digests."`
 	Quotas      quotasFile     `yaml:"quotas" doc:"What each principal may ask. What is beyond is refused before it is decided, and not recorded."`
+	Opinion     opinionFile    `yaml:"second_opinion" doc:"How many decisions OPA judges again, on the printed policy, beside the path of answers. A difference ends the grant and is a finding."`
 	Authors     *authorsFile   `yaml:"authors" doc:"Who signs the declarations. Left out: they are not signed."`
 	Witnesses   *witnessesFile `yaml:"witnesses" doc:"Who cosigns the ledger's checkpoints (C2SP tlog-witness). Left out: nobody."`
 	Ceiling     *ceilingsFile  `yaml:"ceiling" doc:"What bounds the declarations. Left out: what the directory ceiling holds, unsigned."`
@@ -110,6 +113,10 @@ type issuerFile struct {
 
 type serverAttest struct {
 	AllowOwnUID bool `yaml:"allow_own_uid" doc:"Whether a process under the server's own user counts as attested. For trying things out only: such a process could read the server's keys. Left out: false."`
+}
+
+type opinionFile struct {
+	OneIn *int32 `yaml:"one_in" doc:"One in so many. Left out: 100; 1: all."`
 }
 
 type registryFile struct {
@@ -180,6 +187,12 @@ func (f *serverFile) config(name, dir string, out *problems) *ServerConfig {
 		out.add(name, f.Sockets.Admin.line, "sockets: admin and workload are one path: agents would reach the management; choose two")
 	}
 	s.Quotas = f.Quotas.config(name, out)
+	s.SecondOpinion = 100
+	if n := f.Opinion.OneIn; n != nil {
+		if s.SecondOpinion = int(*n); *n < 1 {
+			out.add(name, f.TrustDomain.line, "second_opinion: one_in: %d: write 1 or more", *n)
+		}
+	}
 	f.listen(s, name, out)
 	f.operators(s, name, out)
 	f.authors(s, name, dir, out)

@@ -35,6 +35,7 @@ var formats = map[string]format{
 	"pointer":    {expr(`^(/([^~/]|~[01])*)+$`), "a JSON pointer, such as /rows/*/id"},
 	"rego":       {expr(`^[^/].{0,250}\.rego$`), "the path of a .rego file in the configuration directory"},
 	"field":      {expr(`^(scan|provenance|ticket|ci)\.[a-z][a-z0-9_]{0,62}$`), "KIND.FIELD of evidence, such as ticket.customer"},
+	"exitfact":   {expr(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])? (allowed|granted|executed)$`), "PERMISSION allowed, granted or executed"},
 	"severity":   {expr(`^(none|low|medium|high|critical)$`), "none, low, medium, high or critical"},
 	"tier":       {expr(`^(process|kernel|vm)$`), "process, kernel or vm"},
 	"paramtype":  {expr(`^(name|string|integer|number|boolean|image)$`), "name, string, integer, number, boolean or image"},

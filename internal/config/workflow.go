@@ -18,7 +18,9 @@ const (
 	maxRunExpires     = 7 * 24 * time.Hour
 	defaultTTL        = 5 * time.Minute
 	maxTTL            = time.Hour
-	maxWithin         = 10 * 365 * 24 * time.Hour
+
+	defaultRunsPerHour, defaultValuesPerHour, maxPerHour = 200, 100, 100_000
+	maxWithin                                            = 10 * 365 * 24 * time.Hour
 )
 
 // flow is a workflow while it is built.
@@ -142,6 +144,11 @@ func fits(p *remit.Parameter, v remit.Value) bool {
 func (f *flow) start() remit.Start {
 	s := &f.doc.Start
 	out := remit.Start{Self: s.Self, Expires: s.Expires.or(defaultRunExpires, maxRunExpires, f.file, "start: expires", f.out)}
+	out.Runs, out.Values = defaultRunsPerHour, defaultValuesPerHour
+	if s.PerHour != nil {
+		f.perHour("runs", s.PerHour.Runs, &out.Runs)
+		f.perHour("values", s.PerHour.Values, &out.Values)
+	}
 	out.By = f.principals("start: by", s.By, f.doc.Name.line)
 	for i, n := range out.By {
 		if f.acting[n] && !s.Self {
@@ -149,6 +156,16 @@ func (f *flow) start() remit.Start {
 		}
 	}
 	return out
+}
+
+func (f *flow) perHour(key string, n *int32, into *int) {
+	if n == nil {
+		return
+	}
+	if *n < 1 || *n > maxPerHour {
+		f.add(f.doc.Name.line, "start: per_hour: %s: %d: write 1 to %d", key, *n, maxPerHour)
+	}
+	*into = int(*n)
 }
 
 func (f *flow) principals(key string, words []word, line int) (out []remit.Name) {
@@ -190,6 +207,13 @@ func (f *flow) stage(i int, s *stageFile, run time.Duration) remit.Stage {
 	}
 	if s.End.By != nil {
 		out.End = f.principals("end: by", s.End.By, s.Name.line)
+	}
+	for _, w := range s.End.When {
+		name, fact, _ := strings.Cut(w.s, " ")
+		if at, ok := f.perms[name]; !ok || at.stage != i {
+			f.add(w.line, "end: when: there is no permission %s in this stage: name one", name)
+		}
+		out.When = append(out.When, remit.ExitFact{Permission: name, Fact: fact})
 	}
 	for j := range s.May {
 		out.May = append(out.May, f.permission(i, j, &s.May[j]))

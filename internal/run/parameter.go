@@ -60,6 +60,35 @@ func parameters(w *remit.Workflow, starter remit.Name, in Input) (map[string]rem
 	return values, sources, nil
 }
 
+// Said checks what a starter supplied, before any evidence is asked: only declared parameters without a source, all of them, each
+// of its type. The error is of CodeInvalid.
+func Said(w *remit.Workflow, params map[string]string) (map[string]remit.Value, error) {
+	values := map[string]remit.Value{}
+	for i := range w.Parameters {
+		p := &w.Parameters[i]
+		raw, isSaid := params[p.Name]
+		switch {
+		case p.Source != "" && isSaid:
+			return nil, invalid(p.Name, "its value comes from %s, never from the starter", "leave it out", p.Source)
+		case p.Source != "":
+			continue
+		case !isSaid:
+			return nil, invalid(p.Name, "it is missing", "supply it: all parameters are required")
+		}
+		v, err := Parameter(p, raw)
+		if err != nil {
+			return nil, err
+		}
+		values[p.Name] = v
+	}
+	for _, name := range slices.Sorted(maps.Keys(params)) {
+		if _, ok := values[name]; !ok {
+			return nil, invalid(name, "workflow %s has no such parameter", "leave it out", w.Name)
+		}
+	}
+	return values, nil
+}
+
 // supplied returns a parameter's text and who stands behind it. What has a source is never taken from the starter, and what
 // an agent that acts in the workflow says about itself binds nothing (S9).
 func supplied(w *remit.Workflow, p *remit.Parameter, starter remit.Name, in Input) (raw, source string, err error) {

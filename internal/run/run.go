@@ -144,9 +144,10 @@ func enter(r *remit.Run, s *remit.Stage, at time.Time) {
 }
 
 // Advance leaves the present stage for the next one; to, when stated, must name it. It is for whom the stage's `end` names,
-// and for the starter where it names nobody. Errors: CodeUnauthenticated, CodeForbidden, CodeConflict (the run is not live,
+// and for the starter where it names nobody. facts are what the caller found in the ledger: all that the stage's `end` asks for
+// must be among them. Errors: CodeUnauthenticated, CodeForbidden, CodeConflict (the run is not live,
 // there is no next stage, to is another one, the workflow changed).
-func Advance(r remit.Run, w *remit.Workflow, by Actor, to string, at time.Time) (remit.Run, []remit.Event, error) {
+func Advance(r remit.Run, w *remit.Workflow, by Actor, to string, at time.Time, facts ...remit.ExitFact) (remit.Run, []remit.Event, error) {
 	i, err := present(&r, w, by, at)
 	if err != nil {
 		return r, nil, err
@@ -154,6 +155,12 @@ func Advance(r remit.Run, w *remit.Workflow, by Actor, to string, at time.Time) 
 	//remit:guard S9 TestAdvanceRefuses
 	if !mayLeave(&r, &w.Stages[i], by.Name) {
 		return r, nil, forbidden("%s may not end stage %s", "end: by lists who may", by.Name, r.Stage)
+	}
+	for _, f := range w.Stages[i].When {
+		//remit:guard S9 TestStageIsLeftOnlyWithItsFacts
+		if !slices.Contains(facts, f) {
+			return r, nil, conflict("stage %s is left when %s, which is not in the ledger", "do that first, or finish the run", r.Stage, f)
+		}
 	}
 	if i+1 == len(w.Stages) {
 		return r, nil, conflict("stage %s is the last one", "finish the run", r.Stage)
@@ -170,6 +177,9 @@ func Advance(r remit.Run, w *remit.Workflow, by Actor, to string, at time.Time) 
 	r = changed(r)
 	enter(&r, next, at)
 	data := remit.Args{"from": text(from), "to": text(r.Stage), "stage_expires": stamp(r.StageExpires)}
+	if len(w.Stages[i].When) > 0 {
+		data["when"] = factsValue(w.Stages[i].When)
+	}
 	return r, []remit.Event{event(&r, remit.EventRunStage, by.Principal.String(), at, data)}, nil
 }
 
@@ -294,6 +304,14 @@ func ended(r *remit.Run, by string, at time.Time, why string) remit.Event {
 func text(s string) remit.Value { return remit.StringValue(s) }
 
 func stamp(t time.Time) remit.Value { return text(t.UTC().Format(time.RFC3339Nano)) }
+
+func factsValue(facts []remit.ExitFact) remit.Value {
+	out := make([]remit.Value, len(facts))
+	for i, f := range facts {
+		out[i] = text(f.String())
+	}
+	return remit.ListValue(out...)
+}
 
 func sourcesValue(m map[string]string) remit.Value {
 	out := make(map[string]remit.Value, len(m))

@@ -381,3 +381,20 @@ func check(t *rapid.T, before, next *remit.Run, events []remit.Event) {
 		}
 	}
 }
+
+// TestStageIsLeftOnlyWithItsFacts: S9. Every fact that the stage's end asks for must be among those that were found.
+func TestStageIsLeftOnlyWithItsFacts(t *testing.T) {
+	w := flow()
+	one, two := remit.ExitFact{Permission: "p", Fact: remit.FactGranted}, remit.ExitFact{Permission: "p", Fact: remit.FactExecuted}
+	w.Stages[0].When = []remit.ExitFact{one, two}
+	r := start(t, w)
+	for _, facts := range [][]remit.ExitFact{nil, {one}, {two}, {one, {Permission: "q", Fact: remit.FactExecuted}}} {
+		if next, _, err := run.Advance(r, w, agent("x"), "", noon, facts...); remit.CodeOf(err) != remit.CodeConflict || next.Stage != "a" {
+			t.Errorf("with %v: %v in stage %s", facts, err, next.Stage)
+		}
+	}
+	next, events, err := run.Advance(r, w, agent("x"), "", noon, two, one)
+	if err != nil || next.Stage != "b" || !strings.Contains(string(events[0].Data), "p executed") {
+		t.Errorf("%v, %+v, %s", err, next, events[0].Data)
+	}
+}

@@ -92,7 +92,7 @@ func (s *Server) actor(r *http.Request) (run.Actor, error) {
 }
 
 var agentStatus = map[remit.Code]int{
-	remit.CodeInvalid: 400, remit.CodeUnauthenticated: 401, remit.CodeForbidden: 403, remit.CodeNotFound: 404,
+	remit.CodeInvalid: 400, remit.CodeUnauthenticated: 401, remit.CodeForbidden: 403, remit.CodeDenied: 403, remit.CodeNotFound: 404,
 	remit.CodeConflict: 409, remit.CodeUnavailable: 503, remit.CodeExhausted: 429, remit.CodeInternal: 500,
 }
 

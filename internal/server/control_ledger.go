@@ -146,7 +146,7 @@ func (s *Server) opWhy(_ context.Context, c admin.Call) (any, error) {
 		out.Text += "\nsensitive, not shown: " + strings.Join(opened.Private, ", ")
 	}
 	var under *remit.Decision
-	if p, ok := s.parent(d.Under); d.Under != "" && ok {
+	if p, ok := s.parentAt(d.Under, d.At); d.Under != "" && ok {
 		under = &p
 	}
 	if out.Input, err = policy.Input(&d, under); err != nil {

@@ -66,7 +66,8 @@ func (s *Server) opRunStart(ctx context.Context, c admin.Call) (any, error) {
 }
 
 func (s *Server) startRun(ctx context.Context, in api.StartRun, by run.Actor) (remit.Run, error) {
-	w, ok := s.rev.Load().workflow(in.Workflow)
+	rev := s.rev.Load()
+	w, ok := rev.workflow(in.Workflow)
 	if !ok {
 		return remit.Run{}, notFound("workflow", in.Workflow)
 	}
@@ -84,11 +85,26 @@ func (s *Server) startRun(ctx context.Context, in api.StartRun, by run.Actor) (r
 	if err := s.resolveImages(ctx, w, in.Params); err != nil {
 		return remit.Run{}, err
 	}
-	r, events, err := run.Start(w, remit.NewRunID(), by, run.Input{Params: in.Params}, s.now())
+	id, at := remit.NewRunID(), s.now()
+	s.starting.Store(id, remit.Run{ID: id, Workflow: w.Name, Starter: by.Name})
+	defer s.starting.Delete(id)
+	from, err := s.fromEvidence(ctx, rev, w, &in, &remit.Request{At: at, Caller: by.Principal, Agent: by.Name, Run: id})
 	if err != nil {
 		return remit.Run{}, err
 	}
-	return s.commitRun(ctx, r, events, 0, remit.Precondition{Key: remit.AgentKey(by.Name), Epoch: posture.Epoch})
+	r, events, err := run.Start(w, id, by, run.Input{Params: in.Params, Verified: from.verified}, at)
+	if err != nil {
+		return remit.Run{}, err
+	}
+	if err := s.starts.take(w, &r); err != nil {
+		return remit.Run{}, err
+	}
+	started, err := s.commitRun(ctx, r, events, 0, append(from.seen, remit.Precondition{Key: remit.AgentKey(by.Name), Epoch: posture.Epoch},
+		remit.Precondition{Key: remit.PolicyKey, Epoch: rev.epoch})...)
+	if err != nil {
+		s.starts.drop(&r)
+	}
+	return started, err
 }
 
 // maxLiveRuns bounds what one starter can have under way: live runs are in memory (S9).
@@ -155,7 +171,11 @@ func (s *Server) opRunAdvance(ctx context.Context, c admin.Call) (any, error) {
 }
 
 func (s *Server) advance(ctx context.Context, r remit.Run, w *remit.Workflow, by run.Actor, to string) (any, error) {
-	next, events, err := run.Advance(r, w, by, to, s.now())
+	facts, err := s.factsOf(&r, w)
+	if err != nil {
+		return nil, err
+	}
+	next, events, err := run.Advance(r, w, by, to, s.now(), facts...)
 	if err != nil {
 		return nil, err
 	}

@@ -177,6 +177,9 @@ func newTicket(o config.Object, d deps) (evidence.Source, error) {
 // acting returns who has a part in a run: its starter and everybody in its stages.
 func (d deps) acting(id remit.RunID) []remit.Name {
 	r, ok := d.store.Run(id)
+	if starting, is := d.server.starting.Load(id); is {
+		r, ok = starting.(remit.Run), true
+	}
 	if !ok {
 		return nil
 	}

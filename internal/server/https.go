@@ -94,7 +94,9 @@ type line struct{ s *Server }
 func (l line) Decide(ctx context.Context, req *remit.Request) (remit.Decision, error) {
 	l.s.watchClock()
 	l.complete(req)
-	return l.s.authorizer.Decide(ctx, req)
+	d, err := l.s.authorizer.Decide(ctx, req)
+	l.s.sample(&d, "")
+	return d, err
 }
 
 // Grant implements gateway.Line.
@@ -102,6 +104,7 @@ func (l line) Grant(ctx context.Context, req *remit.Request) (gateway.Granted, e
 	l.s.watchClock()
 	l.complete(req)
 	d, g, c, err := l.s.authorizer.Grant(ctx, req)
+	l.s.sample(&d, g.ID)
 	return gateway.Granted{Decision: d, Grant: g, Credential: c}, err
 }
 

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"remit"
 	"remit/internal/api"
@@ -39,6 +40,7 @@ type revision struct {
 	version   uint64          // of its bundle; 0: unsigned
 	signers   []string
 	roofers   []string
+	epoch     uint64 // of the policy
 }
 
 // take notes under which signatures and ceiling a revision stands.
@@ -59,7 +61,7 @@ func (r *revision) workflow(name string) (*remit.Workflow, bool) {
 
 // build checks a configuration by building all of it; epoch is what the policy's will be when it is active.
 func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
-	r := &revision{set: set, targets: map[string]broker.Target{}, clients: map[string]map[string]string{}, webhooks: map[string]http.Handler{},
+	r := &revision{set: set, epoch: epoch, targets: map[string]broker.Target{}, clients: map[string]map[string]string{}, webhooks: map[string]http.Handler{},
 		probes: map[string]func(context.Context) (string, error){}, workflows: map[string]*remit.Workflow{}, audiences: map[string]bool{}}
 	var errs []error
 	d := s.depsOf(set)
@@ -353,14 +355,21 @@ func (s *Server) planOf(digest remit.Digest) (*policy.Plan, error) {
 }
 
 // parent reads a recorded decision from the ledger, because a decision is nowhere else: what `under` asks about.
-func (s *Server) parent(id remit.DecisionID) (remit.Decision, bool) {
+func (s *Server) parent(id remit.DecisionID) (remit.Decision, bool) { return s.parentAt(id, s.now()) }
+
+// parentAt returns a call that was open at the time given: for as long as its own decision holds, so that an old one does not carry
+// new requests (S24).
+func (s *Server) parentAt(id remit.DecisionID, at time.Time) (remit.Decision, bool) {
 	e, ok, err := s.store.Decision(id)
 	if err != nil || !ok {
 		return remit.Decision{}, false
 	}
 	d, err := decisionOf(e.Reveal())
-	// A call is open for as long as its own decision holds: an old one must not carry new requests (S24).
-	return d, err == nil && d.Effect == remit.Allow && s.now().Before(d.At.Add(d.TTL))
+	//remit:guard S24 TestParentMustBeOpen
+	if err != nil || d.Effect != remit.Allow || !at.Before(d.At.Add(d.TTL)) {
+		return d, false
+	}
+	return d, true
 }
 
 func decisionOf(e remit.Entry) (remit.Decision, error) {

@@ -76,6 +76,9 @@ type Server struct {
 	refused  atomic.Pointer[refusal] // the last apply, when it was refused
 
 	rechecks rechecks
+	starts   starts
+	opinions opinions
+	starting sync.Map // run id to remit.Run, of those that are not on record yet
 	clock    *clock
 	halted   atomic.Int64 // the jump that is in force and not on record; 0: none
 	before   uint64       // the last entry when this process began
@@ -138,8 +141,8 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := s.openState(o.OnCommit); err != nil {
 		return nil, err
 	}
-	s.clock = newClock(s.now, s.elapsed)
-	if err := s.checkLastEvent(); err != nil {
+	s.clock, s.opinions.queue = newClock(s.now, s.elapsed), make(chan opinion, opinionQueue)
+	if err := errors.Join(s.checkLastEvent(), s.loadStarts()); err != nil {
 		return nil, err
 	}
 	if err := s.openIdentities(ctx); err != nil {
@@ -261,6 +264,7 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	front.run("janitor", s.janitor)
 	front.run("recheck", s.recheckAsked)
 	front.run("tickets", s.rereadTickets)
+	front.run("second opinion", s.judgeSampled)
 	front.run("hangup", s.onHangup)
 	s.runIdentities(front)
 	if ready != nil {
