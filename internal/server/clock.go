@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"remit"
 	"remit/internal/api"
 	"remit/internal/gateway/admin"
@@ -20,9 +22,10 @@ const maxJump = 5 * time.Second
 
 // clock compares the time of day with a clock that nobody sets. It is safe for concurrent use.
 type clock struct {
-	now     func() time.Time
-	elapsed func() time.Duration
-	base    atomic.Pointer[moment]
+	// read returns the time of day, and between which times by the other clock it was read.
+	read   func() (wall time.Time, least, most time.Duration)
+	resync func() // nil: the other clock is always up to date
+	base   atomic.Pointer[moment]
 }
 
 // moment is one instant by both clocks.
@@ -31,22 +34,43 @@ type moment struct {
 	elapsed time.Duration
 }
 
-func newClock(now func() time.Time, elapsed func() time.Duration) *clock {
-	c := &clock{now: now, elapsed: elapsed}
+func newClock(read func() (wall time.Time, least, most time.Duration), resync func()) *clock {
+	c := &clock{read: read, resync: resync}
 	c.believe()
 	return c
 }
 
-// believe takes the time of day as it is now.
-func (c *clock) believe() { c.base.Store(&moment{c.now().Round(0), c.elapsed()}) }
+// apartFrom reads two clocks that know nothing of each other.
+func apartFrom(now func() time.Time, elapsed func() time.Duration) func() (wall time.Time, least, most time.Duration) {
+	return func() (wall time.Time, least, most time.Duration) {
+		least = elapsed()
+		wall = now()
+		return wall, least, elapsed()
+	}
+}
 
-// jump returns by how much the time of day moved beside the other clock since it was last believed; 0 within maxJump. However long
-// this goroutine waits between two readings, that is no jump.
+// believe takes the time of day as it is now.
+func (c *clock) believe() {
+	wall, _, most := c.read()
+	c.base.Store(&moment{wall.Round(0), most})
+}
+
+// jump returns by how much the time of day moved beside the other clock since it was last believed; 0 within maxJump. What looks
+// like one is looked at again: the host may have slept.
 func (c *clock) jump() time.Duration {
+	by := c.apart()
+	if by != 0 && c.resync != nil {
+		c.resync()
+		by = c.apart()
+	}
+	return by
+}
+
+// apart reads both clocks once. However long this goroutine waits between two readings, that is no jump.
+func (c *clock) apart() time.Duration {
 	base := c.base.Load()
-	before := c.elapsed()
-	went := c.now().Round(0).Sub(base.wall)
-	least, most := before-base.elapsed, c.elapsed()-base.elapsed
+	wall, least, most := c.read()
+	went, least, most := wall.Round(0).Sub(base.wall), least-base.elapsed, most-base.elapsed
 	if went > most+maxJump {
 		return went - most
 	}
@@ -54,6 +78,39 @@ func (c *clock) jump() time.Duration {
 		return went - least
 	}
 	return 0
+}
+
+// bootClock is the time since the host was started, asleep or not (Linux's CLOCK_BOOTTIME), which nobody can set. Between two calls
+// of resync it goes on by the monotonic clock, which costs no call of the kernel and stops while the host sleeps. It is safe for
+// concurrent use.
+type bootClock struct {
+	start time.Time
+	ahead atomic.Int64 // of the time since start
+}
+
+func newBootClock() *bootClock {
+	b := &bootClock{start: time.Now()}
+	b.resync()
+	return b
+}
+
+func (b *bootClock) elapsed() time.Duration {
+	return time.Since(b.start) + time.Duration(b.ahead.Load())
+}
+
+// read reads both clocks at one instant.
+func (b *bootClock) read() (wall time.Time, least, most time.Duration) {
+	now := time.Now()
+	at := now.Sub(b.start) + time.Duration(b.ahead.Load())
+	return now, at, at
+}
+
+func (b *bootClock) resync() {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic("server: the kernel has no CLOCK_BOOTTIME: " + err.Error())
+	}
+	b.ahead.Store(ts.Nano() - int64(time.Since(b.start)))
 }
 
 type clockData struct {

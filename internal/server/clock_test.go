@@ -87,9 +87,23 @@ func TestClockSetBackWhileDown(t *testing.T) {
 // TestClockIsPatient: a goroutine that waits long between two readings sees no jump.
 func TestClockIsPatient(t *testing.T) {
 	wall, elapsed, slow := time.Unix(1e9, 0), time.Duration(0), time.Duration(0)
-	c := newClock(func() time.Time { now := wall; wall, elapsed = wall.Add(slow), elapsed+slow; return now }, func() time.Duration { return elapsed })
+	c := newClock(apartFrom(func() time.Time { now := wall; wall, elapsed = wall.Add(slow), elapsed+slow; return now }, func() time.Duration { return elapsed }), nil)
 	slow = time.Hour
 	if by := c.jump(); by != 0 {
 		t.Errorf("a jump of %v", by)
+	}
+}
+
+// TestSleepIsNoJump: while the host slept, the cheap clock stood still.
+func TestSleepIsNoJump(t *testing.T) {
+	wall, elapsed, slept := time.Unix(1e9, 0), time.Duration(0), time.Duration(0)
+	c := newClock(apartFrom(func() time.Time { return wall }, func() time.Duration { return elapsed }), func() { elapsed, slept = elapsed+slept, 0 })
+	wall, slept = wall.Add(8*time.Hour), 8*time.Hour
+	if by := c.jump(); by != 0 {
+		t.Errorf("a jump of %v", by)
+	}
+	wall = wall.Add(time.Minute)
+	if by := c.jump(); by != time.Minute {
+		t.Errorf("after it a jump of %v", by)
 	}
 }

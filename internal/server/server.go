@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"remit"
@@ -42,6 +41,7 @@ type Options struct {
 	Now     func() time.Time // default time.Now
 	// Elapsed is a clock that nobody sets; default: the time since the host was started, or Now's where that is given.
 	Elapsed func() time.Duration
+	clock   *clock // both of them
 	// Reread is how often live grants that rest on a ticket are judged again; default 10 s.
 	Reread time.Duration
 	// OnCommit is store.Config.OnCommit: for tests of crashes.
@@ -102,20 +102,15 @@ func (o *Options) defaults() {
 		o.Now = time.Now
 	}
 	if o.Elapsed == nil {
-		o.Elapsed = sinceBoot
+		boot := newBootClock()
+		o.Elapsed, o.clock = boot.elapsed, newClock(boot.read, boot.resync)
+	}
+	if o.clock == nil {
+		o.clock = newClock(apartFrom(o.Now, o.Elapsed), nil)
 	}
 	if o.Reread <= 0 {
 		o.Reread = rereadEvery
 	}
-}
-
-// sinceBoot is the time since the host was started, asleep or not (Linux's CLOCK_BOOTTIME): nobody can set it.
-func sinceBoot() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		panic("server: the kernel has no CLOCK_BOOTTIME: " + err.Error())
-	}
-	return time.Duration(ts.Nano())
 }
 
 // New opens the state, builds all parts and activates the configuration. On error everything is closed again.
@@ -141,7 +136,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := s.openState(o.OnCommit); err != nil {
 		return nil, err
 	}
-	s.clock, s.opinions.queue = newClock(s.now, s.elapsed), make(chan opinion, opinionQueue)
+	s.clock, s.opinions.queue = o.clock, make(chan opinion, opinionQueue)
 	if err := errors.Join(s.checkLastEvent(), s.loadStarts()); err != nil {
 		return nil, err
 	}
