@@ -30,8 +30,16 @@ $(BIN)/kubectl: $(wildcard $(K8S)/kubectl/*.go) $(K8S)/go.mod
 	  .ci/progress "compiling kubectl" $(GO) -C $(K8S) build -ldflags '$(LDFLAGS) -X k8s.io/component-base/version.gitVersion=v1.37.2' \
 	  -o $(abspath $@) ./kubectl; fi
 
+# Real peers from npm that tests run beside us, in pinned versions: an OpenID provider.
+.PHONY: node
+node: test/node/node_modules/.package-lock.json
+
+test/node/node_modules/.package-lock.json: test/node/package.json test/node/package-lock.json
+	npm --prefix test/node ci --no-fund --no-audit
+	@touch $@
+
 # Everything, against real parts. SHORT=1 leaves out what needs the API server.
-test: $(BIN)/remit $(if $(SHORT),,apiserver $(BIN)/opa)
+test: $(BIN)/remit node $(if $(SHORT),,apiserver $(BIN)/opa)
 	@[ -n "$(RACE)" ] || echo "no C compiler: running without -race"
 	$(if $(SHORT),,OPA=$(abspath $(BIN)/opa)) $(GO) test $(RACE) $(SHORTFLAG) -timeout 30m -json ./... | $(GO) run ./test/report -skips test/skips.txt $(SHORTFLAG)
 

@@ -36,6 +36,7 @@ type Agent struct {
 	Attest    []Attestation // any one of them proves the identity; none: only by launch or sandbox
 	Audiences []string      // FetchJWTSVID serves only these (S1)
 	Launch    *Launch       // nil: nobody may launch it
+	Vouched   Level         // what a federated trust domain vouches for, of an ID of its own
 }
 
 // Attestation is a set of selectors in SPIRE's vocabulary ("unix:uid:4001", "unix:sha256:HEX") that must all hold.

@@ -47,7 +47,7 @@ func UsedKey(issuer, jti string) EpochKey { return EpochKey("used/" + issuer + "
 func GrantKey(id GrantID) EpochKey { return EpochKey("grant/" + string(id)) }
 
 // Row is one stored noun, whole: writing it replaces what stood under its key. The set is closed: Run, AgentStatus, Grant,
-// Lease, Statement, Revision, Used, Issued, LaunchRecord and Erasure.
+// Lease, Statement, Revision, Used, Issued, LaunchRecord, Erasure, Session and PersonRecord.
 type Row interface{ EpochKey() EpochKey }
 
 // EpochKey returns RunKey; likewise for the other rows.

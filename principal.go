@@ -29,9 +29,10 @@ type Method string
 
 // The methods.
 const (
-	MethodX509   Method = "x509"   // mutual TLS with an X.509-SVID
-	MethodJWT    Method = "jwt"    // a fresh single-use JWT-SVID
-	MethodSocket Method = "socket" // peer credentials of the admin socket
+	MethodX509    Method = "x509"    // mutual TLS with an X.509-SVID
+	MethodJWT     Method = "jwt"     // a fresh single-use JWT-SVID
+	MethodSocket  Method = "socket"  // peer credentials of the admin socket
+	MethodSession Method = "session" // a person's session over HTTPS, bound to a key
 )
 
 // Principal is a verified caller: either a workload with a SPIFFE ID or a Person, never both. Only verifiers make one.

@@ -30,6 +30,17 @@ type Status struct {
 	Sequenced   uint64       `json:"sequenced"`   // of them in the log
 	You         string       `json:"you"`
 	Roles       []string     `json:"roles"`
+	Expires     time.Time    `json:"session_expires,omitzero"` // of your login, if you came by one
+}
+
+// Session is one login of a person.
+type Session struct {
+	ID      remit.SessionID `json:"id"`
+	Person  remit.Name      `json:"person"`
+	Subject string          `json:"subject"` // at the identity provider
+	Started time.Time       `json:"started"`
+	Expires time.Time       `json:"expires"`
+	Ended   time.Time       `json:"ended,omitzero"`
 }
 
 // StartRun starts a run.

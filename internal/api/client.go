@@ -5,6 +5,8 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,10 +24,37 @@ import (
 // maxAnswer bounds what a client reads of one answer.
 const maxAnswer = 64 << 20
 
-// Client talks to the admin socket. It is safe for concurrent use.
+// Client talks to the admin socket, or to the same calls over HTTPS. It is safe for concurrent use.
 type Client struct {
 	http   *http.Client
-	socket string
+	socket string // for messages: where the server is
+	base   string
+	token  remit.Secret // of the session; zero on the socket
+}
+
+// Remote is where a server is reached over HTTPS, and by whom.
+type Remote struct {
+	URL   string          // https://HOST:PORT
+	Roots *x509.CertPool  // nil: the system's
+	Key   tls.Certificate // whose key the session is bound to
+	Token remit.Secret    // of the session; zero before the login
+}
+
+// remotePrefix is where the management API stands on the HTTPS address.
+const remotePrefix = "/admin"
+
+// NewRemote returns a client of the management API at an HTTPS address.
+func NewRemote(r Remote) (*Client, error) {
+	u, err := url.Parse(r.URL)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("%q is not the URL of a server", r.URL), Hint: "write https://HOST:PORT"}
+	}
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment,
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: r.Roots, Certificates: []tls.Certificate{r.Key}}}
+	base := strings.TrimSuffix(r.URL, "/")
+	return &Client{http: &http.Client{Transport: transport, Timeout: 2 * time.Minute,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+		socket: base, base: base + remotePrefix, token: r.Token}, nil
 }
 
 // NewClient returns a client of the admin socket at address, "unix:///PATH" or a path.
@@ -39,7 +68,7 @@ func NewClient(address string) (*Client, error) {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer.DialContext(ctx, "unix", path) },
 	}
-	return &Client{http: &http.Client{Transport: transport, Timeout: 2 * time.Minute}, socket: path}, nil
+	return &Client{http: &http.Client{Transport: transport, Timeout: 2 * time.Minute}, socket: path, base: "http://admin"}, nil
 }
 
 // Get reads path with query into out.
@@ -64,11 +93,14 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 		}
 		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://admin"+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return fmt.Errorf("build request: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+	if !c.token.IsZero() {
+		req.Header.Set("Authorization", "Bearer "+c.token.Reveal())
+	}
 	res, err := c.http.Do(req)
 	if err != nil {
 		return c.unreachable(err)
@@ -102,6 +134,10 @@ func (c *Client) unreachable(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return &remit.Error{Code: remit.CodeForbidden, Msg: "this user may not open " + c.socket,
 			Hint: "only the server's own user and operators of remit.yaml reach it: run this as one of them", Cause: err}
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return &remit.Error{Code: remit.CodeUnavailable, Msg: "the server at " + c.socket + " is not who it should be", Cause: err,
+			Hint: "log in again with --ca and the server's bundle.pem, got by a way that you trust"}
 	}
 	return &remit.Error{Code: remit.CodeUnavailable, Msg: "cannot reach the server at " + c.socket,
 		Hint: "start it with remit serve, or name its socket with --server", Cause: err}

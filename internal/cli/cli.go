@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -65,7 +66,7 @@ func (a *app) root() *cobra.Command {
 	})
 	f := root.PersistentFlags()
 	f.StringVarP(&a.output, "output", "o", "table", "table or json")
-	f.StringVar(&a.server, "server", "", "admin socket (default $REMIT_SERVER, else DIR/run/admin.sock)")
+	f.StringVar(&a.server, "server", "", "admin socket, or https://HOST:PORT after remit login (default $REMIT_SERVER, else DIR/run/admin.sock)")
 	f.StringVar(&a.dir, "dir", defaultDir(), "the server's directory, where remit.yaml is")
 	f.IntVar(&a.limit, "limit", 100, "at most so many items")
 	f.StringVar(&a.after, "after", "", "items after this one, as the last answer's next says")
@@ -82,7 +83,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.serveCommands()...)
 	root.AddCommand(a.agentCommand(), a.clockCommand(), a.workflowCommand(), a.runCommand(), a.grantCommand(), a.evidenceCommand(), a.ledgerCommand(),
 		a.policyCommand(), a.whyCommand(), a.execCommand(), a.credentialCommand(), a.doctorCommand(), a.quickstartCommand(),
-		a.sweepCommand(), a.witnessCommand())
+		a.sweepCommand(), a.witnessCommand(), a.loginCommand(), a.logoutCommand())
 	strict(root)
 	return root
 }
@@ -122,16 +123,38 @@ func defaultDir() string {
 	return "remit"
 }
 
-// client returns the client of the admin socket that the flags name.
+// address is where the flags and the environment say that the server is; "" for nothing.
+func (a *app) address() string {
+	if a.server != "" {
+		return a.server
+	}
+	return os.Getenv("REMIT_SERVER")
+}
+
+// client returns the client of the admin socket that the flags name, or of the server where the person is logged in: when that
+// is what the flags name, or when they name nothing and no server has its socket here.
 func (a *app) client() (*api.Client, error) {
-	address := a.server
+	address := a.address()
+	local := filepath.Join(a.dir, "run", "admin.sock")
 	if address == "" {
-		address = os.Getenv("REMIT_SERVER")
+		if _, err := os.Lstat(local); err == nil {
+			return api.NewClient(local)
+		}
 	}
-	if address == "" {
-		address = filepath.Join(a.dir, "run", "admin.sock")
+	if address != "" && !strings.HasPrefix(address, "https://") {
+		return api.NewClient(address)
 	}
-	return api.NewClient(address)
+	s, err := loadSession()
+	if errors.Is(err, errNoSession) && address == "" {
+		return api.NewClient(local)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if address != "" && strings.TrimSuffix(address, "/") != strings.TrimSuffix(s.Server, "/") {
+		return nil, badUse("you are logged in at %s, not at %s", s.Server, address).hint("remit login --server %s", address)
+	}
+	return s.client()
 }
 
 func (a *app) get(ctx context.Context, path string, query url.Values, out any) error {
@@ -216,7 +239,7 @@ func exitOf(c remit.Code) int {
 	switch c {
 	case remit.CodeInvalid, remit.CodeNotFound:
 		return 2
-	case remit.CodeDenied, remit.CodeForbidden:
+	case remit.CodeDenied, remit.CodeForbidden, remit.CodeUnauthenticated:
 		return 3
 	case remit.CodeHeld:
 		return 4

@@ -16,16 +16,23 @@ import (
 )
 
 func (a *app) serveCommands() []*cobra.Command {
-	return []*cobra.Command{a.initCommand(), a.serveCommand(), a.applyCommand(), a.schemaCommand(), a.backupCommand(), a.restoreCommand(),
+	return []*cobra.Command{a.initCommand(), a.serveCommand(), a.keysCommand(), a.applyCommand(), a.schemaCommand(), a.backupCommand(), a.restoreCommand(),
 		a.versionCommand()}
 }
 
 func (a *app) initCommand() *cobra.Command {
 	var o server.InitOptions
+	var passphraseFile string
 	cmd := &cobra.Command{Use: "init", Short: "Make a server's directory: keys, remit.yaml, an empty configuration", Args: cobra.NoArgs,
 		Long: "Make a server's directory. The trust domain is permanent: every identity carries it. Your user becomes the\nfirst operator, with the role admin.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.Dir, o.UID = a.dir, uint32(os.Getuid())
+			if passphraseFile != "" {
+				var err error
+				if o.Passphrase, err = readPassphrase(passphraseFile); err != nil {
+					return err
+				}
+			}
 			if err := server.Init(c.Context(), o); err != nil {
 				return err
 			}
@@ -38,12 +45,13 @@ func (a *app) initCommand() *cobra.Command {
 	f.StringVar(&o.TrustDomain, "trust-domain", "", "the SPIFFE trust domain, such as company.com; permanent")
 	f.StringVar(&o.Operator, "operator", "admin", "your name as operator")
 	f.StringVar(&o.HTTPS, "https", "127.0.0.1:8443", "where agents and enforcement points connect")
+	f.StringVar(&passphraseFile, "passphrase-file", "", "wrap the key files by the passphrase in this file, which serve needs then")
 	_ = cmd.MarkFlagRequired("trust-domain")
 	return cmd
 }
 
 func (a *app) serveCommand() *cobra.Command {
-	var level, format string
+	var level, format, passphraseFile string
 	cmd := &cobra.Command{Use: "serve", Short: "Run the server", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 		log, err := a.logger(level, format)
 		if err != nil {
@@ -51,7 +59,11 @@ func (a *app) serveCommand() *cobra.Command {
 		}
 		server.LibraryLogs(log)
 		collectLess()
-		s, err := server.New(c.Context(), server.Options{Dir: a.dir, Log: log, Version: Version})
+		passphrase, err := a.unlock(passphraseFile)
+		if err != nil {
+			return err
+		}
+		s, err := server.New(c.Context(), server.Options{Dir: a.dir, Log: log, Version: Version, Passphrase: passphrase})
 		if err != nil {
 			return err
 		}
@@ -59,6 +71,7 @@ func (a *app) serveCommand() *cobra.Command {
 			fmt.Fprintf(a.out, "ready %s, trust domain %s, revision %.19s…\n", st.HTTPS, st.TrustDomain, st.Revision)
 		})
 	}}
+	unlockFlag(cmd, &passphraseFile)
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	cmd.Flags().StringVar(&format, "log-format", "text", "text or json")
 	return cmd
@@ -127,16 +140,22 @@ func (a *app) backupCommand() *cobra.Command {
 
 func (a *app) restoreCommand() *cobra.Command {
 	var beside bool
+	var passphraseFile string
 	cmd := &cobra.Command{Use: "restore FILE", Short: "Put a backup in the place of the state of a stopped server", Args: cobra.ExactArgs(1),
 		Long: "Restore a backup: the log is verified, and the backup must be of this log. Where the log went on after the backup,\n--beside-newer-log starts the state at the log's head: all runs and leases end, suspensions of the time between hold,\nand an entry says what the state does not know.",
 		RunE: func(c *cobra.Command, args []string) error {
-			r, err := server.Restore(c.Context(), a.dir, args[0], beside)
+			passphrase, err := a.unlock(passphraseFile)
+			if err != nil {
+				return err
+			}
+			r, err := server.Restore(c.Context(), a.dir, args[0], passphrase, beside)
 			if err != nil {
 				return err
 			}
 			return a.show(r, func() { a.showRestored(&r) })
 		}}
 	cmd.Flags().BoolVar(&beside, "beside-newer-log", false, "the log went on after the backup: end everything, and record what is lost")
+	unlockFlag(cmd, &passphraseFile)
 	return cmd
 }
 

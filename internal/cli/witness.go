@@ -116,15 +116,22 @@ func (a *app) serveWitness(ctx context.Context, s *witness.Server, listen, cert,
 }
 
 func (a *app) rotateKeyCommand() *cobra.Command {
-	return &cobra.Command{Use: "rotate-key", Short: "Replace the ledger's key of a stopped server; the old key signs the new one", Args: cobra.NoArgs,
+	var passphraseFile string
+	cmd := &cobra.Command{Use: "rotate-key", Short: "Replace the ledger's key of a stopped server; the old key signs the new one", Args: cobra.NoArgs,
 		Long: "Replace the ledger's key. Auditors keep the key that they pinned: verify follows the chain in the log's folder.\nGive witnesses the new key beside the old one.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			key, err := server.RotateLedgerKey(c.Context(), a.dir)
+			passphrase, err := a.unlock(passphraseFile)
+			if err != nil {
+				return err
+			}
+			key, err := server.RotateLedgerKey(c.Context(), a.dir, passphrase)
 			if err != nil {
 				return err
 			}
 			return a.show(map[string]string{"key": key}, func() { fmt.Fprintln(a.out, key) })
 		}}
+	unlockFlag(cmd, &passphraseFile)
+	return cmd
 }
 
 // textOrFile returns what stands in a file, or the text itself.

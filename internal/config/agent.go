@@ -35,6 +35,7 @@ func (b *builder) agent(file string, f *agentFile) {
 	for i := range f.Attest {
 		a.Attest = append(a.Attest, b.attestation(file, f.Name.line, &f.Attest[i].Unix))
 	}
+	b.vouch(file, f, &a)
 	for _, w := range f.Audiences {
 		a.Audiences = append(a.Audiences, w.s)
 	}

@@ -39,6 +39,7 @@ type agentFile struct {
 	ID        word         `yaml:"id" is:"spiffe" doc:"Its SPIFFE ID. Left out: spiffe://TRUST-DOMAIN/agent/NAME, for a tool /tool/NAME."`
 	TTL       span         `yaml:"ttl" doc:"How long its X.509-SVIDs live. Left out: 10m; at most 1h."`
 	Attest    []attestFile `yaml:"attest" doc:"How a process on this host proves the identity; one entry is enough. Left out: only by launch or sandbox."`
+	Vouched   word         `yaml:"vouched" is:"level" doc:"For an id of a federated trust domain: how well its processes are known there, which nobody here can see. Left out: none."`
 	Audiences []word       `yaml:"audiences" is:"text" doc:"For whom it may fetch JWT-SVIDs. Never a target: targets trust the grant issuer only."`
 	Launch    *launchFile  `yaml:"launch" doc:"Who may start a process with this identity. Left out: nobody."`
 }

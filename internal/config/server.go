@@ -30,9 +30,12 @@ type ServerConfig struct {
 	Workload    string // socket of the SPIFFE Workload API
 	Admin       string // socket of the management API
 	Operators   []Operator
-	Issuer      string // `iss` of JWT-SVIDs: an https URL
-	GrantIssuer string // `iss` of grant tokens; never that of JWT-SVIDs (S1)
-	AllowOwnUID bool   // whether a process under the server's uid can be attested as more than level none
+	Federates   []Federated // whose X.509-SVIDs count here
+	People      *People     // nil: nobody logs in from elsewhere
+	AdminGroup  int         // may connect to the admin socket, whose uid still decides; -1: the server's user alone
+	Issuer      string      // `iss` of JWT-SVIDs: an https URL
+	GrantIssuer string      // `iss` of grant tokens; never that of JWT-SVIDs (S1)
+	AllowOwnUID bool        // whether a process under the server's uid can be attested as more than level none
 	Registry    RegistryConfig
 	// SecondOpinion: one decision in so many is judged again by OPA (S32).
 	SecondOpinion int
@@ -51,9 +54,10 @@ type Witness struct {
 
 // Operator is a person who is known by a uid on the admin socket (S2).
 type Operator struct {
-	Name  remit.Name
-	UID   uint32
-	Roles []string
+	Name    remit.Name
+	UID     uint32
+	Roles   []string
+	Subject string // who it is at people's issuer; empty: a login cannot have this name
 }
 
 // RegistryConfig says how image tags are resolved.
@@ -79,6 +83,8 @@ type serverFile struct {
 	Authors     *authorsFile   `yaml:"authors" doc:"Who signs the declarations. Left out: they are not signed."`
 	Witnesses   *witnessesFile `yaml:"witnesses" doc:"Who cosigns the ledger's checkpoints (C2SP tlog-witness). Left out: nobody."`
 	Ceiling     *ceilingsFile  `yaml:"ceiling" doc:"What bounds the declarations. Left out: what the directory ceiling holds, unsigned."`
+	Federates   []partnerFile  `yaml:"federates" doc:"Other trust domains whose X.509-SVIDs count here, for agents that are listed with an id of theirs."`
+	People      *peopleFile    `yaml:"people" doc:"How people log in from elsewhere, with remit login. Left out: nobody can."`
 }
 
 type witnessesFile struct {
@@ -99,12 +105,15 @@ type listenFile struct {
 type socketsFile struct {
 	Workload word `yaml:"workload" is:"text" doc:"The SPIFFE Workload API. Left out: run/workload.sock in the data directory."`
 	Admin    word `yaml:"admin" is:"text" doc:"The management API. Left out: run/admin.sock in the data directory."`
+	Group    *int `yaml:"admin_group" doc:"The id of a group whose members may connect to the admin socket; who of them is an operator, operators says. Left out: only the server's own user, and root."`
 }
 
 type operatorFile struct {
 	Name  word    `yaml:"name" need:"yes" is:"label" doc:"The person is operator/NAME."`
 	UID   *uint32 `yaml:"uid" need:"yes" doc:"The user on this host."`
 	Roles []word  `yaml:"roles" need:"yes" is:"role" doc:"What the person may do; admin includes all."`
+	// Subject lets one person come both ways.
+	Subject word `yaml:"subject" is:"text" doc:"The person's sub at the issuer of people. Left out: no login is given this name."`
 }
 
 type issuerFile struct {
@@ -172,7 +181,13 @@ func ParseServer(name string, body []byte, dir string) (*ServerConfig, error) {
 }
 
 func (f *serverFile) config(name, dir string, out *problems) *ServerConfig {
-	s := &ServerConfig{AllowOwnUID: f.Attest.AllowOwnUID, Registry: RegistryConfig(f.Registry)}
+	s := &ServerConfig{AllowOwnUID: f.Attest.AllowOwnUID, Registry: RegistryConfig(f.Registry), AdminGroup: -1}
+	if f.Sockets.Group != nil {
+		s.AdminGroup = *f.Sockets.Group
+	}
+	if f.People != nil {
+		s.People = f.People.config(name, dir, out)
+	}
 	td, err := spiffeid.TrustDomainFromString(f.TrustDomain.s)
 	if err != nil {
 		out.add(name, f.TrustDomain.line, "trust_domain: %v: write company.com", err)
@@ -194,6 +209,7 @@ func (f *serverFile) config(name, dir string, out *problems) *ServerConfig {
 		}
 	}
 	f.listen(s, name, out)
+	f.federates(s, name, dir, out)
 	f.operators(s, name, out)
 	f.authors(s, name, dir, out)
 	f.witnesses(s, name, out)
@@ -259,7 +275,7 @@ func (f *serverFile) operators(s *ServerConfig, name string, out *problems) {
 		out.add(name, f.TrustDomain.line, "operators is empty: nobody could manage the server")
 	}
 	for _, o := range f.Operators {
-		op := Operator{Name: remit.Name("operator/" + o.Name.s), UID: *o.UID}
+		op := Operator{Name: remit.Name("operator/" + o.Name.s), UID: *o.UID, Subject: o.Subject.s}
 		for _, r := range o.Roles {
 			op.Roles = append(op.Roles, r.s)
 		}

@@ -42,6 +42,7 @@ var formats = map[string]format{
 	"sourcetype": {expr(`^(scan|provenance|ticket|ci)$`), "scan, provenance, ticket or ci"},
 	"pinkind":    {expr(`^(Agent|Tool|Target|EvidenceSource|EnforcementPoint|Rule)$`), "Agent, Tool, Target, EvidenceSource, EnforcementPoint or Rule"},
 	"notstarter": {expr(`^not-starter$`), "not-starter, or leave it out"},
+	"level":      {expr(`^(user|launched|sandbox|node)$`), "user, launched, sandbox or node"},
 	"role":       {expr(`^(admin|author|approver|responder|auditor)$`), "admin, author, approver, responder or auditor"},
 	"url":        {expr(`^https://[^ ?#@/]+(/[^ ?#@]*)?$`), "an https URL without user, query and fragment"},
 	"text":       {expr(`^.{1,512}$`), "one line of at most 512 characters"},

@@ -38,27 +38,45 @@ type PublicKey struct {
 // maxKeyFile bounds key files, in bytes.
 const maxKeyFile = 1 << 12
 
-// CreateKey makes a key and writes it to path, which must not exist, with mode 0600, durably. The name is the log's origin,
-// such as "company.com/remit": no spaces, no "+".
-func CreateKey(path, name string) (*Key, error) {
+// Keeper turns the bytes of a key file into what is stored and back: a passphrase, a TPM, a KMS.
+type Keeper interface {
+	Wrap(plain []byte) ([]byte, error)
+	Unwrap(stored []byte) ([]byte, error)
+}
+
+// CreateKey makes a plaintext key file; see CreateKeyBy.
+func CreateKey(path, name string) (*Key, error) { return CreateKeyBy(nil, path, name) }
+
+// CreateKeyBy makes a key and writes it, wrapped by the keeper (nil: plaintext), to path, which must not exist, with mode 0600,
+// durably. The name is the log's origin, such as "company.com/remit": no spaces, no "+".
+func CreateKeyBy(keeper Keeper, path, name string) (*Key, error) {
 	private, public, err := note.GenerateKey(rand.Reader, name)
 	if err != nil {
 		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("%.80q cannot name a ledger key", name),
 			Hint: "use the trust domain and a word, such as company.com/remit", Cause: err}
 	}
+	b := fmt.Appendf(nil, "%s\n%s\n", private, public)
+	if keeper != nil {
+		if b, err = keeper.Wrap(b); err != nil {
+			return nil, fmt.Errorf("create the ledger key: %w", err)
+		}
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("create the ledger key: %w", err)
 	}
-	_, err = fmt.Fprintf(f, "%s\n%s\n", private, public)
+	_, err = f.Write(b)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return nil, errors.Join(fmt.Errorf("create the ledger key: %w", err), os.Remove(path))
 	}
 	return newKey(private, public)
 }
 
-// LoadKey reads a key that CreateKey wrote. A file that others may read or write is refused.
-func LoadKey(path string) (*Key, error) {
+// LoadKey reads a plaintext key that CreateKey wrote; see LoadKeyBy.
+func LoadKey(path string) (*Key, error) { return LoadKeyBy(nil, path) }
+
+// LoadKeyBy reads a key that CreateKeyBy wrote. A file that others may read or write is refused.
+func LoadKeyBy(keeper Keeper, path string) (*Key, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("load the ledger key: %w", err)
@@ -76,6 +94,11 @@ func LoadKey(path string) (*Key, error) {
 	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
 	if err != nil {
 		return nil, fmt.Errorf("load the ledger key: %w", err)
+	}
+	if keeper != nil {
+		if b, err = keeper.Unwrap(b); err != nil {
+			return nil, fmt.Errorf("load the ledger key %s: %w", path, err)
+		}
 	}
 	private, public, ok := strings.Cut(strings.TrimSuffix(string(b), "\n"), "\n")
 	if !ok {

@@ -25,12 +25,13 @@ func (s *Server) opDoctor(ctx context.Context, c admin.Call) (any, error) {
 	}
 	checks := []api.Check{s.checkKeys(), s.checkOwnUID(), s.checkClock(), s.checkLedger(), s.checkAudiences(), s.checkSigned(), s.checkCeiling(),
 		s.checkApplied()}
+	checks = append(checks, s.checkAttestation(), s.checkUIDs(), s.checkPeople(), s.checkWitnesses())
 	names := s.targetNames()
 	slices.Sort(names)
 	for _, name := range names {
 		checks = append(checks, s.checkTarget(ctx, name))
 	}
-	return checks, nil
+	return append([]api.Check{s.worth(checks)}, checks...), nil
 }
 
 func (s *Server) checkTarget(ctx context.Context, name string) api.Check {
@@ -60,17 +61,6 @@ func (s *Server) checkTarget(ctx context.Context, name string) api.Check {
 		return out
 	}
 	out.Text += "; " + text
-	return out
-}
-
-// checkKeys is S7: plaintext key files are shown for what they are.
-func (s *Server) checkKeys() api.Check {
-	out := api.Check{Name: "key files", OK: true, Warn: true, Text: "the keys of authority, grants, run tokens and ledger are plaintext files of mode 0600",
-		Fix: "anybody who can act as the server's user has them: give the server a user of its own"}
-	info, err := os.Stat(s.path(dirKeys))
-	if err != nil || info.Mode().Perm()&0o077 != 0 {
-		out.OK, out.Text, out.Fix = false, "others can enter "+s.path(dirKeys), "chmod 700 "+s.path(dirKeys)
-	}
 	return out
 }
 

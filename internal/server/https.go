@@ -29,7 +29,7 @@ func limitsOf(q config.Quota) gateway.Limits {
 func (s *Server) httpsHandler() (http.Handler, error) {
 	agents := gateway.NewQuota(limitsOf(s.cfg.Quotas.Agents))
 	base := s.baseURL()
-	tokens, err := token.New(token.Config{Issuer: base, TrustDomain: s.td.Name(), Line: line{s}, Authenticator: s.auth, RunTokens: s,
+	tokens, err := token.New(token.Config{Issuer: base, Line: line{s}, Authenticator: s.auth, RunTokens: s,
 		Directory: s.registry, Grants: grants{s}, Location: s.location, Actions: s.actions, Quota: agents, Log: s.log, Now: s.now})
 	if err != nil {
 		return nil, err
@@ -46,6 +46,7 @@ func (s *Server) httpsHandler() (http.Handler, error) {
 	mux.Handle("/.well-known/authzen-configuration", pdp)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	s.agentRoutes(mux)
+	s.remoteManagement(mux)
 	mux.HandleFunc("POST /kubernetes/{target}/{hook}", s.webhook)
 	return mux, s.identityEndpoints(mux)
 }

@@ -20,6 +20,7 @@ import (
 
 	"remit"
 	"remit/internal/identity"
+	"remit/internal/identity/federation"
 	"remit/internal/identity/issuer"
 	"remit/internal/identity/workloadapi"
 	"remit/internal/run"
@@ -35,24 +36,24 @@ type keyFiles struct {
 // longestRun bounds a run token's life; runs are shorter.
 const longestRun = 7 * 24 * time.Hour
 
-func openKeyFiles(dir string, td spiffeid.TrustDomain, iss, grantIss string, on func(step, key string), log *slog.Logger, now func() time.Time) (k keyFiles, err error) {
-	k.authority, err = issuer.New(issuer.Config{TrustDomain: td, Dir: dir, Issuer: iss, OnEvent: on, Log: log, Now: now})
+func openKeyFiles(dir string, keeper keeper, td spiffeid.TrustDomain, iss, grantIss string, on func(step, key string), log *slog.Logger, now func() time.Time) (k keyFiles, err error) {
+	k.authority, err = issuer.New(issuer.Config{TrustDomain: td, Dir: dir, Keeper: keeper, Issuer: iss, OnEvent: on, Log: log, Now: now})
 	if err != nil {
 		return k, err
 	}
-	k.grants, err = issuer.NewGrantIssuer(grantIss, issuer.KeysConfig{Name: "grant", Dir: dir, OnEvent: on, Log: log, Now: now})
+	k.grants, err = issuer.NewGrantIssuer(grantIss, issuer.KeysConfig{Name: "grant", Dir: dir, Keeper: keeper, OnEvent: on, Log: log, Now: now})
 	if err != nil {
 		return k, err
 	}
-	k.runs, err = issuer.OpenKeys(issuer.KeysConfig{Name: "run-token", Type: run.TokenType, Dir: dir, Life: 4 * longestRun, MaxTTL: longestRun,
+	k.runs, err = issuer.OpenKeys(issuer.KeysConfig{Name: "run-token", Type: run.TokenType, Dir: dir, Keeper: keeper, Life: 4 * longestRun, MaxTTL: longestRun,
 		OnEvent: on, Log: log, Now: now})
 	return k, err
 }
 
 // createIdentities founds the authority, so that serve finds it, and writes its roots for clients that know no SPIFFE.
-func createIdentities(dir string, td spiffeid.TrustDomain) error {
+func createIdentities(dir string, td spiffeid.TrustDomain, keeper keeper) error {
 	const later = "https://localhost" // the issuers' names are no part of the files
-	k, err := openKeyFiles(filepath.Join(dir, dirKeys), td, later, later+"/grants", nil, nil, nil)
+	k, err := openKeyFiles(filepath.Join(dir, dirKeys), keeper, td, later, later+"/grants", nil, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -75,6 +76,7 @@ func writeBundle(path string, a *issuer.Authority) error {
 type identities struct {
 	keyFiles
 	cert     *issuer.ServerCertificate
+	bundles  *federation.Bundles // ours, and those of other trust domains
 	api      *workloadapi.Server
 	tokens   *run.Tokens
 	events   chan authorityStep
@@ -95,7 +97,7 @@ func (s *Server) openIdentities(ctx context.Context) (err error) {
 			s.log.Error("an authority step is not on record", "step", step, "key", key)
 		}
 	}
-	i.keyFiles, err = openKeyFiles(s.path(dirKeys), s.td, s.cfg.Issuer, s.cfg.GrantIssuer, on, s.log, s.now)
+	i.keyFiles, err = openKeyFiles(s.path(dirKeys), s.keeper, s.td, s.cfg.Issuer, s.cfg.GrantIssuer, on, s.log, s.now)
 	if err != nil {
 		return err
 	}
@@ -111,7 +113,10 @@ func (s *Server) openIdentities(ctx context.Context) (err error) {
 	if i.cert, err = i.authority.ServerCertificate(names, ips); err != nil {
 		return err
 	}
-	s.auth, err = identity.New(identity.Config{TrustDomain: s.td, Bundles: i.authority, Records: s.store, Names: s.registry, Store: s.store,
+	if i.bundles, err = s.federate(i.authority); err != nil {
+		return err
+	}
+	s.auth, err = identity.New(identity.Config{TrustDomain: s.td, Bundles: i.bundles, Vouched: s.vouched, Records: s.store, Names: s.registry, Store: s.store,
 		Audience: s.baseURL(), Now: s.now})
 	if err != nil {
 		return err
@@ -187,6 +192,7 @@ func (s *Server) identityEndpoints(mux *http.ServeMux) error {
 // runIdentities turns the key rings, serves the Workload API, which listens already, and records what the authority did.
 func (s *Server) runIdentities(g *group) {
 	g.run("authority", s.ids.authority.Run)
+	g.run("federation", s.ids.bundles.Run)
 	g.run("grant keys", s.ids.grants.Run)
 	g.run("run-token keys", s.ids.runs.Run)
 	g.run("workload api", func(ctx context.Context) error {

@@ -11,9 +11,11 @@ import (
 	"path/filepath"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"golang.org/x/sys/unix"
 
 	"remit"
 	"remit/internal/config"
+	"remit/internal/keyfile"
 	"remit/internal/ledger"
 )
 
@@ -36,6 +38,9 @@ type InitOptions struct {
 	Operator    string // the first operator's name, without operator/
 	UID         uint32
 	HTTPS       string // HOST:PORT
+	// Passphrase wraps the key files; zero: they are plaintext. Work is what a guess costs; 0: about a second.
+	Passphrase remit.Secret
+	Work       int
 }
 
 // Init makes a server's directory: remit.yaml, an empty configuration, the ledger's key and the authority's keys. It never
@@ -59,19 +64,79 @@ func Init(_ context.Context, o InitOptions) (err error) {
 			return fmt.Errorf("make %s: %w", o.Dir, err)
 		}
 	}
-	key, err := ledger.CreateKey(filepath.Join(o.Dir, fileLedgerKey), td.Name()+"/remit")
+	keeper, err := o.keeper()
 	if err != nil {
 		return err
 	}
-	if err := createIdentities(o.Dir, td); err != nil {
+	key, err := ledger.CreateKeyBy(keeper, filepath.Join(o.Dir, fileLedgerKey), td.Name()+"/remit")
+	if err != nil {
 		return err
 	}
-	if _, err := createStateKey(filepath.Join(o.Dir, fileStateKey)); err != nil {
+	if err := createIdentities(o.Dir, td, keeper); err != nil {
+		return err
+	}
+	if _, err := createStateKey(filepath.Join(o.Dir, fileStateKey), keeper); err != nil {
 		return err
 	}
 	return errors.Join(
 		os.WriteFile(filepath.Join(o.Dir, fileLedgerPub), []byte(key.Public().String()+"\n"), 0o644),
 		os.WriteFile(filepath.Join(o.Dir, fileServer), config.DefaultServer(td.Name(), o.Operator, o.UID, o.HTTPS), 0o644))
+}
+
+// keeper of key files: nil is plaintext.
+type keeper interface {
+	Wrap(plain []byte) ([]byte, error)
+	Unwrap(stored []byte) ([]byte, error)
+}
+
+func (o *InitOptions) keeper() (keeper, error) {
+	if o.Passphrase.IsZero() {
+		return nil, nil
+	}
+	return keyfile.Create(filepath.Join(o.Dir, dirKeys), o.Passphrase, o.Work)
+}
+
+// openKeeper unlocks the key files of a server's data directory.
+func openKeeper(data string, passphrase remit.Secret) (keeper, error) {
+	k, err := keyfile.Open(filepath.Join(data, dirKeys), passphrase)
+	if k == nil { // a nil *Age would be a Keeper
+		return nil, err
+	}
+	return k, err
+}
+
+// stopped is an error while a server has the state open.
+func stopped(data string) error {
+	f, err := os.OpenFile(filepath.Join(data, fileState+".lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("look whether the server runs: %w", err)
+	}
+	defer f.Close() // drops the lock
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return &remit.Error{Code: remit.CodeConflict, Msg: "the server runs", Hint: "stop it first"}
+	}
+	return nil
+}
+
+// WrapKeys wraps the key files of a stopped server by a passphrase, and returns how many it wrapped. It can be repeated after it was
+// cut short.
+func WrapKeys(_ context.Context, dir string, passphrase remit.Secret, work int) (int, error) {
+	cfg, err := config.LoadServer(filepath.Join(dir, fileServer))
+	if err != nil {
+		return 0, err
+	}
+	if err := stopped(cfg.Data); err != nil {
+		return 0, err
+	}
+	keys := filepath.Join(cfg.Data, dirKeys)
+	k, err := keyfile.Open(keys, passphrase)
+	if _, absent := os.Stat(filepath.Join(keys, keyfile.File)); errors.Is(absent, os.ErrNotExist) {
+		k, err = keyfile.Create(keys, passphrase, work)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return k.Rewrite(keys)
 }
 
 func copyFile(from, to string) (err error) {

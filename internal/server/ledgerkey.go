@@ -24,13 +24,13 @@ const fileNextLedgerKey = "keys/ledger.key.next"
 
 // loadLedgerKey reads the ledger's key; the caller has the store open, so that nobody rotates meanwhile. A rotation that a crash cut short after the log's chain named the new key is finished
 // first: from then on the old key must sign nothing.
-func loadLedgerKey(dir string) (*ledger.Key, error) {
+func loadLedgerKey(dir string, keeper keeper) (*ledger.Key, error) {
 	file, next := filepath.Join(dir, fileLedgerKey), filepath.Join(dir, fileNextLedgerKey)
-	key, err := ledger.LoadKey(file)
+	key, err := ledger.LoadKeyBy(keeper, file)
 	if err != nil {
 		return nil, err
 	}
-	newer, err := ledger.LoadKey(next)
+	newer, err := ledger.LoadKeyBy(keeper, next)
 	if errors.Is(err, fs.ErrNotExist) {
 		return key, nil
 	}
@@ -64,13 +64,17 @@ type rotated struct {
 
 // RotateLedgerKey replaces the key of a stopped server's ledger: the old key signs the new one, the event and its last size, and is
 // then gone. Verifiers that pinned the old key follow the chain in the log's folder.
-func RotateLedgerKey(ctx context.Context, dir string) (string, error) {
+func RotateLedgerKey(ctx context.Context, dir string, passphrase remit.Secret) (string, error) {
 	cfg, err := config.LoadServer(filepath.Join(dir, fileServer))
 	if err != nil {
 		return "", err
 	}
+	keeper, err := openKeeper(cfg.Data, passphrase)
+	if err != nil {
+		return "", err
+	}
 	var old *ledger.Key
-	cipher, err := openStateKey(filepath.Join(cfg.Data, fileStateKey))
+	cipher, err := openStateKey(filepath.Join(cfg.Data, fileStateKey), keeper)
 	if err != nil {
 		return "", err
 	}
@@ -82,10 +86,10 @@ func RotateLedgerKey(ctx context.Context, dir string) (string, error) {
 		return "", &remit.Error{Code: remit.CodeConflict, Msg: err.Error(), Hint: "stop the server first"}
 	}
 	defer s.Close() //nolint:errcheck // all is durable
-	if old, err = loadLedgerKey(cfg.Data); err != nil {
+	if old, err = loadLedgerKey(cfg.Data, keeper); err != nil {
 		return "", err
 	}
-	key, err := rotateIn(ctx, cfg.Data, s, old)
+	key, err := rotateIn(ctx, cfg.Data, s, old, keeper)
 	if err != nil {
 		return "", err
 	}
@@ -93,8 +97,8 @@ func RotateLedgerKey(ctx context.Context, dir string) (string, error) {
 }
 
 // rotateIn records the rotation with nobody else writing, and then publishes it beside the log.
-func rotateIn(ctx context.Context, dir string, s *store.Store, old *ledger.Key) (*ledger.Key, error) {
-	key, err := ledger.CreateKey(filepath.Join(dir, fileNextLedgerKey), old.Name())
+func rotateIn(ctx context.Context, dir string, s *store.Store, old *ledger.Key, keeper keeper) (*ledger.Key, error) {
+	key, err := ledger.CreateKeyBy(keeper, filepath.Join(dir, fileNextLedgerKey), old.Name())
 	if err != nil {
 		return nil, err
 	}

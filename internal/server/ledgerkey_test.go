@@ -22,11 +22,11 @@ import (
 func TestRotateLedgerKey(t *testing.T) {
 	f := setUp(t)
 	f.startRun()
-	if _, err := RotateLedgerKey(t.Context(), f.dir); remit.CodeOf(err) != remit.CodeConflict {
+	if _, err := RotateLedgerKey(t.Context(), f.dir, remit.Secret{}); remit.CodeOf(err) != remit.CodeConflict {
 		t.Errorf("the key of a running server is rotated: %v", err)
 	}
 	first := f.stopAndVerify().Key()
-	key, err := RotateLedgerKey(t.Context(), f.dir)
+	key, err := RotateLedgerKey(t.Context(), f.dir, remit.Secret{})
 	if err != nil {
 		t.Fatal(err)
 	}

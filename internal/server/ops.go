@@ -23,7 +23,12 @@ func (s *Server) ops() []admin.Op {
 		{Pattern: "GET /v1/doctor", Name: "doctor", Do: s.opDoctor},
 		{Pattern: "GET /v1/doctor/{target}", Name: "doctor", Do: s.opDoctor},
 		{Pattern: "POST /v1/clock/confirm", Name: "clock.confirm", Role: "admin", Writes: true, Do: s.opClockConfirm},
-		{Pattern: "POST /v1/backup", Name: "backup", Role: "admin", Writes: true, Do: s.opBackup},
+		{Pattern: "POST /v1/backup", Name: "backup", Role: "admin", Writes: true, Local: true, Do: s.opBackup},
+
+		{Pattern: "POST /v1/logout", Name: "session.logout", Writes: true, Do: s.opLogout},
+		{Pattern: "GET /v1/sessions", Name: "session.list", Role: "responder", Do: s.opSessions},
+		{Pattern: "POST /v1/sessions/{id}/end", Name: "session.end", Role: "responder", Writes: true, Do: s.opSessionEnd},
+		{Pattern: "POST /v1/people/{name}/forget", Name: "person.forget", Role: "admin", Writes: true, Do: s.opPersonForget},
 
 		{Pattern: "GET /v1/agents", Name: "agent.list", Do: s.opAgents},
 		{Pattern: "GET /v1/agents/{kind}/{name}", Name: "agent.show", Do: s.opAgent},
@@ -41,9 +46,9 @@ func (s *Server) ops() []admin.Op {
 		{Pattern: "POST /v1/runs/{id}/finish", Name: "run.finish", Writes: true, Do: s.opRunFinish},
 		{Pattern: "POST /v1/runs/{id}/token", Name: "run.token", Writes: true, Do: s.opRunToken},
 
-		{Pattern: "POST /v1/launches", Name: "agent.launch", Writes: true, Do: s.opLaunch},
-		{Pattern: "POST /v1/launches/{id}/pid", Name: "agent.launch.pid", Writes: true, Do: s.opLaunchPID},
-		{Pattern: "POST /v1/launches/{id}/end", Name: "agent.launch.end", Writes: true, Do: s.opLaunchEnd},
+		{Pattern: "POST /v1/launches", Name: "agent.launch", Writes: true, Local: true, Do: s.opLaunch},
+		{Pattern: "POST /v1/launches/{id}/pid", Name: "agent.launch.pid", Writes: true, Local: true, Do: s.opLaunchPID},
+		{Pattern: "POST /v1/launches/{id}/end", Name: "agent.launch.end", Writes: true, Local: true, Do: s.opLaunchEnd},
 
 		{Pattern: "GET /v1/grants", Name: "grant.list", Do: s.opGrants},
 		{Pattern: "GET /v1/grants/{id}", Name: "grant.show", Do: s.opGrant},
@@ -93,6 +98,6 @@ func notFound(what, id string) error {
 
 func (s *Server) opStatus(_ context.Context, c admin.Call) (any, error) {
 	st := s.status()
-	st.You, st.Roles = c.Who.String(), c.Who.Roles
+	st.You, st.Roles, st.Expires = c.Who.String(), c.Who.Roles, c.Who.Expires
 	return st, nil
 }

@@ -43,7 +43,7 @@ const lostText = "entries with a receipt beyond the log's last entry; which tick
 // Restore puts a backup in the place of a stopped server's state, after verifying the log and that the backup is of this log. The
 // old state is kept beside it. A log that went on after the backup is refused unless beside is set: then the state starts at the
 // log's head, takes over from the log what ends authority, ends all runs and leases, and records what it does not know.
-func Restore(ctx context.Context, dir, backup string, beside bool) (Restored, error) {
+func Restore(ctx context.Context, dir, backup string, passphrase remit.Secret, beside bool) (Restored, error) {
 	var r Restored
 	cfg, err := config.LoadServer(filepath.Join(dir, fileServer))
 	if err != nil {
@@ -59,7 +59,7 @@ func Restore(ctx context.Context, dir, backup string, beside bool) (Restored, er
 	if err := errors.Join(removeStore(next), copyFile(backup, next)); err != nil {
 		return r, &remit.Error{Code: remit.CodeInvalid, Msg: "the backup cannot be read: " + err.Error()}
 	}
-	p := &restoring{dir: cfg.Data, path: next}
+	p := &restoring{dir: cfg.Data, path: next, passphrase: passphrase}
 	if r, err = p.prepare(ctx, beside); err != nil {
 		return r, errors.Join(err, removeStore(next))
 	}
@@ -85,18 +85,23 @@ func removeStore(path string) error {
 
 // restoring is a restore under way.
 type restoring struct {
-	dir, path string
-	key       *ledger.Key
-	cipher    cipher.AEAD
-	log       *ledger.Log
+	dir, path  string
+	passphrase remit.Secret
+	key        *ledger.Key
+	cipher     cipher.AEAD
+	log        *ledger.Log
 }
 
 // prepare verifies everything, and makes the backup's copy what the state is to be.
 func (p *restoring) prepare(ctx context.Context, beside bool) (r Restored, err error) {
-	if p.cipher, err = openStateKey(filepath.Join(p.dir, fileStateKey)); err != nil {
+	keeper, err := openKeeper(p.dir, p.passphrase)
+	if err != nil {
 		return r, err
 	}
-	if p.key, err = ledger.LoadKey(filepath.Join(p.dir, fileLedgerKey)); err != nil {
+	if p.cipher, err = openStateKey(filepath.Join(p.dir, fileStateKey), keeper); err != nil {
+		return r, err
+	}
+	if p.key, err = ledger.LoadKeyBy(keeper, filepath.Join(p.dir, fileLedgerKey)); err != nil {
 		return r, err
 	}
 	if p.log, err = ledger.OpenLog(filepath.Join(p.dir, dirLedger), p.key.Public()); err != nil {

@@ -40,11 +40,11 @@ func TestRestoreBesideNewerLog(t *testing.T) {
 	f.must("/v1/agents/agent/build/suspend", api.Reasoned{Reason: "test"}, nil)
 	f.must("/v1/runs/"+string(later.ID)+"/finish", nil, nil)
 	f.stopAndVerify()
-	if _, err := Restore(t.Context(), f.dir, file, false); remit.CodeOf(err) != remit.CodeConflict || !strings.Contains(err.Error(), "went on") {
+	if _, err := Restore(t.Context(), f.dir, file, remit.Secret{}, false); remit.CodeOf(err) != remit.CodeConflict || !strings.Contains(err.Error(), "went on") {
 		t.Fatalf("restored beside a newer log: %v", err)
 	}
 	// Both are put back at the backend, as if the server had died: the leases of backup and gap have to end there.
-	got, err := Restore(t.Context(), f.dir, file, true)
+	got, err := Restore(t.Context(), f.dir, file, remit.Secret{}, true)
 	if err != nil || got.Gap == nil || got.Gap.First != got.Backup+1 || got.Gap.Last != got.Log || got.Gap.EndedLeases == 0 {
 		t.Fatalf("%v %+v", err, got)
 	}
@@ -72,7 +72,7 @@ func TestRestoreRefuses(t *testing.T) {
 	f.startRun()
 	other.startRun()
 	file, foreign := f.backup(), other.backup()
-	if _, err := Restore(t.Context(), f.dir, file, true); remit.CodeOf(err) != remit.CodeConflict {
+	if _, err := Restore(t.Context(), f.dir, file, remit.Secret{}, true); remit.CodeOf(err) != remit.CodeConflict {
 		t.Errorf("under a running server: %v", err)
 	}
 	f.startRun() // the log goes on
@@ -86,11 +86,11 @@ func TestRestoreRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, bak := range map[string]string{"another log's": foreign, "garbage": garbage, "nothing": filepath.Join(f.dir, "nowhere")} {
-		if _, err := Restore(t.Context(), f.dir, bak, true); remit.CodeOf(err) != remit.CodeInvalid {
+		if _, err := Restore(t.Context(), f.dir, bak, remit.Secret{}, true); remit.CodeOf(err) != remit.CodeInvalid {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := Restore(t.Context(), f.dir, file, false); remit.CodeOf(err) != remit.CodeConflict {
+	if _, err := Restore(t.Context(), f.dir, file, remit.Secret{}, false); remit.CodeOf(err) != remit.CodeConflict {
 		t.Errorf("beside a newer log: %v", err)
 	}
 	checkpoint := filepath.Join(f.dir, dirLedger, "checkpoint")
@@ -101,7 +101,7 @@ func TestRestoreRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Restore(t.Context(), f.dir, file, true); remit.CodeOf(err) != remit.CodeInvalid {
+	if _, err := Restore(t.Context(), f.dir, file, remit.Secret{}, true); remit.CodeOf(err) != remit.CodeInvalid {
 		t.Errorf("beside a damaged log: %v", err)
 	}
 	after, err := os.ReadFile(filepath.Join(f.dir, fileState))

@@ -127,21 +127,27 @@ func (r *revision) checkAudiences(grantIssuer string) error {
 // checkUsers is S2: a process of an operator's user is that operator on the admin socket, so no agent, tool or enforcement point
 // may be attested or launched as one. allow_own_uid is for one user who is all of them.
 func (s *Server) checkUsers(set *config.Set) error {
-	refuse := func(name remit.Name, uid uint32) error {
-		who, _, ok := s.person(uid)
-		//remit:guard S2 TestAgentOfOperatorsUser
-		if ok && !s.cfg.AllowOwnUID {
-			return &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("%s would run as uid %d, which is %s on the admin socket", name, uid, who),
-				Hint: "give it a user of its own"}
-		}
-		return nil
+	shared := s.sharedUsers(set)
+	//remit:guard S2 TestAgentOfOperatorsUser
+	if len(shared) > 0 && !s.cfg.AllowOwnUID {
+		return errors.Join(shared...)
 	}
-	var errs []error
+	return nil
+}
+
+// sharedUsers says who would run as an operator.
+func (s *Server) sharedUsers(set *config.Set) (errs []error) {
+	refuse := func(name remit.Name, uid uint32) {
+		if who, _, ok := s.person(uid); ok {
+			errs = append(errs, &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("%s would run as uid %d, which is %s on the admin socket", name, uid, who),
+				Hint: "give it a user of its own"})
+		}
+	}
 	attested := func(name remit.Name, sets []remit.Attestation) {
 		for _, a := range sets {
 			for _, sel := range a.Selectors {
 				if uid, err := strconv.ParseUint(strings.TrimPrefix(sel, "unix:uid:"), 10, 32); err == nil {
-					errs = append(errs, refuse(name, uint32(uid)))
+					refuse(name, uint32(uid))
 				}
 			}
 		}
@@ -150,13 +156,13 @@ func (s *Server) checkUsers(set *config.Set) error {
 		a := set.Agents[name]
 		attested(name, a.Attest)
 		if a.Launch != nil && a.Launch.OwnUID {
-			errs = append(errs, refuse(name, a.Launch.UID))
+			refuse(name, a.Launch.UID)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(set.EnforcementPoints)) {
 		attested(name, set.EnforcementPoints[name].Attest)
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // atStart is by whom the apply of a start is.

@@ -28,6 +28,7 @@ import (
 	"remit/internal/config"
 	"remit/internal/evidence/registry"
 	"remit/internal/gateway/admin"
+	"remit/internal/gateway/login"
 	"remit/internal/identity"
 	"remit/internal/ledger"
 	"remit/internal/store"
@@ -38,7 +39,9 @@ type Options struct {
 	Dir     string // where remit.yaml is
 	Log     *slog.Logger
 	Version string
-	Now     func() time.Time // default time.Now
+	// Passphrase unlocks the key files, where they are wrapped.
+	Passphrase remit.Secret
+	Now        func() time.Time // default time.Now
 	// Elapsed is a clock that nobody sets; default: the time since the host was started, or Now's where that is given.
 	Elapsed func() time.Duration
 	clock   *clock // both of them
@@ -60,6 +63,7 @@ type Server struct {
 	reread  time.Duration
 	started time.Time
 
+	keeper keeper // of the key files; nil: they are plaintext
 	key    *ledger.Key
 	store  *store.Store
 	ledger *ledger.Log
@@ -87,6 +91,9 @@ type Server struct {
 
 	broker     *broker.Broker
 	authorizer *authorizer.Authorizer
+
+	management *admin.Server
+	login      *login.Handler // nil: nobody logs in from elsewhere
 }
 
 // LibraryLogs sends what libraries with a global logger (Tessera, client-go) write to log. The program calls it once, before
@@ -133,6 +140,9 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if s.signing, err = newSigning(cfg); err != nil {
 		return nil, err
 	}
+	if s.keeper, err = openKeeper(cfg.Data, o.Passphrase); err != nil {
+		return nil, err
+	}
 	if err := s.openState(o.OnCommit); err != nil {
 		return nil, err
 	}
@@ -146,6 +156,12 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := s.buildLine(); err != nil {
 		return nil, err
 	}
+	if err := s.openPeople(); err != nil {
+		return nil, err
+	}
+	if s.management, err = admin.New(admin.Config{Ops: s.ops(), Person: s.person, Record: s.record, Log: s.log, Now: s.now}); err != nil {
+		return nil, err
+	}
 	s.before = s.store.LastSeq()
 	if err = s.begin(ctx); err != nil {
 		return s, err
@@ -154,7 +170,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 }
 
 func (s *Server) openState(onCommit func(uint64)) (err error) {
-	cipher, err := openStateKey(s.path(fileStateKey))
+	cipher, err := openStateKey(s.path(fileStateKey), s.keeper)
 	if err != nil {
 		return err
 	}
@@ -165,7 +181,7 @@ func (s *Server) openState(onCommit func(uint64)) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.key, err = loadLedgerKey(s.cfg.Data); err != nil { // under the store's lock: no rotation is under way
+	if s.key, err = loadLedgerKey(s.cfg.Data, s.keeper); err != nil { // under the store's lock: no rotation is under way
 		return err
 	}
 	if s.ledger, err = ledger.OpenLog(s.path(dirLedger), s.key.Public()); err != nil {
@@ -232,13 +248,9 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	if err != nil {
 		return &remit.Error{Code: remit.CodeUnavailable, Msg: "cannot listen on " + s.cfg.HTTPS, Cause: err, Hint: "set listen: https in remit.yaml"}
 	}
-	sock, err := admin.Listen(s.cfg.Admin)
+	sock, err := admin.Listen(s.cfg.Admin, s.cfg.AdminGroup)
 	if err != nil {
 		return errors.Join(err, https.Close())
-	}
-	management, err := admin.New(admin.Config{Ops: s.ops(), Person: s.person, Record: s.record, Log: s.log, Now: s.now})
-	if err != nil {
-		return errors.Join(err, https.Close(), sock.Close())
 	}
 	cosign, err := s.cosigners()
 	if err != nil {
@@ -254,7 +266,7 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	front, back := newGroup(ctx), newGroup(context.WithoutCancel(ctx))
 	back.run("sequencer", sequencer.Run)
 	front.run("https", func(ctx context.Context) error { return s.serveHTTPS(ctx, https) })
-	front.run("admin socket", func(ctx context.Context) error { return management.Serve(ctx, sock) })
+	front.run("admin socket", func(ctx context.Context) error { return s.management.Serve(ctx, sock) })
 	front.run("broker", s.broker.Run)
 	front.run("janitor", s.janitor)
 	front.run("recheck", s.recheckAsked)

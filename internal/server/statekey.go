@@ -19,10 +19,10 @@ import (
 const fileStateKey = "keys/state.key"
 
 // openStateKey reads the key, or makes one where there is none yet. A file that others may read or write is refused.
-func openStateKey(path string) (cipher.AEAD, error) {
-	key, err := readStateKey(path)
+func openStateKey(path string, keeper keeper) (cipher.AEAD, error) {
+	key, err := readStateKey(path, keeper)
 	if errors.Is(err, os.ErrNotExist) {
-		key, err = createStateKey(path)
+		key, err = createStateKey(path, keeper)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open the key of the state: %w", err)
@@ -34,7 +34,7 @@ func openStateKey(path string) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-func readStateKey(path string) ([]byte, error) {
+func readStateKey(path string, keeper keeper) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -47,6 +47,11 @@ func readStateKey(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if keeper != nil {
+		if text, err = keeper.Unwrap(text); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+	}
 	key, err := hex.DecodeString(strings.TrimSpace(string(text)))
 	if err != nil || len(key) != 32 {
 		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: path + " is no key of a state", Hint: "restore it from where it was kept"} // no cause: it may quote the key
@@ -54,14 +59,21 @@ func readStateKey(path string) ([]byte, error) {
 	return key, nil
 }
 
-func createStateKey(path string) ([]byte, error) {
+func createStateKey(path string, keeper keeper) ([]byte, error) {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails
+	text := fmt.Appendln(nil, hex.EncodeToString(key))
+	if keeper != nil {
+		var err error
+		if text, err = keeper.Wrap(text); err != nil {
+			return nil, err
+		}
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	_, err = fmt.Fprintln(f, hex.EncodeToString(key))
+	_, err = f.Write(text)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return nil, errors.Join(err, os.Remove(path))
 	}

@@ -36,6 +36,10 @@ func (s *Store) keyspace(key remit.EpochKey) keyspace {
 		return keyspace{&s.used, id, ""}
 	case "issued":
 		return keyspace{&s.issued, id, ""}
+	case "session":
+		return keyspace{&s.sessions, id, ""}
+	case "person":
+		return keyspace{&s.people, id, ""}
 	case "evidence":
 		return keyspace{&s.sources, id, ""}
 	}

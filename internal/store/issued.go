@@ -94,6 +94,7 @@ func (s *Store) purge() {
 	for _, k := range issued {
 		s.issued.drop(k)
 	}
+	s.purgeSessions(now)
 	if len(used) > 0 {
 		_ = exec(s.w.conn, purgeUsedSQL, now) // what stays in the database expired and is not loaded again
 	}

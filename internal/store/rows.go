@@ -14,7 +14,8 @@ import (
 // encode checks that a row is of the closed set, and returns its body.
 func (s *Store) encode(r remit.Row, require []remit.Precondition) ([]byte, error) {
 	switch v := r.(type) {
-	case remit.Run, remit.Grant, remit.Lease, remit.Statement, remit.Revision, remit.Used, remit.Issued, remit.LaunchRecord, remit.Erasure:
+	case remit.Run, remit.Grant, remit.Lease, remit.Statement, remit.Revision, remit.Used, remit.Issued, remit.LaunchRecord,
+		remit.Erasure, remit.Session, remit.PersonRecord:
 	case remit.AgentStatus:
 		//remit:guard S11 TestSuspensionActsInMemory
 		if !v.Suspended && !requires(require, v.EpochKey()) {
@@ -71,6 +72,10 @@ func putRow(conn *sqlite.Conn, w *write) error {
 		return putLaunch(conn, &r, w)
 	case remit.Erasure:
 		return putErasure(conn, &r)
+	case remit.Session:
+		return putSession(conn, &r, w)
+	case remit.PersonRecord:
+		return putPerson(conn, &r, w)
 	}
 	return fmt.Errorf("row of type %T", w.row) // encode let it pass: a fault of ours, and the batch fails
 }
@@ -96,13 +101,17 @@ func (s *Store) publish(w *write) {
 		s.issued.put(r.Credential, &r, w.epoch)
 	case remit.LaunchRecord:
 		s.publishLaunch(&r, w.epoch)
+	case remit.Session:
+		s.sessions.put(r.ID, &r, w.epoch)
+	case remit.PersonRecord:
+		s.people.put(r.Name, &r, w.epoch)
 	}
 }
 
 // roomFor bounds the tables that outsiders fill: they are in memory whole.
 func (s *Store) roomFor(rows []write) error {
 	for i := range rows {
-		switch rows[i].row.(type) {
+		switch r := rows[i].row.(type) {
 		case remit.Used:
 			if s.used.count.Load() >= maxSingleUse {
 				return tooLarge("more than %d single-use assertions are remembered", maxSingleUse)
@@ -110,6 +119,10 @@ func (s *Store) roomFor(rows []write) error {
 		case remit.Issued:
 			if s.issued.count.Load() >= maxSingleUse {
 				return tooLarge("more than %d issued identities are remembered", maxSingleUse)
+			}
+		case remit.Session:
+			if r.Ended.IsZero() && s.sessions.count.Load() >= maxSessions { // an end is never refused
+				return tooLarge("more than %d sessions are remembered", maxSessions)
 			}
 		}
 	}

@@ -55,6 +55,7 @@ const (
 	maxPayloadBytes = 256 << 10
 	maxChangeItems  = 4096
 	maxSingleUse    = 1 << 20 // live Used rows, and live Issued rows
+	maxSessions     = 1 << 14 // of people
 )
 
 // Store is open state. It is safe for concurrent use.
@@ -89,6 +90,8 @@ type memory struct {
 	launches   table[remit.LaunchID, remit.LaunchRecord]
 	used       table[string, remit.Used]
 	issued     table[string, remit.Issued]
+	sessions   table[remit.SessionID, remit.Session]
+	people     table[remit.Name, remit.PersonRecord]
 	sources    table[string, struct{}]       // epochs of evidence sources
 	policy     table[string, remit.Revision] // one key: activeRevision
 	byCred     table[string, remit.LeaseID]  // credential id to live lease
@@ -180,6 +183,7 @@ func (s *Store) load(conn *sqlite.Conn) error {
 		func() error { return s.loadLaunches(conn) },
 		func() error { return s.loadUsed(conn, now) },
 		func() error { return s.loadIssued(conn, now) },
+		func() error { return s.loadPeople(conn, now) },
 		func() error { return s.loadSources(conn) },
 		func() error { return s.loadRevision(conn) },
 		func() error { return s.loadEvents(conn) },
@@ -199,6 +203,8 @@ func (m *memory) init() {
 	m.launches.init()
 	m.used.init()
 	m.issued.init()
+	m.sessions.init()
+	m.people.init()
 	m.sources.init()
 	m.policy.init()
 	m.byCred.init()

@@ -31,18 +31,50 @@ import (
 	"remit"
 	"remit/internal/cli"
 	"remit/internal/evidence/evidencetest"
+	"remit/internal/gateway/login/logintest"
 )
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"remit":   func() { os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
-		"scanner": func() { os.Exit(scanner(os.Args[1:])) },
+		"remit":    func() { os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+		"scanner":  func() { os.Exit(scanner(os.Args[1:])) },
+		"xdg-open": func() { os.Exit(browser(os.Args[1])) },
 	})
 }
 
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { run(t, "testdata", func(*testscript.Env) error { return nil }) }
+
+// TestLoginScripts has an OpenID provider, and a browser in which $ACCOUNT is logged in.
+func TestLoginScripts(t *testing.T) {
+	p := logintest.Start(t, map[string]logintest.Account{
+		"alice":   {Subject: "1", Name: "alice", Groups: []string{"remit-admins"}},
+		"carol":   {Subject: "2", Name: "carol", Groups: []string{"remit-audit"}},
+		"mallory": {Subject: "3", Name: "mallory"},
+	})
+	run(t, filepath.Join("testdata", "login"), func(e *testscript.Env) error {
+		e.Setenv("ISSUER", p.Issuer)
+		e.Setenv("REMIT_SESSION", filepath.Join(e.WorkDir, "home", "session.json"))
+		e.Setenv("PROVIDER_CA", filepath.Join(e.WorkDir, "provider.pem"))
+		return os.WriteFile(filepath.Join(e.WorkDir, "provider.pem"), p.CA, 0o600)
+	})
+}
+
+// browser visits an address as $ACCOUNT. Somebody whom the provider refuses ends at the loopback, too.
+func browser(address string) int {
+	ca, err := os.ReadFile(os.Getenv("PROVIDER_CA"))
+	if err == nil {
+		_, err = (&logintest.Provider{CA: ca}).Browse(os.Getenv("ACCOUNT"), address, true)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "browser:", err)
+		return 1
+	}
+	return 0
+}
+
+func run(t *testing.T, dir string, setup func(*testscript.Env) error) {
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
@@ -51,6 +83,9 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			e.Setenv("EXAMPLES", examples)
+			if err := setup(e); err != nil {
+				return err
+			}
 			port, err := freePort()
 			e.Setenv("REMIT_GUARD_OFF", os.Getenv("REMIT_GUARD_OFF")) // which guard test/guards runs the command without
 			e.Setenv("HTTPS", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))

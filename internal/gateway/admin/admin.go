@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package admin serves the management API on a Unix socket of mode 0600 (S2). Its principals are Persons: the peer's uid, as
-// the kernel states it, names an operator of remit.yaml. No agent, tool or run token can hold a role here. Every call is
-// decided by role; every refused call and every call that changes something is recorded with its outcome. What the calls
-// do stands in a table that the server passes in. The package starts no goroutine but the HTTP server's own.
+// Package admin serves the management API on a Unix socket (S2), and over HTTPS to people who logged in. Its principals are
+// Persons: on the socket the peer's uid, as the kernel states it, names an operator of remit.yaml; over HTTPS a session does. No
+// agent, tool or run token can hold a role here. Every call is decided by role; every refused call and every call that changes
+// something is recorded with its outcome, and over HTTPS every call. What the calls do stands in a table that the server passes
+// in. The package starts no goroutine but the HTTP server's own.
 package admin
 
 import (
@@ -26,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"remit"
+	"remit/internal/gateway"
 )
 
 // maxBody bounds a request's body: a statement of 1 MiB in base64 with room.
@@ -37,6 +39,7 @@ type Op struct {
 	Name    string // "run.advance", as the ledger names it
 	Role    string // a role that the Person needs; empty: any operator, and Do decides the rest
 	Writes  bool   // changes something, so it is recorded
+	Local   bool   // needs something of this host, so it is not served over HTTPS
 	Do      func(ctx context.Context, c Call) (any, error)
 }
 
@@ -87,24 +90,62 @@ func New(cfg Config) (*Server, error) {
 		cfg.Now = time.Now
 	}
 	s := &Server{cfg: cfg}
-	mux := http.NewServeMux()
-	for _, op := range cfg.Ops {
-		mux.HandleFunc(op.Pattern, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, op) })
+	local := func(r *http.Request) (remit.Principal, error) {
+		who, _ := r.Context().Value(personKey{}).(remit.Principal)
+		//remit:guard S2 TestStrangerOnAdminSocket internal/server
+		if who.IsZero() {
+			return who, &remit.Error{Code: remit.CodeUnauthenticated, Msg: "your user is not an operator of this server",
+				Hint: "operators stand in remit.yaml, by uid"}
+		}
+		return who, nil
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, &remit.Error{Code: remit.CodeNotFound, Msg: "no such call: " + r.Method + " " + r.URL.Path})
-	})
 	s.http = &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: s.mux(local, nil), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 16 << 10, ConnContext: s.identify, ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
 	return s, nil
 }
 
-// Listen makes the socket: mode 0600 before anybody can find it. Its folder may be entered by others, who have their own sockets in
-// it; the mode and the peer's uid are the check. A socket that a dead process left
-// is replaced; a live one is an error.
-func Listen(path string) (net.Listener, error) {
+// Remote serves the calls that need nothing of this host to people with a session. Each call is recorded.
+func (s *Server) Remote(session func(*http.Request) (remit.Principal, error), quota *gateway.Quota) http.Handler {
+	return s.mux(session, quota)
+}
+
+// mux serves the table to whom identify names. With a quota, which is for callers from elsewhere, local calls are left out and all
+// others are recorded.
+func (s *Server) mux(identify func(*http.Request) (remit.Principal, error), quota *gateway.Quota) http.Handler {
+	mux := http.NewServeMux()
+	for _, op := range s.cfg.Ops {
+		//remit:guard S2 TestLocalCallsStayLocal internal/server
+		if op.Local && quota != nil {
+			continue
+		}
+		mux.HandleFunc(op.Pattern, func(w http.ResponseWriter, r *http.Request) {
+			who, err := identify(r)
+			if err != nil {
+				gateway.WriteError(w, err) // who is nobody writes nothing (S35)
+				return
+			}
+			account, ok := quota.Enter(who.String(), 0, s.cfg.Now())
+			if !ok {
+				gateway.WriteError(w, &remit.Error{Code: remit.CodeExhausted, Msg: "more calls than a person's quota", Hint: "ask again in a second"})
+				return
+			}
+			defer account.Leave()
+			s.serve(w, r, op, who)
+		})
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		gateway.WriteError(w, &remit.Error{Code: remit.CodeNotFound, Msg: "no such call here: " + r.Method + " " + r.URL.Path,
+			Hint: "calls that need something of the server's host are served on its admin socket only"})
+	})
+	return mux
+}
+
+// Listen makes the socket: mode 0600, or 0660 with a group (-1: none), before anybody can find it. Its folder may be entered by
+// others, who have their own sockets in it; the mode and the peer's uid are the check. A socket that a dead process left is
+// replaced; a live one is an error.
+func Listen(path string, group int) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, fmt.Errorf("make the admin socket's directory: %w", err)
 	}
@@ -122,10 +163,18 @@ func Listen(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on the admin socket: %w", err)
 	}
 	l.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(temp, 0o600), os.Rename(temp, path)); err != nil {
+	if err := errors.Join(open(temp, group), os.Rename(temp, path)); err != nil {
 		return nil, errors.Join(fmt.Errorf("make the admin socket: %w", err), l.Close(), os.Remove(temp))
 	}
 	return &listener{UnixListener: l, gone: sync.OnceFunc(func() { _ = os.Remove(path) })}, nil
+}
+
+// open lets in who may connect.
+func open(path string, group int) error {
+	if group < 0 {
+		return os.Chmod(path, 0o600)
+	}
+	return errors.Join(os.Chown(path, -1, group), os.Chmod(path, 0o660)) //nolint:gosec // the group is the operators'
 }
 
 // listener removes its socket when it closes.
@@ -178,18 +227,17 @@ func (s *Server) identify(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, personKey{}, remit.Principal{Person: name, Roles: roles, Method: remit.MethodSocket})
 }
 
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, op Op) {
-	who, _ := r.Context().Value(personKey{}).(remit.Principal)
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, op Op, who remit.Principal) {
 	out, err := s.call(w, r, op, who)
 	//remit:guard S2 TestRoles internal/server
-	if op.Writes || remit.CodeOf(err) == remit.CodeForbidden {
+	if op.Writes || who.Method == remit.MethodSession || remit.CodeOf(err) == remit.CodeForbidden {
 		s.record(r, op, who, err)
 	}
 	if err != nil {
 		if remit.CodeOf(err) == remit.CodeInternal {
 			s.cfg.Log.Error("management call", "op", op.Name, "err", err)
 		}
-		writeError(w, err)
+		gateway.WriteError(w, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -201,11 +249,6 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, op Op) {
 }
 
 func (s *Server) call(w http.ResponseWriter, r *http.Request, op Op, who remit.Principal) (any, error) {
-	//remit:guard S2 TestStrangerOnAdminSocket internal/server
-	if who.IsZero() {
-		return nil, &remit.Error{Code: remit.CodeUnauthenticated, Msg: "your user is not an operator of this server",
-			Hint: "operators stand in remit.yaml, by uid"}
-	}
 	//remit:guard S2 TestRoles internal/server
 	//remit:guard S30 TestRoles internal/server
 	if op.Role != "" && !who.HasRole(op.Role) {
@@ -223,13 +266,14 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request, op Op, who remit.P
 type adminData struct {
 	Op      string     `json:"op"`
 	Path    string     `json:"path"`
+	Session string     `json:"session,omitempty"`
 	Outcome remit.Code `json:"outcome"` // "ok" or the error's code
 }
 
 // record writes the call down. Ends of authority have happened by now (S20), so a record that fails is logged and the
 // answer stands; everything else that a call changed was committed together with its own event.
 func (s *Server) record(r *http.Request, op Op, who remit.Principal, err error) {
-	data := adminData{Op: op.Name, Path: r.URL.Path, Outcome: "ok"}
+	data := adminData{Op: op.Name, Path: r.URL.Path, Session: who.Credential, Outcome: "ok"}
 	if err != nil {
 		data.Outcome = remit.CodeOf(err)
 	}
@@ -240,19 +284,4 @@ func (s *Server) record(r *http.Request, op Op, who remit.Principal, err error) 
 	if err := s.cfg.Record(ctx, e); err != nil {
 		s.cfg.Log.Error("management call is not on record", "op", op.Name, "by", who, "err", err)
 	}
-}
-
-var statusOf = map[remit.Code]int{
-	remit.CodeInvalid: 400, remit.CodeUnauthenticated: 401, remit.CodeForbidden: 403, remit.CodeDenied: 403, remit.CodeHeld: 409,
-	remit.CodeNotFound: 404, remit.CodeConflict: 409, remit.CodeUnavailable: 503, remit.CodeExhausted: 429, remit.CodeInternal: 500,
-}
-
-func writeError(w http.ResponseWriter, err error) {
-	var e *remit.Error
-	if !errors.As(err, &e) || e.Code == remit.CodeInternal {
-		e = &remit.Error{Code: remit.CodeInternal, Msg: "a fault in the server", Hint: "its log says more"}
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(statusOf[e.Code])
-	_ = json.NewEncoder(w).Encode(e)
 }

@@ -4,7 +4,6 @@ package token
 
 import (
 	"net/http"
-	"strconv"
 
 	"remit"
 	"remit/internal/gateway"
@@ -99,11 +98,4 @@ func plain(s string) string {
 		}
 	}
 	return string(b)
-}
-
-func appendRunToken(secret remit.Secret, seconds int64) []byte {
-	b := remit.AppendJSONString([]byte(`{"access_token":`), secret.Reveal()) // handed over here, and nowhere else
-	b = append(b, `,"token_type":"N_A","issued_token_type":"`+typeTxnToken+`"`...)
-	b = strconv.AppendInt(append(b, `,"expires_in":`...), seconds, 10)
-	return append(b, '}')
 }

@@ -8,17 +8,14 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"remit"
 	"remit/internal/gateway/gatewaytest"
-	"remit/internal/gateway/token"
 )
 
 const (
 	spiffeAssertion = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"
 	exchangeType    = "urn:ietf:params:oauth:grant-type:token-exchange"
-	txnType         = "urn:ietf:params:oauth:token-type:txn_token"
 )
 
 func TestClientAuthentication(t *testing.T) {
@@ -182,47 +179,5 @@ func TestRevoke(t *testing.T) {
 	w := f.post("/agent/deploy", "/oauth2/revoke", form("token", string(mine)).Encode())
 	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
 		t.Errorf("a target that does not answer: %d %s", w.Code, w.Body)
-	}
-}
-
-// reissuer binds the run token "old" of agent/deploy to whoever it is told.
-type reissuer struct{ w *fixture }
-
-func (r *reissuer) Reissue(_ context.Context, old string, p remit.Principal, at time.Time) (remit.Secret, time.Time, error) {
-	if old != "old" || p.ID != r.w.deploy {
-		return remit.Secret{}, time.Time{}, &remit.Error{Code: remit.CodeForbidden, Msg: "not yours"}
-	}
-	return remit.NewSecret("new-token"), at.Add(90 * time.Second), nil
-}
-
-func TestExchange(t *testing.T) {
-	r := &reissuer{}
-	f := newFixture(t, narrowed, func(c *token.Config) { c.Reissuer = r })
-	r.w = f
-	sound := func(pairs ...string) string {
-		return form(append([]string{"grant_type", exchangeType, "authorization_details", "", "subject_token", "old",
-			"subject_token_type", txnType, "requested_token_type", txnType}, pairs...)...).Encode()
-	}
-	w := f.post("/agent/deploy", "/oauth2/token", sound("audience", "company.com"))
-	if a := read(t, w); a.Token != "new-token" || a.Type != "N_A" || a.Issued != txnType || a.In != 90 || a.Refresh != "" {
-		t.Errorf("%s", w.Body)
-	}
-	for name, c := range map[string]struct{ caller, body, want string }{
-		"another agent":     {"/agent/other", sound("client_id", "spiffe://company.com/agent/other"), "invalid_grant"},
-		"unknown token":     {"/agent/deploy", sound("subject_token", "x"), "invalid_grant"},
-		"no token":          {"/agent/deploy", sound("subject_token", ""), "invalid_request"},
-		"access token":      {"/agent/deploy", sound("requested_token_type", "urn:ietf:params:oauth:token-type:access_token"), "invalid_request"},
-		"other subject":     {"/agent/deploy", sound("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"), "invalid_request"},
-		"with details":      {"/agent/deploy", sound("authorization_details", entry), "invalid_request"},
-		"with scope":        {"/agent/deploy", sound("scope", "more"), "invalid_scope"},
-		"another audience":  {"/agent/deploy", sound("audience", "other.com"), "invalid_target"},
-		"actor in the room": {"/agent/deploy", sound("actor_token", "x"), "invalid_request"},
-	} {
-		if a := read(t, f.post(c.caller, "/oauth2/token", c.body)); a.Error != c.want {
-			t.Errorf("%s: %+v", name, a)
-		}
-	}
-	if len(f.line.asked) != 0 {
-		t.Error("an exchange is no grant")
 	}
 }

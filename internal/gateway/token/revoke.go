@@ -8,7 +8,6 @@ import (
 	"errors"
 	"net/http"
 	"strings"
-	"time"
 
 	"remit"
 	"remit/internal/gateway"
@@ -81,36 +80,4 @@ func claimJTI(token string) (string, error) {
 		err = errors.New("no jti")
 	}
 	return jti, err
-}
-
-// The names of token exchange (RFC 8693, draft-ietf-oauth-transaction-tokens).
-const (
-	grantExchange = "urn:ietf:params:oauth:grant-type:token-exchange"
-	typeTxnToken  = "urn:ietf:params:oauth:token-type:txn_token" //nolint:gosec // a type
-)
-
-// exchange binds a run token to the client's present certificate or launch: same run, same agent, nothing wider, and no
-// refresh token.
-func (h *Handler) exchange(ctx context.Context, c *call) ([]byte, error) {
-	subject := c.form.get("subject_token")
-	switch {
-	//remit:guard S10 TestExchange
-	case subject == "" || c.form.get("subject_token_type") != typeTxnToken || c.form.get("requested_token_type") != typeTxnToken:
-		return nil, bad("only a run token can be exchanged, for a run token: subject_token_type and requested_token_type " + typeTxnToken)
-	case c.form.get("actor_token") != "" || c.form.get("authorization_details") != "" || c.form.get("resource") != "":
-		return nil, bad("actor_token, authorization_details and resource do not belong to this exchange")
-	case c.form.get("scope") != "":
-		return nil, &problem{code: "invalid_scope", text: "a run token's scope cannot be changed"}
-	case c.form.get("audience") != "" && c.form.get("audience") != h.cfg.TrustDomain:
-		return nil, &problem{code: "invalid_target", text: "the audience of run tokens is the trust domain"}
-	}
-	secret, until, err := h.cfg.Reissuer.Reissue(ctx, subject, c.client, c.at)
-	if err != nil {
-		return nil, &problem{code: "invalid_grant", text: "the run token is not one of this agent's, or its run is over", cause: err}
-	}
-	left := int64(until.Sub(c.at) / time.Second)
-	if secret.IsZero() || left < 1 {
-		return nil, &problem{code: "invalid_grant", text: "the run is over"}
-	}
-	return appendRunToken(secret, left), nil
 }

@@ -3,7 +3,7 @@
 // Package token is the OAuth 2.0 token endpoint: an agent proves who it is with its SVID, says with authorization_details
 // what it needs now, inside which run, and gets a credential for exactly that, for minutes.
 //
-//	POST /oauth2/token                                   client credentials (RFC 6749 section 4.4), token exchange (RFC 8693)
+//	POST /oauth2/token                                   client credentials (RFC 6749 section 4.4)
 //	POST /oauth2/revoke                                  revocation (RFC 7009)
 //	GET  /.well-known/oauth-authorization-server         metadata (RFC 8414)
 //
@@ -52,23 +52,14 @@ type Grants interface {
 	Revoke(ctx context.Context, id remit.GrantID, why, by string) error
 }
 
-// Reissuer binds a live run token to another certificate or launch of the same agent.
-type Reissuer interface {
-	// Reissue returns a token for the same run, bound to p. The old one must be alive and its holder the same agent; else
-	// the error is of remit.CodeForbidden or CodeInvalid.
-	Reissue(ctx context.Context, token string, p remit.Principal, at time.Time) (remit.Secret, time.Time, error)
-}
-
 // Config is what a Handler needs; Issuer, Line, Authenticator, RunTokens, Directory and Grants are required.
 type Config struct {
 	Issuer        string // https URL without query, fragment and trailing slash: aud of assertions, byte by byte
-	TrustDomain   string // audience that a run token's exchange may state
 	Line          gateway.Line
 	Authenticator gateway.Authenticator
 	RunTokens     gateway.RunTokens
 	Directory     gateway.Directory
 	Grants        Grants
-	Reissuer      Reissuer                        // nil: no token exchange
 	Location      func(uri string) (string, bool) // target of a resource URI; urn:remit:target:NAME always works; may be nil
 	Actions       func() []string                 // for the metadata; may be nil
 	Quota         *gateway.Quota                  // per agent; nil: unbounded. Revocation is never refused for it
@@ -202,10 +193,6 @@ func (h *Handler) token(ctx context.Context, c *call) ([]byte, error) {
 		return nil, bad("grant_type is missing")
 	case "client_credentials":
 		return h.clientCredentials(ctx, c)
-	case grantExchange:
-		if h.cfg.Reissuer != nil {
-			return h.exchange(ctx, c)
-		}
 	}
 	return nil, &problem{code: "unsupported_grant_type", text: "the grant type is not one of the metadata's grant_types_supported"}
 }
@@ -216,9 +203,6 @@ func (h *Handler) metadata() []byte {
 	b = remit.AppendJSONString(append(b, `,"token_endpoint":`...), h.cfg.Issuer+"/oauth2/token")
 	b = remit.AppendJSONString(append(b, `,"revocation_endpoint":`...), h.cfg.Issuer+"/oauth2/revoke")
 	grants := []string{"client_credentials"}
-	if h.cfg.Reissuer != nil {
-		grants = append(grants, grantExchange)
-	}
 	methods := []string{"spiffe_x509", "spiffe_jwt"}
 	b = gateway.AppendTexts(append(b, `,"grant_types_supported":`...), grants)
 	b = gateway.AppendTexts(append(b, `,"token_endpoint_auth_methods_supported":`...), methods)

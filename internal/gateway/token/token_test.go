@@ -115,7 +115,7 @@ func newFixture(t testing.TB, judge func(*remit.Request) (gateway.Granted, error
 	w.Runs["rt"] = gatewaytest.Run{ID: f.run, Agent: f.deploy,
 		Holder: remit.Holder{Thumbprint: gatewaytest.Thumbprint(f.states["/agent/deploy"].TLS.PeerCertificates[0])}}
 	w.Runs["any"] = gatewaytest.Run{ID: f.run, Agent: f.deploy}
-	cfg := token.Config{Issuer: issuer, TrustDomain: "company.com", Line: f.line, Authenticator: w, RunTokens: w, Directory: w, Grants: f.grants,
+	cfg := token.Config{Issuer: issuer, Line: f.line, Authenticator: w, RunTokens: w, Directory: w, Grants: f.grants,
 		Log:      slog.New(slog.NewTextHandler(f.log, nil)),
 		Location: func(uri string) (string, bool) { return "production-cluster", uri == "https://k8s.company.com" }}
 	for _, c := range change {
@@ -296,7 +296,7 @@ func TestBadForms(t *testing.T) {
 		"no grant type":       {form("grant_type", "").Encode(), "invalid_request", nil},
 		"password":            {form("grant_type", "password").Encode(), "unsupported_grant_type", nil},
 		"refresh":             {form("grant_type", "refresh_token").Encode(), "unsupported_grant_type", nil},
-		"exchange, no issuer": {form("grant_type", exchangeType).Encode(), "unsupported_grant_type", nil},
+		"token exchange":      {form("grant_type", exchangeType).Encode(), "unsupported_grant_type", nil},
 		"scope":               {form("scope", "all").Encode(), "invalid_scope", nil},
 		"secret":              {form("client_secret", "x").Encode(), "invalid_request", nil},
 		"two run tokens":      {sound, "invalid_request", func(r *http.Request) { r.Header.Add("Txn-Token", "rt") }},

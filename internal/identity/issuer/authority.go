@@ -31,6 +31,8 @@ import (
 type Config struct {
 	TrustDomain spiffeid.TrustDomain // required; permanent
 	Dir         string               // of the key files, mode 0700; made if absent. Required
+	// Keeper wraps the key files. Default: they are plaintext.
+	Keeper Keeper
 	// Issuer is the `iss` of JWT-SVIDs: the URL under which OIDC serves their keys, byte for byte. Empty: no iss.
 	Issuer string
 	// RootLife and IssuingLife are those of the two certificate authorities. Defaults 1 year and 24 hours.
@@ -87,14 +89,14 @@ func New(cfg Config) (*Authority, error) {
 	a := &Authority{cfg: cfg}
 	notice := 2 * cfg.RefreshHint
 	var err error
-	if a.jwt, err = OpenKeys(KeysConfig{Name: "jwt", Dir: cfg.Dir, Life: cfg.JWTKeyLife, MaxTTL: cfg.MaxTTL, Notice: notice,
+	if a.jwt, err = OpenKeys(KeysConfig{Name: "jwt", Dir: cfg.Dir, Keeper: cfg.Keeper, Life: cfg.JWTKeyLife, MaxTTL: cfg.MaxTTL, Notice: notice,
 		OnEvent: cfg.OnEvent, Log: cfg.Log, Now: cfg.Now}); err != nil {
 		return nil, err
 	}
 	signal := a.jwt.ring.signal // one for all that is published
-	a.root = &ring{name: "root", now: cfg.Now, onEvent: cfg.OnEvent, signal: signal, certify: a.certifyRoot,
+	a.root = &ring{name: "root", keeper: cfg.Keeper, now: cfg.Now, onEvent: cfg.OnEvent, signal: signal, certify: a.certifyRoot,
 		policy: policy{life: cfg.RootLife, spare: cfg.IssuingLife, notice: notice, keep: 24 * time.Hour}}
-	a.issuing = &ring{name: "issuing", now: cfg.Now, onEvent: cfg.OnEvent, signal: signal, certify: a.certifyIssuing,
+	a.issuing = &ring{name: "issuing", keeper: cfg.Keeper, now: cfg.Now, onEvent: cfg.OnEvent, signal: signal, certify: a.certifyIssuing,
 		policy: policy{life: cfg.IssuingLife, spare: cfg.MaxTTL}}
 	if err := errors.Join(a.root.open(cfg.Dir), a.issuing.open(cfg.Dir)); err != nil {
 		return nil, err

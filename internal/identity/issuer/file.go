@@ -50,8 +50,21 @@ type state struct {
 	slots    []slot
 }
 
+// Keeper turns the bytes of a key file into what is stored and back: a passphrase, a TPM, a KMS. keyfile.Age implements it. Safe
+// for concurrent use.
+type Keeper interface {
+	Wrap(plain []byte) ([]byte, error)
+	Unwrap(stored []byte) ([]byte, error)
+}
+
+// plaintext stores key files as they are.
+type plaintext struct{}
+
+func (plaintext) Wrap(b []byte) ([]byte, error)   { return b, nil }
+func (plaintext) Unwrap(b []byte) ([]byte, error) { return b, nil }
+
 // load reads a ring's file; one that does not exist is an empty ring. A file that others may read is refused (S7).
-func load(path string) (*state, error) {
+func load(path string, keeper Keeper) (*state, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &state{}, nil
@@ -71,6 +84,9 @@ func load(path string) (*state, error) {
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("read key file: %w", err)
+	}
+	if b, err = keeper.Unwrap(b); err != nil {
+		return nil, fmt.Errorf("key file %s: %w", path, err)
 	}
 	st, err := parseRing(b)
 	if err != nil {
@@ -183,9 +199,12 @@ func (st *state) marshal() ([]byte, error) {
 }
 
 // save replaces the ring's file: temporary file, fsync, rename, fsync of the folder. When it returns nil, the state is durable.
-func (st *state) save(path string) (err error) {
+func (st *state) save(path string, keeper Keeper) (err error) {
 	b, err := st.marshal()
 	if err != nil {
+		return err
+	}
+	if b, err = keeper.Wrap(b); err != nil {
 		return err
 	}
 	dir := filepath.Dir(path)

@@ -24,7 +24,9 @@ import (
 type KeysConfig struct {
 	Name string // of the ring and its file: "grant", "run-token". Required
 	Dir  string // of the key files, mode 0700; made if absent. Required
-	Type string // the header's typ, which Verify requires: "JWT" (default), "txntoken+jwt"
+	// Keeper wraps the key file. Default: it is plaintext.
+	Keeper Keeper
+	Type   string // the header's typ, which Verify requires: "JWT" (default), "txntoken+jwt"
 	// Life of a key. Default 7 days. A next key is published at half of it, and signs after 5/6.
 	Life time.Duration
 	// MaxTTL is the longest life of a token. Default 1 hour; at most half of Life.
@@ -64,7 +66,7 @@ func OpenKeys(cfg KeysConfig) (*Keys, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	k := &Keys{cfg: cfg, ring: &ring{name: cfg.Name, now: cfg.Now, onEvent: cfg.OnEvent, signal: &identity.Signal{},
+	k := &Keys{cfg: cfg, ring: &ring{name: cfg.Name, keeper: cfg.Keeper, now: cfg.Now, onEvent: cfg.OnEvent, signal: &identity.Signal{},
 		policy: policy{life: cfg.Life, spare: cfg.MaxTTL, notice: cfg.Notice, keep: cfg.Notice}}}
 	k.ring.header = func(id string) string {
 		b, _ := json.Marshal(struct { // strings encode always

@@ -29,6 +29,7 @@ type ring struct {
 	certify func(key *ecdsa.PrivateKey, from, until time.Time) ([]*x509.Certificate, error) // nil: keys without certificate
 	header  func(keyID string) string                                                       // nil: keys that sign no tokens
 	signal  *identity.Signal
+	keeper  Keeper // nil before open: plaintext
 
 	mu    sync.Mutex // held by whoever changes the state
 	state atomic.Pointer[state]
@@ -39,8 +40,11 @@ func (r *ring) open(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make key folder: %w", err)
 	}
+	if r.keeper == nil {
+		r.keeper = plaintext{}
+	}
 	r.path = filepath.Join(dir, r.name+".json")
-	st, err := load(r.path)
+	st, err := load(r.path, r.keeper)
 	if err != nil {
 		return err
 	}
@@ -97,7 +101,7 @@ func (r *ring) take(st step, about string, now time.Time) error {
 	case stepPrune:
 		next.slots = without(old.slots, about)
 	}
-	if err := next.save(r.path); err != nil {
+	if err := next.save(r.path, r.keeper); err != nil {
 		return err
 	}
 	r.state.Store(next)
@@ -152,7 +156,7 @@ func (r *ring) prepare() error {
 	next := &state{sequence: old.sequence, slots: slices.Clone(old.slots)}
 	s := find(next.slots, Next)
 	s.activate = latest(s.created.Add(r.policy.notice), now)
-	if err := next.save(r.path); err != nil {
+	if err := next.save(r.path, r.keeper); err != nil {
 		return err
 	}
 	r.state.Store(next)

@@ -168,7 +168,9 @@ func listen(path string, mode fs.FileMode, uid int) (*net.UnixListener, error) {
 	}
 	l.SetUnlinkOnClose(false)
 	if uid >= 0 {
-		err = os.Chown(temp, uid, -1)
+		if err = os.Chown(temp, uid, -1); errors.Is(err, fs.ErrPermission) { // a server that is not root: the process is the check
+			mode, err = 0o666, nil
+		}
 	}
 	if err = errors.Join(err, os.Chmod(temp, mode)); err == nil {
 		err = os.Rename(temp, path)

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"remit"
+	"remit/internal/api"
+	"remit/internal/gateway"
+	"remit/internal/gateway/admin"
+	"remit/internal/gateway/login"
+)
+
+// What one person may call over HTTPS, a second, at once, and concurrently.
+const personRate, personBurst, personConcurrent = 20, 200, 8
+
+// remotePrefix is where the management API stands on the HTTPS address.
+const remotePrefix = "/admin"
+
+// openPeople builds the login of people, if the server's file has one.
+func (s *Server) openPeople() error {
+	p := s.cfg.People
+	if p == nil {
+		return nil
+	}
+	client, err := providerClient(p.CA)
+	if err != nil {
+		return err
+	}
+	var secret remit.Secret
+	if !p.Secret.IsZero() {
+		if secret, err = p.Secret.Resolve(); err != nil {
+			return fmt.Errorf("people: client_secret: %w", err)
+		}
+	}
+	rules := make([]login.Rule, 0, len(p.Roles))
+	for _, r := range p.Roles {
+		rules = append(rules, login.Rule(r))
+	}
+	s.login, err = login.New(login.Config{Issuer: p.Issuer, ClientID: p.ClientID, Secret: secret, Scopes: p.Scopes, Name: p.Name, Rules: rules,
+		Life: p.Session, HTTP: client, Store: s.store, Log: s.log, Now: s.now,
+		Local: func(n remit.Name) (string, bool) { o, ok := s.cfg.Local(n); return o.Subject, ok }})
+	return err
+}
+
+// providerClient asks the provider: by TLS, in bounded time, following no redirect.
+func providerClient(ca string) (*http.Client, error) {
+	t := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, TLSHandshakeTimeout: 5 * time.Second,
+		ResponseHeaderTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10, Proxy: http.ProxyFromEnvironment}
+	if ca != "" {
+		b, err := os.ReadFile(ca)
+		if err != nil {
+			return nil, fmt.Errorf("people: ca: %w", err)
+		}
+		t.TLSClientConfig.RootCAs = x509.NewCertPool()
+		if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(b) {
+			return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "people: ca: " + ca + " holds no certificate in PEM"}
+		}
+	}
+	return &http.Client{Transport: t, Timeout: 15 * time.Second,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, nil
+}
+
+// remoteManagement serves the management API over HTTPS to people with a session.
+func (s *Server) remoteManagement(mux *http.ServeMux) {
+	if s.login == nil {
+		return
+	}
+	s.login.Routes(mux, remotePrefix)
+	quota := gateway.NewQuota(gateway.Limits{Rate: personRate, Burst: personBurst, Concurrent: personConcurrent})
+	mux.Handle(remotePrefix+"/v1/", http.StripPrefix(remotePrefix, s.management.Remote(s.login.Person, quota)))
+}
+
+func (s *Server) opLogout(ctx context.Context, c admin.Call) (any, error) {
+	if c.Who.Method != remit.MethodSession {
+		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "you are here by the admin socket: there is no session to end"}
+	}
+	return struct{}{}, s.login.End(ctx, remit.SessionID(c.Who.Credential), c.Who.String())
+}
+
+func (s *Server) opSessions(_ context.Context, c admin.Call) (any, error) {
+	limit, after, err := page(c.Query)
+	if err != nil {
+		return nil, err
+	}
+	all := s.store.Sessions()
+	slices.SortFunc(all, func(a, b remit.Session) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	var out []api.Session
+	for _, r := range all {
+		if string(r.ID) > after && len(out) < limit {
+			out = append(out, api.Session{ID: r.ID, Person: r.Person, Subject: r.Subject, Started: r.Started, Expires: r.Expires, Ended: r.Ended})
+		}
+	}
+	return listed(out, limit, func(r api.Session) string { return string(r.ID) }), nil
+}
+
+func (s *Server) opSessionEnd(ctx context.Context, c admin.Call) (any, error) {
+	if s.login == nil {
+		return nil, notFound("session", c.Path("id"))
+	}
+	return struct{}{}, s.login.End(ctx, remit.SessionID(c.Path("id")), c.Who.String())
+}
+
+func (s *Server) opPersonForget(ctx context.Context, c admin.Call) (any, error) {
+	name, err := remit.ParseName("operator/" + c.Path("name"))
+	if err != nil {
+		return nil, err
+	}
+	if s.login == nil {
+		return nil, notFound("person", string(name))
+	}
+	return struct{}{}, s.login.Forget(ctx, name)
+}
