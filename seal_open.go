@@ -84,14 +84,14 @@ func (e Entry) Open() Opened {
 		if !ok || len(after) < digestText+2 {
 			break
 		}
-		digest := string(after[:digestText])
+		digest := after[:digestText]
 		tail, end, _ := bytes.Cut(after[digestText:], []byte{'}'})
 		rest = end
-		if d, ok := known[digest]; ok {
+		if d, ok := known[string(digest)]; ok {
 			out = append(out, d.Value...)
 			continue
 		}
-		out = append(out, placeholder(tail, private[digest])...)
+		out = append(out, placeholder(tail, private[string(digest)])...)
 	}
 	o.Body = out
 	for _, c := range e.commitments() {

@@ -270,12 +270,12 @@ func forwardSignals(p *os.Process) (stop func()) {
 // becomeChild waits until the server knows this pid, then executes the measured file in its place; the pid stays.
 func becomeChild(argv []string) error {
 	ready := os.NewFile(goFD, "go")
-	if n, err := ready.Read(make([]byte, 1)); n != 1 {
+	n, err := ready.Read(make([]byte, 1))
+	if n != 1 {
 		return fmt.Errorf("the launch was given up: %w", err)
 	}
 	_ = ready.Close()
 	// Whatever else the launcher had open, such as a key file or a connection to the admin socket, stays behind (S2).
-	var err error
 	//remit:guard S2 TestChildInheritsNothing
 	err = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 	if err != nil {

@@ -5,9 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -251,20 +249,4 @@ func toolToken(_ context.Context, args []string) error {
 		time.Sleep(time.Minute) // until it is ended
 	}
 	return err
-}
-
-// parseChain reads PEM certificates.
-func parseChain(text string) ([]*x509.Certificate, error) {
-	var out []*x509.Certificate
-	for rest := []byte(text); ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			return out, nil
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, c)
-	}
 }

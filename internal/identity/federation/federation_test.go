@@ -216,10 +216,11 @@ func TestChanged(t *testing.T) {
 	if _, err := f.auth.Chain(chain); err != nil {
 		t.Fatal(err)
 	}
-	if f.bundles.Changed() != f.bundles.Changed() {
+	first := f.bundles.Changed()
+	if f.bundles.Changed() != first {
 		t.Error("changed by itself")
 	}
-	before := f.bundles.Changed()
+	before := first
 	if err := f.own.Prepare(); err != nil {
 		t.Fatal(err)
 	}
