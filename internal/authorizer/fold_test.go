@@ -143,7 +143,7 @@ func TestOnlyTheSameFolds(t *testing.T) {
 	l.permitted = true
 	for _, effect := range []remit.Effect{remit.Allow, remit.Hold} {
 		l.judgement.Effect = effect
-		if ask(other) == ask(other) {
+		if first := ask(other); ask(other) == first {
 			t.Errorf("two answers %s are one", effect)
 		}
 	}
