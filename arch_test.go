@@ -60,7 +60,7 @@ var mayImport = map[string][]string{
 	"internal/testcluster":               nil,
 	"internal/server":                    {"*"},
 	"internal/quickstart":                {"*"},
-	// cli runs three things without a server: ledger verify, policy test, workflow check.
+	// cli also works without a server: it verifies logs, checks, tests and signs configuration, and serves a witness.
 	"internal/cli": {"", "internal/api", "internal/config", "internal/server", "internal/ledger", "internal/ledger/witness", "internal/quickstart"},
 	"test/demo":    {"*"},
 	"test/modes":   {"*"},
