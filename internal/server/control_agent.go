@@ -91,7 +91,7 @@ func (s *Server) opSuspend(ctx context.Context, c admin.Call) (any, error) {
 		out.Failed = append(out.Failed, "the suspension is in force but not on record: "+err.Error())
 		s.unrecorded.Store(a.Name, &suspension{why, c.Who, out})
 	}
-	//remit:guard S20 TestGrantDuringSuspension
+	//remit:guard S23 TestGrantDuringSuspension
 	endErr = errors.Join(endErr, s.endOf(ctx, hit, "agent suspended", c.Who.String()))
 	if endErr != nil {
 		out.Failed = append(out.Failed, strings.Split(endErr.Error(), "\n")...)
