@@ -2,7 +2,8 @@
 
 // Package authorizer is the straight line: one request goes through who, posture, run, permission, evidence and judgement to
 // a decision that is durable before it is answered, and, for a grant, on to a credential whose lease was on record before
-// anything was minted. It calls the rest of Remit through the small interfaces below and starts no goroutine.
+// anything was minted. It calls the rest of Remit through the small interfaces below and starts no goroutine. Beside the line it
+// remembers two things: since when a question has been held (hold.go), and which denials were just recorded (fold.go).
 package authorizer
 
 import (
@@ -10,13 +11,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
-	"time"
 
 	"remit"
 )
 
-// Config are the parts on the line; all are required and safe for concurrent use.
+// Config are the parts on the line. All but Fold are required; all are safe for concurrent use.
 type Config struct {
 	Policy   func() Policy // the active revision; one call a request, so that one revision judges all of it
 	State    State
@@ -88,6 +87,7 @@ func New(cfg Config) (*Authorizer, error) {
 // Decide answers req. A denial is an answer; the error means that the answer could not be recorded and so there is none.
 func (a *Authorizer) Decide(ctx context.Context, req *remit.Request) (remit.Decision, error) {
 	w := a.weigh(ctx, req)
+	a.holds.expire(&w)
 	return a.answer(ctx, &w)
 }
 
@@ -97,6 +97,7 @@ func (a *Authorizer) Grant(ctx context.Context, req *remit.Request) (remit.Decis
 		return d, remit.Grant{}, remit.Credential{}, err
 	}
 	w := a.weigh(ctx, req)
+	a.holds.expire(&w)
 	if w.decision.Effect != remit.Allow {
 		return none(a.answer(ctx, &w))
 	}
@@ -129,59 +130,6 @@ func (a *Authorizer) Grant(ctx context.Context, req *remit.Request) (remit.Decis
 func (a *Authorizer) Again(ctx context.Context, req *remit.Request) remit.Decision {
 	w := a.weigh(ctx, req)
 	return w.decision
-}
-
-// weighed is a decision before it is recorded, with what it rests on: epochs, and the facts as they were found.
-type weighed struct {
-	decision remit.Decision
-	run      remit.Run
-	policy   Policy
-	match    remit.Match
-	found    []remit.Found
-	seen     []remit.Precondition
-	cut      bool // see shorten
-
-	sensitive map[string]bool
-}
-
-// seal returns a Seal that knows what of the request is sensitive.
-func (w *weighed) seal() *remit.Seal {
-	s := &remit.Seal{Sensitive: w.sensitive}
-	if len(w.sensitive) > 0 {
-		s.Hide(w.decision.Args)
-		s.Hide(w.decision.Params)
-	}
-	return s
-}
-
-// shorten turns a decision that is larger than an entry of the ledger into a denial that says who asked, and how much, but
-// not everything that was asked: no request may be too large to leave a trace.
-func (w *weighed) shorten() {
-	d := &w.decision
-	args := mustJSON(d.Args)
-	w.cut = true
-	*d = remit.Decision{ID: d.ID, At: d.At, Caller: d.Caller, Credential: d.Credential, Level: d.Level, Agent: d.Agent,
-		Action: clip(d.Action), Target: clip(d.Target), Run: d.Run, Under: d.Under, Asked: clip(d.Asked), Via: d.Via,
-		Policy: d.Policy, WorkflowDigest: d.WorkflowDigest}
-	w.deny(remit.Reason{Code: remit.ReasonArgument, Of: "arguments", Want: "what an entry of the ledger holds",
-		Got: fmt.Sprintf("%d bytes, %s", len(args), remit.DigestOf(args))})
-}
-
-func clip(s string) string {
-	const most = 200
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return s
-}
-
-func (w *weighed) deny(reasons ...remit.Reason) weighed {
-	w.decision.Effect, w.decision.Reasons, w.decision.TTL, w.decision.Until = remit.Deny, reasons, 0, time.Time{}
-	return *w
-}
-
-func (w *weighed) rests(key remit.EpochKey, epoch uint64) {
-	w.seen = append(w.seen, remit.Precondition{Key: key, Epoch: epoch})
 }
 
 // weigh is the line up to the decision. It reads only memory, and evidence within the context's deadline.
@@ -240,7 +188,6 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	filled := *req // sources compare their fact with the arguments that are decided on
 	filled.Args = m.Args
 	w.judge(ctx, req, a.cfg.Evidence.Collect(ctx, m.Needs, &filled))
-	a.holds.expire(&w)
 	return w
 }
 
@@ -287,22 +234,26 @@ func (a *Authorizer) fresh(ctx context.Context, req *remit.Request, w *weighed) 
 	return false
 }
 
-func (w *weighed) judge(ctx context.Context, req *remit.Request, found []remit.Found) {
-	j := w.policy.Judge(ctx, req, &w.run, &w.match, found)
-	d := &w.decision
-	w.found, d.Evidence, d.Missing, d.Lacking = found, nil, nil, nil
-	for i, f := range found {
-		if f.Evidence != nil {
-			d.Evidence = append(d.Evidence, *f.Evidence)
-			continue
-		}
-		lack := remit.Lack{Need: i, Kind: f.Need.Kind}
-		if f.Reason != nil {
-			lack.Reason = *f.Reason
-		}
-		d.Missing, d.Lacking = append(d.Missing, f), append(d.Lacking, lack)
+// answer makes the decision durable before it is returned: by recording it, or, for a denial that was recorded a moment ago, by
+// being that one.
+func (a *Authorizer) answer(ctx context.Context, w *weighed) (remit.Decision, error) {
+	c, own := a.cfg.Fold.enter(&w.decision)
+	if own {
+		err := a.record(ctx, w, remit.Change{})
+		a.cfg.Fold.settle(c, &w.decision, err)
+		return w.decision, err
 	}
-	d.Effect, d.Reasons, d.TTL, d.Until, d.Limits, d.Obligations = j.Effect, j.Reasons, j.TTL, j.Until, j.Limits, j.Obligations
+	if c != nil {
+		d, err := c.answer(ctx)
+		if err == nil {
+			return d, nil
+		}
+		if !errors.Is(err, errUnrecorded) {
+			w.deny(remit.Reason{Code: remit.ReasonFault})
+			return w.decision, err
+		}
+	}
+	return w.decision, a.record(ctx, w, remit.Change{})
 }
 
 // record commits the decision with what belongs to it. State that moved since it was read turns an Allow into a recorded

@@ -238,25 +238,3 @@ func (a *Authorizer) Flush(ctx context.Context, at time.Time, all bool) error {
 	}
 	return errors.Join(errs...)
 }
-
-// answer makes the decision durable before it is returned: by recording it, or, for a denial that was recorded a moment ago, by
-// being that one.
-func (a *Authorizer) answer(ctx context.Context, w *weighed) (remit.Decision, error) {
-	c, own := a.cfg.Fold.enter(&w.decision)
-	if own {
-		err := a.record(ctx, w, remit.Change{})
-		a.cfg.Fold.settle(c, &w.decision, err)
-		return w.decision, err
-	}
-	if c != nil {
-		d, err := c.answer(ctx)
-		if err == nil {
-			return d, nil
-		}
-		if !errors.Is(err, errUnrecorded) {
-			w.deny(remit.Reason{Code: remit.ReasonFault})
-			return w.decision, err
-		}
-	}
-	return w.decision, a.record(ctx, w, remit.Change{})
-}

@@ -16,9 +16,7 @@ func TestHoldEndsInDenial(t *testing.T) {
 	l.judgement = remit.Judgement{Effect: remit.Hold, Reasons: []remit.Reason{{Code: remit.ReasonApproval}}}
 	ask := func(after time.Duration, name string) remit.Decision {
 		t.Helper()
-		req := l.request()
-		req.At, req.Args = l.now.Add(after), remit.Args{"name": remit.StringValue(name)}
-		d, err := l.auth.Decide(t.Context(), req)
+		d, err := l.auth.Decide(t.Context(), asking(l, name, after))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,4 +37,16 @@ func TestHoldEndsInDenial(t *testing.T) {
 	if d := ask(10*time.Minute, "bar"); d.Effect != remit.Hold || !d.Until.Equal(end.Add(10*time.Minute)) {
 		t.Errorf("another question: %+v", d)
 	}
+	if d := l.auth.Again(t.Context(), asking(l, "baz", 0)); d.Effect != remit.Hold {
+		t.Errorf("judged again: %+v", d)
+	}
+	if d := ask(20*time.Minute, "baz"); d.Effect != remit.Hold {
+		t.Errorf("nobody had asked: %+v", d)
+	}
+}
+
+func asking(l *line, name string, after time.Duration) *remit.Request {
+	req := l.request()
+	req.At, req.Args = l.now.Add(after), remit.Args{"name": remit.StringValue(name)}
+	return req
 }

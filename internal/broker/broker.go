@@ -245,8 +245,9 @@ func activated(g remit.Grant, l remit.Lease, cred *remit.Credential) (remit.Gran
 func (b *Broker) Abandon(ctx context.Context, g remit.Grant, l remit.Lease, why string) {
 	b.mark(l.ID, why)
 	defer b.enter(l.ID)()
+	seen := b.cfg.Store.Epoch(remit.LeaseKey(l.ID))
 	l.State, l.Why, l.Ended = remit.GrantFailed, why, b.cfg.Now()
-	if err := b.recordEnd(ctx, l, remit.EventLeaseFailed, "remit", endData{Why: why}); err != nil {
+	if err := b.recordEnd(ctx, l, seen, remit.EventLeaseFailed, "remit", endData{Why: why}); err != nil {
 		b.cfg.Log.Warn("an abandoned grant is not on record; it will be tried again", "lease", l.ID, "grant", g.ID, "err", err)
 	}
 }

@@ -109,7 +109,8 @@ func (b *Broker) end(ctx context.Context, l remit.Lease, why, by string) error {
 	if err := b.revoke(ctx, l); err != nil {
 		return err
 	}
-	if now, ok := b.cfg.Store.Lease(l.ID); ok && (now.State == remit.GrantEnded || now.State == remit.GrantFailed) {
+	seen := b.cfg.Store.Epoch(remit.LeaseKey(l.ID)) // read before the state: whoever ends it after this moves it
+	if b.ended(l.ID) {
 		b.forget(l.ID)
 		return nil // somebody else ended it meanwhile, and wrote it down
 	}
@@ -129,7 +130,7 @@ func (b *Broker) end(ctx context.Context, l remit.Lease, why, by string) error {
 	case l.State != remit.GrantActive && len(l.Credentials) == 0:
 		next.State, kind = remit.GrantFailed, remit.EventLeaseFailed
 	}
-	return b.recordEnd(ctx, next, kind, by, endData{why, b.cfg.Now().Sub(began).Seconds() * 1e3})
+	return b.recordEnd(ctx, next, seen, kind, by, endData{why, b.cfg.Now().Sub(began).Seconds() * 1e3})
 }
 
 func (b *Broker) revoke(ctx context.Context, l remit.Lease) error {
@@ -194,7 +195,7 @@ func (b *Broker) settled(ctx context.Context, l remit.Lease) (bool, error) {
 	return true, nil
 }
 
-func (b *Broker) recordEnd(ctx context.Context, l remit.Lease, kind remit.EventKind, by string, data endData) error {
+func (b *Broker) recordEnd(ctx context.Context, l remit.Lease, seen uint64, kind remit.EventKind, by string, data endData) error {
 	rows := []remit.Row{l}
 	if g, ok := b.cfg.Store.Grant(l.Grant); ok {
 		g.State, g.Why, g.Ended = l.State, l.Why, l.Ended
@@ -202,7 +203,12 @@ func (b *Broker) recordEnd(ctx context.Context, l remit.Lease, kind remit.EventK
 	}
 	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
-	_, err := b.cfg.Store.Commit(rctx, remit.Change{Rows: rows, Events: []remit.Event{b.endEvent(kind, &l, by, data)}})
+	_, err := b.cfg.Store.Commit(rctx, remit.Change{Rows: rows, Events: []remit.Event{b.endEvent(kind, &l, by, data)},
+		Require: []remit.Precondition{{Key: remit.LeaseKey(l.ID), Epoch: seen}}})
+	if remit.CodeOf(err) == remit.CodeConflict && b.ended(l.ID) {
+		b.forget(l.ID)
+		return nil // somebody else was faster
+	}
 	if err != nil {
 		// The authority is gone. What is missing is the record: Run ends the lease again, which changes nothing, and records.
 		b.cfg.Log.Error("lease ended at its target but not on record", "lease", l.ID, "err", err)
@@ -212,6 +218,12 @@ func (b *Broker) recordEnd(ctx context.Context, l remit.Lease, kind remit.EventK
 		b.forget(l.ID)
 	}
 	return nil
+}
+
+// ended reports whether the lease's end is on record.
+func (b *Broker) ended(id remit.LeaseID) bool {
+	l, ok := b.cfg.Store.Lease(id)
+	return ok && (l.State == remit.GrantEnded || l.State == remit.GrantFailed)
 }
 
 func (b *Broker) forget(id remit.LeaseID) {

@@ -83,12 +83,13 @@ func TestFuseIsNotMeasured(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	options := fmt.Sprintf("fd=%d,rootmode=100755,user_id=0,group_id=0", dev.Fd())
+	fd := int(dev.Fd()) // taken here: the server's goroutine must not touch the file that is closed under it
+	options := fmt.Sprintf("fd=%d,rootmode=100755,user_id=0,group_id=0", fd)
 	if err := unix.Mount("test", path, "fuse", 0, options); err != nil {
 		t.Skip("this machine mounts no FUSE")
 	}
 	done := make(chan struct{})
-	go func() { defer close(done); serveFuse(int(dev.Fd())) }()
+	go func() { defer close(done); serveFuse(fd) }()
 	t.Cleanup(func() {
 		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 			t.Error(err)

@@ -183,6 +183,9 @@ func (f *fixture) ends(id remit.GrantID, code remit.ReasonCode) {
 	}
 	f.eventually("the decision is on record", func() bool {
 		entries, _, err := f.srv.store.Events(store.EventFilter{Kind: remit.EventDecision, Grant: id}, 0, 10)
+		if len(entries) > 1 {
+			f.t.Fatalf("%d decisions say why it ended", len(entries))
+		}
 		return err == nil && len(entries) == 1 && strings.Contains(string(entries[0].Body), `"code":"`+string(code)+`"`)
 	})
 	for _, l := range f.srv.store.Leases(store.LeaseFilter{}) {

@@ -5,6 +5,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -31,6 +32,7 @@ type rechecks struct {
 	all     bool
 	sources map[string]bool
 	silent  map[remit.GrantID]time.Duration // since when a grant could not be judged, by Elapsed
+	told    map[remit.GrantID]bool          // whose end somebody writes down
 
 	once sync.Once
 	wake chan struct{}
@@ -85,15 +87,28 @@ func (r *rechecks) judged(id remit.GrantID) {
 	delete(r.silent, id)
 }
 
-// forget drops grants that ended otherwise.
+// first reports whether nobody yet writes down why the grant ends. An activation, a statement and the tick may judge one grant at
+// the same time; one of them tells.
+func (r *rechecks) first(id remit.GrantID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.told == nil {
+		r.told = map[remit.GrantID]bool{}
+	}
+	before := r.told[id]
+	r.told[id] = true
+	return !before
+}
+
+// forget drops grants that have ended.
 func (r *rechecks) forget(live []remit.Grant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for id := range r.silent {
-		if !slices.ContainsFunc(live, func(g remit.Grant) bool { return g.ID == id }) {
-			delete(r.silent, id)
-		}
+	over := func(id remit.GrantID) bool {
+		return !slices.ContainsFunc(live, func(g remit.Grant) bool { return g.ID == id })
 	}
+	maps.DeleteFunc(r.silent, func(id remit.GrantID, _ time.Duration) bool { return over(id) })
+	maps.DeleteFunc(r.told, func(id remit.GrantID, _ bool) bool { return over(id) })
 }
 
 func (r *rechecks) isSilent(id remit.GrantID) bool {
@@ -135,11 +150,12 @@ func (s *Server) rereadTickets(ctx context.Context) error {
 	}
 }
 
-// restsOn reports whether the grant's permission has such a requirement, or is not known any more.
+// restsOn reports whether the grant's permission has such a requirement. A grant whose permission is gone was judged when that
+// happened.
 func (s *Server) restsOn(g *remit.Grant, is func(*remit.Requirement) bool) bool {
 	w, ok := s.rev.Load().workflow(g.Permission.Workflow)
 	if !ok {
-		return true
+		return false
 	}
 	for i := range w.Stages {
 		for j := range w.Stages[i].May {
@@ -148,7 +164,7 @@ func (s *Server) restsOn(g *remit.Grant, is func(*remit.Requirement) bool) bool 
 			}
 		}
 	}
-	return true
+	return false
 }
 
 // recheck judges active grants that which selects, a few at a time, ends those that are not allowed any more, and returns how
@@ -195,9 +211,22 @@ func (s *Server) recheckGrant(ctx context.Context, g *remit.Grant, by string) bo
 		return false
 	}
 	s.rechecks.judged(g.ID)
+	first := s.rechecks.first(g.ID) // before the state is read: a judge who comes later finds the grant ended
+	if now, ok := s.store.Grant(g.ID); first && (!ok || now.State != remit.GrantActive) {
+		return true // another one ended it, and wrote down why
+	}
 	why := "no longer allowed: " + codes(d.Reasons) + " (" + string(d.ID) + ")"
 	//remit:guard S12 TestPolicyChangeEndsGrants,TestEvidenceEndsGrants,TestClosedTicketEndsGrants
 	s.endOf(ctx, func(l *remit.Lease) bool { return l.Grant == g.ID }, why, by)
+	if !first {
+		return true // it waited, as we did, until the target confirmed
+	}
+	s.recordRecheck(ctx, g, &d, why, by)
+	return true
+}
+
+// recordRecheck writes down the decision that ended a grant.
+func (s *Server) recordRecheck(ctx context.Context, g *remit.Grant, d *remit.Decision, why, by string) {
 	seal := remit.SealOf(g.Scope, g.Sensitive) // whatever the present revision says of it
 	if g.Sensitive {
 		seal.Sensitive = remit.AllOf(d.Args, d.Params)
@@ -212,7 +241,6 @@ func (s *Server) recheckGrant(ctx context.Context, g *remit.Grant, by string) bo
 	if err := s.record(rctx, e); err != nil {
 		s.log.Error("a grant ended because it is not allowed any more; that decision is not on record", "grant", g.ID, "why", why, "err", err)
 	}
-	return true
 }
 
 // judgeAgain asks the line what it would say now to the request that the grant came from, for the same permission.
