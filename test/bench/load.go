@@ -39,9 +39,11 @@ type sample struct {
 
 const warmUp = 150 * time.Millisecond
 
-// measure sends on n connections for a while. Handshakes and the warm-up are not measured.
+// measure has n requests under way all the time, for a while. Handshakes and the warm-up are not measured. Each of the n senders takes
+// turns with its share of at least 64 kept connections: every connection is one agent, and the shipped quota of an agent is
+// less than one sender alone can ask.
 func (s *side) measure(n int, d time.Duration) (sample, error) {
-	conns := make([]*conn, n)
+	conns := make([]*conn, max(n, agents))
 	for i := range conns {
 		c, err := s.dial(i)
 		if err != nil {
@@ -53,8 +55,12 @@ func (s *side) measure(n int, d time.Duration) (sample, error) {
 	var phase atomic.Int32 // 0 warm-up, 1 measuring, 2 stop
 	var wg sync.WaitGroup
 	errs := make([]error, n)
-	for i, c := range conns {
-		wg.Go(func() { errs[i] = c.loop(&phase) })
+	for i := range n {
+		var share []*conn
+		for j := i; j < len(conns); j += n {
+			share = append(share, conns[j])
+		}
+		wg.Go(func() { errs[i] = loop(share, &phase) })
 	}
 	time.Sleep(warmUp)
 	before, err := cpu(s.pid)
@@ -112,14 +118,14 @@ func (s *side) dial(i int) (*conn, error) {
 	return &conn{Conn: c, in: bufio.NewReaderSize(c, 16<<10), requests: s.requests(i), want: s.want, took: make([]time.Duration, 0, 1<<14)}, nil
 }
 
-func (c *conn) loop(phase *atomic.Int32) error {
+func loop(conns []*conn, phase *atomic.Int32) error {
 	for n := 0; ; n++ {
-		p := phase.Load()
+		p, c := phase.Load(), conns[n%len(conns)]
 		if p == 2 {
 			return nil
 		}
 		began := time.Now()
-		if err := c.ask(c.requests[n%len(c.requests)]); err != nil {
+		if err := c.ask(c.requests[n/len(conns)%len(c.requests)]); err != nil {
 			return err
 		}
 		c.answers++
