@@ -18,6 +18,7 @@ import (
 	"remit"
 	"remit/internal/api"
 	"remit/internal/ledger"
+	"remit/internal/store"
 )
 
 // startWith starts a run whose one parameter has the value.
@@ -132,8 +133,10 @@ func TestErase(t *testing.T) {
 			t.Fatal("no credential")
 		}
 	}
-	if code := f.post("/v1/ledger/erase", api.Erase{Run: r.ID, Reason: "asked by the person"}, nil); code != remit.CodeConflict {
-		t.Errorf("the values of a live run are erased: %q", code)
+	for _, live := range []remit.Run{r, f.startRun()} { // with a lease, and without
+		if code := f.post("/v1/ledger/erase", api.Erase{Run: live.ID, Reason: "asked by the person"}, nil); code != remit.CodeConflict {
+			t.Errorf("the values of a live run are erased: %q", code)
+		}
 	}
 	if code := f.post("/v1/ledger/erase", api.Erase{Run: r.ID, Value: value, Reason: "x"}, nil); code != remit.CodeInvalid {
 		t.Errorf("two things at once: %q", code)
@@ -218,4 +221,60 @@ func (f *fixture) leaf(seq uint64) []byte {
 		f.t.Fatal(err)
 	}
 	return e.Body
+}
+
+// TestEraseWaitsForLeases: S33, S22. A lease that the target has not ended yet needs its scope to be ended, also when its run is over.
+func TestEraseWaitsForLeases(t *testing.T) {
+	f := setUp(t)
+	r := f.startRun()
+	if f.agent("agent/deploy", f.shared()).enter(r).ask("write").Secret == "" {
+		t.Fatal("no credential")
+	}
+	over, _ := f.srv.store.Run(r.ID)
+	over.State = remit.RunFinished // and the target does not answer
+	if _, err := f.srv.store.Commit(t.Context(), remit.Change{Rows: []remit.Row{over}}); err != nil {
+		t.Fatal(err)
+	}
+	if code := f.post("/v1/ledger/erase", api.Erase{Run: r.ID, Reason: "asked"}, nil); code != remit.CodeConflict {
+		t.Errorf("its lease lives: %q", code)
+	}
+	live := f.srv.store.Leases(store.LeaseFilter{Run: r.ID})
+	if len(live) != 1 || live[0].Scope["app"].Text() == "[erased]" {
+		t.Fatalf("%+v", live)
+	}
+	f.must("/v1/grants/"+string(live[0].Grant)+"/revoke", api.Reasoned{Reason: "over"}, nil)
+	f.backend.waitEmpty(t)
+	f.must("/v1/ledger/erase", api.Erase{Run: r.ID, Reason: "asked"}, nil)
+}
+
+// TestEraseSetsNothingBack: S33. A grant that moves after it was read for an erasure keeps its new state: nothing is written.
+func TestEraseSetsNothingBack(t *testing.T) {
+	f := setUp(t)
+	r := f.startRun()
+	w := f.agent("agent/deploy", f.shared()).enter(r)
+	for _, moved := range []func(remit.Grant, remit.Lease) remit.Row{
+		func(g remit.Grant, _ remit.Lease) remit.Row { return g },
+		func(_ remit.Grant, l remit.Lease) remit.Row { return l },
+	} {
+		id := w.ask("write").Grant
+		rows, err := f.srv.withoutValues(map[remit.RunID]bool{r.ID: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, _ := f.srv.store.Grant(id)
+		l, _ := f.srv.store.Lease(f.leaseOf(id))
+		g.State, l.State = remit.GrantEnded, remit.GrantEnded
+		row := moved(g, l)
+		if _, err := f.srv.store.Commit(t.Context(), remit.Change{Rows: []remit.Row{row}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.srv.erase(t.Context(), remit.Principal{}, "run", "asked", nil, rows, nil); remit.CodeOf(err) != remit.CodeConflict {
+			t.Errorf("a %T moved: %v", row, err)
+		}
+		g, _ = f.srv.store.Grant(id)
+		l, _ = f.srv.store.Lease(l.ID)
+		if g.State != remit.GrantEnded && l.State != remit.GrantEnded {
+			t.Errorf("set back: %s, %s", g.State, l.State)
+		}
+	}
 }
