@@ -70,6 +70,37 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
+// TestStoreThroughAMapping: S4. A store through a mapping that is dirty already moves neither mtime nor ctime.
+func TestStoreThroughAMapping(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o620); err != nil { // somebody else than root may write to it, whoever runs the test
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	shared, err := unix.Mmap(int(f.Fd()), 0, 3, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(shared) }()
+	copy(shared, "ONE") // dirty from here on
+	a, p := &identity.Attestor{}, self(t)
+	first, err := a.Measure(p, int(f.Fd()))
+	if err != nil || first.Digest != remit.DigestOf([]byte("ONE")) {
+		t.Fatalf("%+v %v", first, err)
+	}
+	copy(shared, "two")
+	if e, err := a.Measure(p, int(f.Fd())); err != nil || e.Digest != remit.DigestOf([]byte("two")) || e.Untouched(&first) {
+		t.Errorf("stored through a mapping: %+v %v", e, err)
+	}
+}
+
 // TestFuseIsNotMeasured: S4. Any user can mount a FUSE file system, which answers each read as it likes.
 func TestFuseIsNotMeasured(t *testing.T) {
 	if os.Geteuid() != 0 {

@@ -97,8 +97,8 @@ func (b *Bound) taken() error {
 }
 
 // runs measures what the launched process runs now: the first time it must be the very file that was measured while it waited,
-// untouched; always one of the agent's. So no file can be changed between check and use, and a process that executed something
-// else has lost its identity (S4).
+// with the digest that it had, and untouched; always one of the agent's. So no file can be changed between check and use, and a
+// process that executed something else has lost its identity (S4).
 func (b *Bound) runs(commands []remit.Digest) error {
 	b.mu.Lock()
 	root, file, ran := b.root, b.file, b.ran
