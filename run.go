@@ -38,6 +38,9 @@ func (r *Run) Live(t time.Time) bool {
 	return r.State == RunActive && t.Before(r.Expires) && t.Before(r.StageExpires)
 }
 
+// Over reports whether the run has ended: nothing leads out of that.
+func (r *Run) Over() bool { return r.State != RunActive && r.State != RunFrozen }
+
 // Holder is to whom a run token is bound (S10). Exactly one of Thumbprint and Launch is set.
 type Holder struct {
 	Agent      Name     `json:"agent"`

@@ -191,7 +191,7 @@ func Finish(r remit.Run, w *remit.Workflow, by Actor, at time.Time) (remit.Run, 
 		return r, nil, err
 	}
 	//remit:guard S9 TestWhoMayFinish
-	if over(&r) {
+	if r.Over() {
 		return r, nil, conflict("run %s is %s", "start another", r.ID, r.State)
 	}
 	leaves := false
@@ -212,7 +212,7 @@ func Finish(r remit.Run, w *remit.Workflow, by Actor, at time.Time) (remit.Run, 
 func Expire(r remit.Run, at time.Time) (next remit.Run, events []remit.Event, due bool) {
 	why := "the run's time is over"
 	switch {
-	case over(&r):
+	case r.Over():
 		return r, nil, false
 	//remit:guard S12 TestExpire
 	case !at.Before(r.Expires):
@@ -283,8 +283,6 @@ func mayLeave(r *remit.Run, s *remit.Stage, name remit.Name) bool {
 	}
 	return slices.Contains(s.End, name)
 }
-
-func over(r *remit.Run) bool { return r.State != remit.RunActive && r.State != remit.RunFrozen }
 
 // changed copies what a run shares with its predecessor, and moves the epoch.
 func changed(r remit.Run) remit.Run {

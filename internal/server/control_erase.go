@@ -44,7 +44,7 @@ func (s *Server) opErase(ctx context.Context, c admin.Call) (any, error) {
 	}
 	var live []string
 	for _, id := range slices.Sorted(maps.Keys(runs)) {
-		if r, ok := s.store.Run(id); ok && (r.State == remit.RunActive || r.State == remit.RunFrozen) {
+		if r, ok := s.store.Run(id); ok && !r.Over() {
 			live = append(live, string(id))
 		}
 	}
@@ -142,7 +142,7 @@ func (s *Server) erasable(in *api.Erase) (by string, seqs []uint64, runs map[rem
 			err = notFound("ledger", fmt.Sprint(in.Entry))
 		}
 		if id := runOf(e); id != "" {
-			if r, ok := s.store.Run(id); ok && r.State == remit.RunActive {
+			if r, ok := s.store.Run(id); ok && !r.Over() {
 				runs[id] = true // refused; of a run that is over only this entry is erased
 			}
 		}

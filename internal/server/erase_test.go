@@ -141,6 +141,13 @@ func TestErase(t *testing.T) {
 	if code := f.post("/v1/ledger/erase", api.Erase{Run: r.ID, Value: value, Reason: "x"}, nil); code != remit.CodeInvalid {
 		t.Errorf("two things at once: %q", code)
 	}
+	f.must("/v1/agents/agent/build/suspend", api.Reasoned{Reason: "test"}, nil)
+	if got, _ := f.srv.store.Run(keep.ID); got.State != remit.RunFrozen {
+		t.Fatalf("the run is not frozen: %+v", got)
+	}
+	if code := f.post("/v1/ledger/erase", api.Erase{Entry: f.entriesOf(keep.ID).Items[0].Seq, Reason: "x"}, nil); code != remit.CodeConflict {
+		t.Errorf("an entry of a frozen run is erased: %q", code)
+	}
 	f.must("/v1/runs/"+string(r.ID)+"/finish", nil, nil)
 	before := f.entriesOf(r.ID)
 	disclosed := f.entry(before.Items[0].Seq).Disclosures

@@ -19,10 +19,8 @@ func putRun(conn *sqlite.Conn, r *remit.Run, w *write) error {
 	return exec(conn, putRunSQL, string(r.ID), w.epoch, string(r.State), r.Workflow, w.body)
 }
 
-func runLives(state remit.RunState) bool { return state == remit.RunActive || state == remit.RunFrozen }
-
 func (s *Store) publishRun(r *remit.Run, epoch uint64) {
-	if runLives(r.State) {
+	if !r.Over() {
 		s.runs.put(r.ID, r, epoch)
 		return
 	}
@@ -98,7 +96,7 @@ func (s *Store) Runs(f RunFilter, limit int, after remit.RunID) ([]remit.Run, er
 func (s *Store) LiveRuns() []remit.Run {
 	var out []remit.Run
 	s.runs.each(func(_ remit.RunID, slot slot[remit.Run]) bool {
-		if runLives(slot.row.State) {
+		if !slot.row.Over() {
 			r := *slot.row
 			r.Epoch = slot.epoch
 			out = append(out, r)
