@@ -260,7 +260,9 @@ func (s *Server) noteRefusal(ctx context.Context, by string, err error) {
 	s.refused.Store(&refusal{s.now(), by, data.Text})
 	body, err := json.Marshal(data)
 	if err == nil {
-		err = s.record(context.WithoutCancel(ctx), remit.Event{At: s.now(), Kind: remit.EventFinding, By: by, Data: body})
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		err = s.record(ctx, remit.Event{At: s.now(), Kind: remit.EventFinding, By: by, Data: body})
 	}
 	if err != nil {
 		s.log.Error("a refused configuration is not on record", "err", err)
