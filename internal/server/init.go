@@ -11,12 +11,12 @@ import (
 	"path/filepath"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"golang.org/x/sys/unix"
 
 	"remit"
 	"remit/internal/config"
 	"remit/internal/keyfile"
 	"remit/internal/ledger"
+	"remit/internal/store"
 )
 
 // The layout of a server's directory.
@@ -105,19 +105,6 @@ func openKeeper(data string, passphrase remit.Secret) (keeper, error) {
 	return k, err
 }
 
-// stopped is an error while a server has the state open.
-func stopped(data string) error {
-	f, err := os.OpenFile(filepath.Join(data, fileState+".lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("look whether the server runs: %w", err)
-	}
-	defer f.Close() // drops the lock
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return &remit.Error{Code: remit.CodeConflict, Msg: "the server runs", Hint: "stop it first"}
-	}
-	return nil
-}
-
 // WrapKeys wraps the key files of a stopped server by a passphrase, and returns how many it wrapped. It can be repeated after it was
 // cut short.
 func WrapKeys(_ context.Context, dir string, passphrase remit.Secret, work int) (int, error) {
@@ -125,9 +112,11 @@ func WrapKeys(_ context.Context, dir string, passphrase remit.Secret, work int) 
 	if err != nil {
 		return 0, err
 	}
-	if err := stopped(cfg.Data); err != nil {
-		return 0, err
+	lock, err := store.Lock(filepath.Join(cfg.Data, fileState))
+	if err != nil {
+		return 0, &remit.Error{Code: remit.CodeConflict, Msg: err.Error(), Hint: "stop the server first"}
 	}
+	defer lock.Close() //nolint:errcheck // releases the lock in any case
 	keys := filepath.Join(cfg.Data, dirKeys)
 	k, err := keyfile.Open(keys, passphrase)
 	if _, absent := os.Stat(filepath.Join(keys, keyfile.File)); errors.Is(absent, os.ErrNotExist) {

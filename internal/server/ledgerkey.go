@@ -74,7 +74,7 @@ func RotateLedgerKey(ctx context.Context, dir string, passphrase remit.Secret) (
 		return "", err
 	}
 	var old *ledger.Key
-	cipher, err := openStateKey(filepath.Join(cfg.Data, fileStateKey), keeper)
+	cipher, err := readStateCipher(filepath.Join(cfg.Data, fileStateKey), keeper)
 	if err != nil {
 		return "", err
 	}

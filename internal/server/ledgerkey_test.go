@@ -110,7 +110,8 @@ func TestWitnessedLog(t *testing.T) {
 	url := "http://" + front.Listener.Addr().String()
 	f := setUp(t, "trust_domain: company.com", "witnesses: {list: [{url: '"+url+"', key: '"+public+"'}]}\ntrust_domain: company.com")
 	f.startRun()
-	// Nobody answers there yet.
+	f.eventually("the empty log is there", func() bool { _, err := f.log().Checkpoint(); return err == nil })
+	// Nobody answers at the witness's address yet.
 	if cp, err := f.log().Checkpoint(); err != nil || cp.Size != 0 {
 		t.Errorf("published without a witness: %v, %d entries", err, cp.Size)
 	}

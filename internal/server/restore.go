@@ -33,6 +33,7 @@ type Gap struct {
 	Last        uint64        `json:"last"`
 	EndedRuns   []remit.RunID `json:"ended_runs,omitempty"`
 	EndedLeases int           `json:"ended_leases"`
+	EndedLogins int           `json:"ended_logins,omitempty"`
 	Suspended   []remit.Name  `json:"suspended,omitempty"`
 	Evidence    []string      `json:"evidence,omitempty"` // statements that were added in the gap and have to be added again
 	Lost        string        `json:"lost"`
@@ -98,7 +99,7 @@ func (p *restoring) prepare(ctx context.Context, beside bool) (r Restored, err e
 	if err != nil {
 		return r, err
 	}
-	if p.cipher, err = openStateKey(filepath.Join(p.dir, fileStateKey), keeper); err != nil {
+	if p.cipher, err = readStateCipher(filepath.Join(p.dir, fileStateKey), keeper); err != nil {
 		return r, err
 	}
 	if p.key, err = ledger.LoadKeyBy(keeper, filepath.Join(p.dir, fileLedgerKey)); err != nil {
@@ -237,6 +238,11 @@ func (x *seen) add(e *remit.Entry) {
 		x.suspended[v.Agent] = true
 	case remit.EventReinstated:
 		x.suspended[v.Agent] = false
+	case remit.EventClockJumped:
+		//remit:guard S13 TestRestoreKeepsHalt
+		x.suspended[remit.Installation] = true
+	case remit.EventClockConfirmed:
+		x.suspended[remit.Installation] = false
 	case remit.EventEvidence:
 		var d struct {
 			ID     string `json:"id"`
@@ -254,6 +260,14 @@ func (x *seen) rows(s *store.Store, g *Gap) (rows []remit.Row) {
 	for _, r := range s.LiveRuns() {
 		r.State = remit.RunExpired
 		rows, g.EndedRuns = append(rows, r), append(g.EndedRuns, r.ID)
+	}
+	//remit:guard S2 TestRestoreEndsLogins
+	for _, login := range s.Sessions() { // each may have been ended in the gap
+		if login.Ended.IsZero() {
+			login.Ended = time.Now()
+			rows = append(rows, login)
+			g.EndedLogins++
+		}
 	}
 	for _, l := range s.Leases(store.LeaseFilter{}) {
 		x.leases[l.ID] = l

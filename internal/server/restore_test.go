@@ -5,10 +5,12 @@ package server
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"remit"
 	"remit/internal/api"
@@ -117,5 +119,73 @@ func TestRestoreRefuses(t *testing.T) {
 	f.start()
 	if r, err := f.log().Verify(t.Context(), ledger.VerifyOptions{}); err != nil || !r.Intact() {
 		t.Error(errors.Join(err), r)
+	}
+}
+
+// TestRestoreEndsLogins: who was logged in when the backup was made may have logged out since, so nobody is.
+func TestRestoreEndsLogins(t *testing.T) {
+	f := setUp(t)
+	login := remit.Session{ID: remit.NewSessionID(), Person: "operator/alice", Started: time.Now(), Expires: time.Now().Add(time.Hour)}
+	if _, err := f.srv.store.Commit(t.Context(), remit.Change{Rows: []remit.Row{login}}); err != nil {
+		t.Fatal(err)
+	}
+	file := f.backup()
+	f.startRun() // the log goes on
+	f.stopAndVerify()
+	got, err := Restore(t.Context(), f.dir, file, remit.Secret{}, true)
+	if err != nil || got.Gap == nil || got.Gap.EndedLogins != 1 {
+		t.Errorf("%v %+v", err, got.Gap)
+	}
+	f.start()
+	if back, ok := f.srv.store.Session(login.ID); !ok || back.Ended.IsZero() {
+		t.Errorf("the login lives on: %+v", back)
+	}
+}
+
+// TestRestoreKeepsHalt: S13. A jump of the clock in the gap waits for its confirmation after a restore, too.
+func TestRestoreKeepsHalt(t *testing.T) {
+	f := setUp(t)
+	file := f.backup()
+	f.jumped.Store(int64(time.Minute))
+	f.eventually("the jump is on record", func() bool { return f.events(remit.EventClockJumped) == 1 && f.srv.halted.Load() == 0 })
+	f.jumped.Store(0)
+	f.stopAndVerify()
+	if got, err := Restore(t.Context(), f.dir, file, remit.Secret{}, true); err != nil || got.Gap == nil {
+		t.Fatalf("%v %+v", err, got)
+	}
+	f.start()
+	if !f.srv.store.Posture(remit.Installation).Suspended {
+		t.Error("a halt of the gap is forgotten")
+	}
+	f.must("/v1/clock/confirm", api.Reasoned{Reason: "looked at it"}, nil)
+	x := newSeen()
+	for _, kind := range []remit.EventKind{remit.EventClockJumped, remit.EventClockConfirmed} {
+		x.add(&remit.Entry{Body: fmt.Appendf(nil, `{"kind":%q}`, kind)})
+	}
+	if x.suspended[remit.Installation] {
+		t.Error("a jump that was confirmed in the gap halts again")
+	}
+}
+
+// TestStateKeyIsNotMadeAnew: S33. A restore or a rotation without the key of the state is refused: what it encrypted would be lost.
+func TestStateKeyIsNotMadeAnew(t *testing.T) {
+	f := setUp(t)
+	file := f.backup()
+	f.stopAndVerify()
+	key := filepath.Join(f.dir, fileStateKey)
+	if err := os.Remove(key); err != nil {
+		t.Fatal(err)
+	}
+	_, restored := Restore(t.Context(), f.dir, file, remit.Secret{}, true)
+	_, there := os.Stat(key)
+	_ = os.Remove(key)
+	_, rotated := RotateLedgerKey(t.Context(), f.dir, remit.Secret{})
+	for name, err := range map[string]error{"restore": restored, "rotation": rotated} {
+		if e, ok := errors.AsType[*remit.Error](err); !ok || e.Code != remit.CodeInvalid || !strings.Contains(e.Hint, "where it was kept") {
+			t.Errorf("%s without the key: %v", name, err)
+		}
+	}
+	if !errors.Is(there, os.ErrNotExist) {
+		t.Error("a refused restore made a key")
 	}
 }

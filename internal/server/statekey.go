@@ -24,6 +24,20 @@ func openStateKey(path string, keeper keeper) (cipher.AEAD, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		key, err = createStateKey(path, keeper)
 	}
+	return stateCipher(key, err)
+}
+
+// readStateCipher reads the key of a state that exists: a new one would lose what the old one encrypted.
+func readStateCipher(path string, keeper keeper) (cipher.AEAD, error) {
+	key, err := readStateKey(path, keeper)
+	//remit:guard S33 TestStateKeyIsNotMadeAnew
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "the key of the state is missing: " + path, Hint: "restore it from where it was kept"}
+	}
+	return stateCipher(key, err)
+}
+
+func stateCipher(key []byte, err error) (cipher.AEAD, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the key of the state: %w", err)
 	}
