@@ -383,6 +383,29 @@ func TestForgottenNameEndsSessions(t *testing.T) {
 	f.refused("forgotten, and somebody else's", g.Token, mine, remit.CodeUnauthenticated)
 }
 
+// TestForgottenSessionStaysEnded: the same account logs in anew, and its session of before does not come back.
+func TestForgottenSessionStaysEnded(t *testing.T) {
+	f := newHandler(t)
+	old := f.must("alice", "1")
+	if err := f.Forget(t.Context(), "operator/alice"); err != nil {
+		t.Fatal(err)
+	}
+	f.now = f.now.Add(time.Second)
+	g := f.must("alice", "1")
+	f.refused("of before it was forgotten", old.Token, mine, remit.CodeUnauthenticated)
+	if _, err := f.Session(g.Token, mine, f.now); err != nil {
+		t.Errorf("the new session: %v", err)
+	}
+}
+
+// TestSessionOfALocalName: a session ends when the file gives its name to a local operator.
+func TestSessionOfALocalName(t *testing.T) {
+	f := newHandler(t)
+	g := f.must("alice", "1")
+	f.cfg.Local = func(remit.Name) (string, bool) { return "", true }
+	f.refused("now a local operator's", g.Token, mine, remit.CodeUnauthenticated)
+}
+
 // TestRolesAreOfTodaysFile: a session gives what the file says now.
 func TestRolesAreOfTodaysFile(t *testing.T) {
 	f := newHandler(t)

@@ -236,6 +236,15 @@ func (h *Handler) Session(token, thumbprint string, at time.Time) (remit.Princip
 	if s.Issuer != h.cfg.Issuer || p.Subject != s.Subject {
 		return remit.Principal{}, noSession
 	}
+	//remit:guard S2 TestForgottenSessionStaysEnded
+	if p.Issuer != s.Issuer || s.Started.Before(p.First) {
+		return remit.Principal{}, noSession
+	}
+	subject, local := h.cfg.Local(s.Person)
+	//remit:guard S2 TestSessionOfALocalName
+	if local && subject != s.Subject {
+		return remit.Principal{}, noSession
+	}
 	roles := h.roles(s.Claims)
 	//remit:guard S2 TestRolesAreOfTodaysFile
 	if len(roles) == 0 {
