@@ -107,9 +107,22 @@ func parseRules(modules []Rule) (map[string]*ast.Module, error) {
 		if err != nil {
 			return nil, invalid("", "organisation rule %s: %v", m.Name, err)
 		}
+		for _, other := range parsed {
+			//remit:guard S31 TestLibraryHasOneModule
+			if sharesLibrary(module, other) {
+				return nil, invalid("", "organisation rule %s: package %s is defined, or enclosed, by another module; each package below remit.lib is one module's", m.Name, module.Package.Path)
+			}
+		}
 		parsed[m.Name] = module
 	}
 	return parsed, nil
+}
+
+// sharesLibrary reports whether one module could add definitions to the other's part of remit.lib, which a pinned rule may use.
+func sharesLibrary(a, b *ast.Module) bool {
+	lib := ast.MustParseRef("data.remit.lib")
+	x, y := a.Package.Path, b.Package.Path
+	return x.HasPrefix(lib) && y.HasPrefix(lib) && (x.HasPrefix(y) || y.HasPrefix(x))
 }
 
 // checkOutputs refuses what a module of remit.rules may not define, among it the boolean `deny if`, which would never deny.

@@ -80,6 +80,23 @@ func TestRulesThatAreNoRules(t *testing.T) {
 	}
 }
 
+// TestLibraryHasOneModule: a module that nobody pinned adds nothing to what a pinned rule uses.
+func TestLibraryHasOneModule(t *testing.T) {
+	lib := func(name string) string { return "package remit.lib" + name + "\nfrozen(x) if x == 1\n" }
+	for _, tc := range []struct {
+		a, b string
+		want remit.Code
+	}{
+		{".names", ".names", remit.CodeInvalid}, {"", ".names", remit.CodeInvalid}, {".names", "", remit.CodeInvalid},
+		{".names.bad", ".names", remit.CodeInvalid}, {"", "", remit.CodeInvalid}, {".names", ".name", ""}, {".a", ".b", ""},
+	} {
+		_, err := policy.Compile(policy.Config{Digest: digest, Rules: []policy.Rule{{Name: "a.rego", Module: lib(tc.a)}, {Name: "b.rego", Module: lib(tc.b)}}})
+		if remit.CodeOf(err) != tc.want && !(err == nil && tc.want == "") {
+			t.Errorf("remit.lib%s and remit.lib%s: %v", tc.a, tc.b, err)
+		}
+	}
+}
+
 func TestSlowRuleDenies(t *testing.T) {
 	start := time.Now()
 	j := judgeWith(t, `deny contains "x" if { some i in numbers.range(1, 100000000); i < 0 }`)
