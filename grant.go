@@ -84,6 +84,7 @@ type Outcome struct {
 	Resource   string            `json:"resource"`
 	Status     int               `json:"status"`
 	Allowed    bool              `json:"allowed"`
+	Effective  bool              `json:"effective,omitempty"` // it was an act that the lease is for: no dry run, no reading on the way
 	Detail     map[string]string `json:"detail,omitempty"`
 	Source     string            `json:"source"`              // "kubernetes-audit"
 	SourceID   string            `json:"source_id,omitempty"` // deduplicates: auditID

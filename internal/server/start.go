@@ -245,7 +245,7 @@ func (s *Server) happened(r *remit.Run, f remit.ExitFact) (bool, error) {
 }
 
 // proves reports whether an entry makes the fact true: it is of that permission in the run's present stage, and, as an act, one
-// that the target let through and that did not fail.
+// that its permission is for, that the target let through and that did not fail. What a twin did proves nothing.
 func (s *Server) proves(e remit.Entry, r *remit.Run, f remit.ExitFact) bool {
 	var event struct {
 		Grant remit.GrantID `json:"grant"`
@@ -254,6 +254,7 @@ func (s *Server) proves(e remit.Entry, r *remit.Run, f remit.ExitFact) bool {
 			Permission remit.PermissionRef `json:"permission"`
 			Allowed    bool                `json:"allowed"`
 			Status     int                 `json:"status"`
+			Effective  bool                `json:"effective"`
 		} `json:"data"`
 	}
 	if err := json.Unmarshal(e.Body, &event); err != nil {
@@ -262,6 +263,10 @@ func (s *Server) proves(e remit.Entry, r *remit.Run, f remit.ExitFact) bool {
 	d := &event.Data
 	if f.Fact != remit.FactAllowed {
 		g, _ := s.store.Grant(event.Grant)
+		//remit:guard S9 TestTwinProvesNothing
+		if g.TwinOf != "" {
+			return false // grant verify made it, and tries what is refused
+		}
 		d.Permission = g.Permission
 	}
 	//remit:guard S9 TestExitFacts
@@ -272,6 +277,10 @@ func (s *Server) proves(e remit.Entry, r *remit.Run, f remit.ExitFact) bool {
 	case remit.FactAllowed:
 		return d.Effect == remit.Allow
 	case remit.FactExecuted:
+		//remit:guard S9 TestExitFacts
+		if !d.Effective {
+			return false
+		}
 		return d.Allowed && d.Status < 400
 	}
 	return true

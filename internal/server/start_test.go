@@ -119,22 +119,23 @@ func TestExitFacts(t *testing.T) {
 	if code := leave(r); code != remit.CodeConflict {
 		t.Errorf("nothing was executed: %q", code)
 	}
-	act := func(id remit.GrantID, allowed bool, status int) {
+	act := func(id remit.GrantID, allowed, effective bool, status int) {
 		leases, err := d.srv.store.LeasesOf(id)
 		if err != nil || len(leases) != 1 {
 			t.Fatal(leases, err)
 		}
-		if err := d.srv.authorizer.Executed(t.Context(), []remit.Outcome{{At: d.srv.now(), Target: "cluster", Lease: leases[0].ID, Status: status, Allowed: allowed, Source: "test"}}); err != nil {
+		if err := d.srv.authorizer.Executed(t.Context(), []remit.Outcome{{At: d.srv.now(), Target: "cluster", Lease: leases[0].ID, Status: status, Allowed: allowed, Effective: effective, Source: "test"}}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	act(asked.Grant, true, 200) // another permission's
-	act(read.Grant, false, 403)
-	act(read.Grant, true, 500)
+	act(asked.Grant, true, true, 200) // another permission's
+	act(read.Grant, false, true, 403)
+	act(read.Grant, true, true, 500)
+	act(read.Grant, true, false, 200) // a look, or a dry run
 	if code := leave(r); code != remit.CodeConflict {
 		t.Errorf("what was executed failed, or was something else: %q", code)
 	}
-	act(read.Grant, true, 200)
+	act(read.Grant, true, true, 200)
 	if code := leave(other); code != remit.CodeConflict {
 		t.Errorf("another run's facts: %q", code)
 	}
@@ -146,6 +147,30 @@ func TestExitFacts(t *testing.T) {
 	}
 	if code := d.post("/v1/runs/"+string(other.ID)+"/finish", nil, nil); code != "" {
 		t.Errorf("finish takes authority and needs no facts: %q", code)
+	}
+}
+
+// TestTwinProvesNothing: S9. What grant verify makes and tries is not what a stage waits for.
+func TestTwinProvesNothing(t *testing.T) {
+	f := setUp(t)
+	r := f.startRun()
+	g, _ := f.srv.store.Grant(f.agent("agent/deploy", f.shared()).enter(r).ask("write").Grant)
+	facts := func(g remit.Grant) (n int) {
+		body := fmt.Sprintf(`{"grant":%q,"data":{"allowed":true,"effective":true,"status":200}}`, g.ID)
+		for _, fact := range []string{remit.FactGranted, remit.FactExecuted} {
+			if f.srv.proves(remit.Entry{Body: []byte(body)}, &r, remit.ExitFact{Permission: g.Permission.Name, Fact: fact}) {
+				n++
+			}
+		}
+		return n
+	}
+	twin := g
+	twin.ID, twin.TwinOf = remit.NewGrantID(), g.ID
+	if _, err := f.srv.store.Commit(t.Context(), remit.Change{Rows: []remit.Row{twin}}); err != nil {
+		t.Fatal(err)
+	}
+	if facts(g) != 2 || facts(twin) != 0 {
+		t.Errorf("the grant proves %d facts, its twin %d", facts(g), facts(twin))
 	}
 }
 

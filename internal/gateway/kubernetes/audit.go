@@ -124,7 +124,24 @@ func (g *Gateway) act(e *event) (act remit.Outcome, ok bool) {
 		act.Credential = cut(c[0])
 	}
 	act.Lease = g.lease(act.Credential, account, isAccount)
+	l, _ := g.cfg.Leases.ByID(act.Lease)
+	act.Effective = !minted && e.does(l.Action)
 	return act, true
+}
+
+// does reports whether a request is what an action is for: of its verbs, on the object itself, and neither a dry run nor as
+// somebody else. A lease also lets its holder look, and our own mint shows under its account.
+func (e *event) does(action string) bool {
+	path, query, _ := strings.Cut(e.URI, "?")
+	q, err := url.ParseQuery(query)
+	//remit:guard S9 TestEffectiveActs
+	if err != nil || path == "" || e.Stage != "ResponseComplete" || e.Status == nil || q.Has("dryRun") || e.Impersonated != nil || e.Object == nil || e.Object.Subresource != "" {
+		return false
+	}
+	return slices.Contains(map[string][]string{
+		"kubernetes.apply": {"create", "update", "patch"}, "kubernetes.delete": {"delete"},
+		"kubernetes.get": {"get", "list", "watch"}, "kubernetes.list": {"get", "list", "watch"},
+	}[action], e.Verb)
 }
 
 // lease joins by credential id, and by the account's name where the id is not known (yet). No lease is an answer, too: an

@@ -312,6 +312,49 @@ func TestAuditJoinsActsToLeases(t *testing.T) {
 	}
 }
 
+// TestEffectiveActs: S9. Only what a lease is for proves that it was used; a lease also lets its holder look.
+func TestEffectiveActs(t *testing.T) {
+	for action, verbs := range map[string][]string{"kubernetes.apply": {"create", "update", "patch"}, "kubernetes.delete": {"delete"},
+		"kubernetes.get": {"get", "list", "watch"}, "kubernetes.list": {"get", "list", "watch"}, "other": nil} {
+		ls, as := &leases{}, &acts{}
+		l := newLease(remit.GrantActive)
+		l.Action = action
+		ls.put(l)
+		h := newGateway(t, ls, as).Handler()
+		effective := func(verb, more string, change ...string) bool {
+			t.Helper()
+			as.all = nil
+			e := strings.NewReplacer(append(change, `"verb":"patch"`, `"verb":"`+verb+`"`)...).Replace(auditEvent(string(remit.NewLeaseID()), l, more))
+			if w := post(h, "/audit", list(e)); w.Code != http.StatusOK || len(as.of(l.ID)) != 1 {
+				t.Fatalf("%s %s: %d, %+v", action, verb, w.Code, as.all)
+			}
+			return as.all[0].Effective
+		}
+		for _, verb := range []string{"create", "update", "patch", "delete", "deletecollection", "get", "list", "watch"} {
+			if got := effective(verb, ""); got != slices.Contains(verbs, verb) {
+				t.Errorf("%s: %s: %v", action, verb, got)
+			}
+		}
+		if len(verbs) == 0 {
+			continue
+		}
+		for what, got := range map[string]bool{
+			"a dry run":              effective(verbs[0], "", `/v1/x"`, `/v1/x?dryRun=All"`),
+			"as somebody else":       effective(verbs[0], `,"impersonatedUser":{"username":"x"}`),
+			"a subresource":          effective(verbs[0], "", `"apiGroup"`, `"subresource":"status","apiGroup"`),
+			"a query that is broken": effective(verbs[0], "", `/v1/x"`, `/v1/x?%zz&dryRun=All"`),
+			"no answer":              effective(verbs[0], "", `"responseStatus"`, `"x"`),
+			"a panic":                effective(verbs[0], "", "ResponseComplete", "Panic"),
+			"our own mint": effective(verbs[0], "", `"namespace":"production","name":"foo"`, `"namespace":"remit-leases","name":"remit-test1-`+string(l.ID)+`"`,
+				`{"authorization`, `{"authentication.kubernetes.io/issued-credential-id":"`+l.Credentials[0]+`","authorization`),
+		} {
+			if got {
+				t.Errorf("%s: %s proves that it was executed", action, what)
+			}
+		}
+	}
+}
+
 func TestBadBodies(t *testing.T) {
 	as := &acts{}
 	h := newGateway(t, &leases{}, as).Handler()
