@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"strings"
@@ -136,9 +137,13 @@ func (a *app) loginByBrowser(ctx context.Context, client *api.Client, noBrowser 
 	if err := client.Post(ctx, "/login/start", start, &st); err != nil {
 		return g, err
 	}
+	//remit:guard S2 TestBrowserOpensWebAddressesOnly
+	if !webAddress(st.URL) {
+		return g, &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("the server names no https:// address to log in at: %.80q", st.URL)}
+	}
 	if noBrowser || openBrowser(st.URL) != nil {
 		fmt.Fprintln(a.err, "open this address in a browser on this machine:")
-		fmt.Fprintln(a.err, st.URL)
+		fmt.Fprintln(a.err, clean(st.URL))
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(st.Seconds)*time.Second)
 	defer cancel()
@@ -188,10 +193,16 @@ func callback(ctx context.Context, l net.Listener, state string) (cameBack, erro
 	}
 }
 
-func openBrowser(url string) error {
+// webAddress reports whether a browser may be given it: not a file, not another program's scheme, not an option.
+func webAddress(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Scheme == "https" && u.Hostname() != "" && strings.HasPrefix(s, "https://")
+}
+
+func openBrowser(address string) error {
 	for _, command := range []string{"xdg-open", "open"} {
 		if path, err := exec.LookPath(command); err == nil {
-			return exec.Command(path, url).Start() //nolint:gosec // the server's own address of the provider
+			return exec.Command(path, address).Start() //nolint:gosec // the server's own address of the provider
 		}
 	}
 	return errors.New("no browser")
