@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"remit"
 	"remit/internal/credential/kubernetes"
 	kubegateway "remit/internal/gateway/kubernetes"
@@ -39,6 +41,38 @@ func kubernetesProbe(mode kubernetes.Mode, driver *kubernetes.Driver, gw *kubega
 		}
 		text, err := judgeProbe(mode, p, asked)
 		return text + "; " + heard, err
+	}
+}
+
+// distrusting is S1: beside what probe tries, it shows the API server a JWT-SVID of Remit's own for every audience that a cluster
+// commonly has, and fails if that is taken. A target trusts the grant issuer, whose tokens follow a decision, and never SVIDs.
+func (s *Server) distrusting(cfg *kubernetes.Config, accepts func(context.Context, remit.Secret) (bool, error),
+	probe func(context.Context) (string, error)) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		audiences := []string{"https://kubernetes.default.svc"}
+		for _, more := range []string{cfg.Audience, cfg.Server} {
+			if more != "" {
+				audiences = append(audiences, more)
+			}
+		}
+		id, err := spiffeid.FromSegments(s.td, "operator", "doctor") // which no agent can have
+		if err != nil {
+			return "", err
+		}
+		token, _, err := s.ids.authority.JWTSVID(id, audiences, 10*time.Second)
+		if err != nil {
+			return "", err
+		}
+		taken, err := accepts(ctx, remit.NewSecret(token))
+		if err != nil {
+			return "", err
+		}
+		//remit:guard S1 TestDoctorFindsTrustInSVIDs
+		if taken {
+			return "", &remit.Error{Code: remit.CodeUnavailable, Msg: "its API server trusts the issuer of SVIDs: an agent could walk past every decision",
+				Hint: "take " + s.cfg.Issuer + " out of --authentication-config; only the grant issuer, " + s.cfg.GrantIssuer + ", belongs there"}
+		}
+		return probe(ctx)
 	}
 }
 

@@ -3,9 +3,13 @@
 package server
 
 import (
+	"context"
 	"strings"
 	"testing"
 
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+
+	"remit"
 	"remit/internal/credential/kubernetes"
 	kubegateway "remit/internal/gateway/kubernetes"
 )
@@ -44,6 +48,28 @@ func TestJudgeProbe(t *testing.T) {
 		}
 		if (err != nil) != refused || !strings.Contains(text, want) {
 			t.Errorf("%s: %q, %v", what, text, err)
+		}
+	}
+}
+
+// S1: a target that takes SVIDs is found, before anything else is tried.
+func TestDoctorFindsTrustInSVIDs(t *testing.T) {
+	f := setUp(t)
+	for _, taken := range []bool{false, true} {
+		probed := false
+		accepts := func(_ context.Context, token remit.Secret) (bool, error) {
+			svid, err := jwtsvid.ParseInsecure(token.Reveal(), []string{"cluster-a"})
+			if err != nil || svid.Claims["iss"] != f.srv.cfg.Issuer {
+				t.Errorf("it shows %+v, %v", svid, err)
+			}
+			return taken, nil
+		}
+		_, err := f.srv.distrusting(&kubernetes.Config{Audience: "cluster-a"}, accepts, func(context.Context) (string, error) {
+			probed = true
+			return "", nil
+		})(t.Context())
+		if (err != nil) != taken || probed == taken {
+			t.Errorf("taken %v: %v, probed %v", taken, err, probed)
 		}
 	}
 }

@@ -106,7 +106,7 @@ func newKubernetes(o config.Object, d deps) (b built, err error) {
 	b.driver, b.client = driver, driver.Client()
 	doctor := "spiffe://" + d.server.td.Name() + "/remit/doctor"
 	if cfg.Webhook.IsZero() {
-		b.probe = kubernetesProbe(cfg.Mode, driver, nil, doctor, d.now)
+		b.probe = d.server.distrusting(&cfg.Config, driver.Accepts, kubernetesProbe(cfg.Mode, driver, nil, doctor, d.now))
 		if cfg.Mode == kubernetes.ModeWebhook {
 			return b, errors.New("mode webhook needs webhook: the token by which the API server proves itself")
 		}
@@ -121,7 +121,8 @@ func newKubernetes(o config.Object, d deps) (b built, err error) {
 	if err != nil {
 		return b, err
 	}
-	b.webhooks, b.probe = gw.Handler(), kubernetesProbe(cfg.Mode, driver, gw, doctor, d.now)
+	b.webhooks = gw.Handler()
+	b.probe = d.server.distrusting(&cfg.Config, driver.Accepts, kubernetesProbe(cfg.Mode, driver, gw, doctor, d.now))
 	return b, nil
 }
 

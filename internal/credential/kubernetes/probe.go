@@ -58,6 +58,19 @@ func (d *Driver) Probe(ctx context.Context, subject, id string) (p Probed, err e
 	return p, nil
 }
 
+// Accepts reports whether the API server takes the token for anybody. The request is for what every authenticated user may read.
+func (d *Driver) Accepts(ctx context.Context, token remit.Secret) (bool, error) {
+	client, err := rest.HTTPClientFor(d.anonymous)
+	if err != nil {
+		return false, err
+	}
+	got, err := status(ctx, client, d.anonymous.Host+ProbeAllowed, token)
+	if err != nil {
+		return false, fmt.Errorf("show the API server a token: %w", err)
+	}
+	return got != http.StatusUnauthorized, nil
+}
+
 func status(ctx context.Context, client *http.Client, url string, token remit.Secret) (int, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
