@@ -3,6 +3,7 @@
 package authorizer_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -49,4 +50,23 @@ func asking(l *line, name string, after time.Duration) *remit.Request {
 	req := l.request()
 	req.At, req.Args = l.now.Add(after), remit.Args{"name": remit.StringValue(name)}
 	return req
+}
+
+// TestHoldsOfOneRun: one run cannot use up what all share.
+func TestHoldsOfOneRun(t *testing.T) {
+	l := setUp(t)
+	l.needs = []remit.Need{{Kind: remit.EvidenceApproval, Source: "approval", Within: 10 * time.Minute}}
+	l.judgement = remit.Judgement{Effect: remit.Hold, Reasons: []remit.Reason{{Code: remit.ReasonApproval}}}
+	for i := range 101 {
+		d, err := l.auth.Decide(t.Context(), asking(l, fmt.Sprintf("foo-%d", i), 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i < 100 && d.Effect != remit.Hold || i == 100 && (d.Effect != remit.Deny || d.Reasons[0].Code != remit.ReasonLimit) {
+			t.Fatalf("question %d: %+v", i, d)
+		}
+	}
+	if d, err := l.auth.Decide(t.Context(), asking(l, "foo-7", time.Minute)); err != nil || d.Effect != remit.Hold {
+		t.Errorf("a known question: %+v %v", d, err)
+	}
 }
