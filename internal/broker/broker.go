@@ -26,6 +26,7 @@ type Store interface {
 	// LiveLeases returns all leases that are pending, active or revoking.
 	LiveLeases() []remit.Lease
 	Epoch(key remit.EpochKey) uint64
+	Posture(agent remit.Name) remit.Posture
 	Tighten(key remit.EpochKey)
 }
 

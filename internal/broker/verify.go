@@ -73,7 +73,11 @@ func (b *Broker) verifiable(id remit.GrantID) (g remit.Grant, l remit.Lease, see
 			l = c
 		}
 	}
-	for _, k := range []remit.EpochKey{remit.AgentKey(g.Agent), remit.RunKey(g.Run), remit.LeaseKey(l.ID)} {
+	rests := []remit.EpochKey{remit.AgentKey(remit.Installation), remit.AgentKey(g.Agent), remit.RunKey(g.Run), remit.LeaseKey(l.ID), remit.PolicyKey}
+	if l.Launch != "" {
+		rests = append(rests, remit.LaunchKey(l.Launch))
+	}
+	for _, k := range rests {
 		seen = append(seen, remit.Precondition{Key: k, Epoch: b.cfg.Store.Epoch(k)})
 	}
 	_, live := b.Live(l.ID) // after the epochs were read: an end from here on moves one
@@ -81,6 +85,13 @@ func (b *Broker) verifiable(id remit.GrantID) (g remit.Grant, l remit.Lease, see
 	if !live || g.TwinOf != "" || l.Expires.Sub(b.cfg.Now()) < leastLife {
 		return g, l, nil, &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf("grant %s is not live", id),
 			Hint: "a grant can be verified from its minting until some seconds before its end", ID: string(id)}
+	}
+	for _, who := range []remit.Name{remit.Installation, g.Agent} {
+		//remit:guard S13 TestNoTwinDuringAHalt
+		if b.cfg.Store.Posture(who).Suspended {
+			return g, l, nil, &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf("nothing is minted while %s is suspended", who),
+				Hint: "remit clock confirm ends a halt, remit agent reinstate a suspension", ID: string(id)}
+		}
 	}
 	return g, l, seen, nil
 }

@@ -144,6 +144,23 @@ func TestVerifyStopsWhenStateMoves(t *testing.T) {
 	}
 }
 
+// TestNoTwinDuringAHalt: S13. A halted installation mints nothing, no twin either, and a halt during its minting keeps it from use.
+func TestNoTwinDuringAHalt(t *testing.T) {
+	f, p := verifier(t)
+	g, _, _ := f.mint(t)
+	p.inMint = func(remit.Lease) { f.store.SetSuspended(remit.Installation, "the clock jumped") }
+	if _, err := f.broker.Verify(t.Context(), g.ID, "operator/ann"); remit.CodeOf(err) != remit.CodeConflict {
+		t.Errorf("halted meanwhile: %v", err)
+	}
+	p.inMint = nil
+	if v, err := f.broker.Verify(t.Context(), g.ID, "operator/ann"); remit.CodeOf(err) != remit.CodeConflict || v.Twin != "" {
+		t.Errorf("halted: %v, twin %q", err, v.Twin)
+	}
+	if p.count() != 1 || len(f.recorded(t, remit.EventVerified)) != 0 {
+		t.Errorf("%d objects stand", p.count())
+	}
+}
+
 func TestVerifyEndsItsTwinAfterAFault(t *testing.T) {
 	f, p := verifier(t)
 	g, _, _ := f.mint(t)
