@@ -96,6 +96,7 @@ type LaunchRecord struct {
 	Agent   Name      `json:"agent"`
 	Run     RunID     `json:"run"`
 	By      Name      `json:"by"`
+	Tier    Tier      `json:"tier,omitempty"` // of the sandbox that it is in; empty: none
 	Started time.Time `json:"started"`
 	Ended   time.Time `json:"ended,omitzero"`
 }

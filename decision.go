@@ -136,6 +136,7 @@ type Decision struct {
 	Args       Args             `json:"args,omitempty"`
 	Run        RunID            `json:"run,omitempty"`
 	Under      DecisionID       `json:"under,omitempty"`
+	Sandbox    Tier             `json:"sandbox,omitempty"` // the actual tier; see Request
 	Permission PermissionRef    `json:"permission,omitzero"`
 	Asked      string           `json:"asked,omitempty"`  // the permission's name as the caller stated it
 	Params     map[string]Value `json:"params,omitempty"` // of the run, as they were: the decision can be judged again

@@ -37,6 +37,7 @@ func (d *Decision) AppendSealed(b []byte, s *Seal) []byte {
 	}
 	b = appendSome(b, `,"run":`, string(d.Run))
 	b = appendSome(b, `,"under":`, string(d.Under))
+	b = appendSome(b, `,"sandbox":`, string(d.Sandbox))
 	if d.Permission != (PermissionRef{}) {
 		b = appendText(b, `,"permission":{"workflow":`, d.Permission.Workflow)
 		b = appendText(b, `,"stage":`, d.Permission.Stage)

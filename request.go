@@ -18,6 +18,7 @@ type Request struct {
 	Target     string
 	Args       Args
 	Under      DecisionID    // the parent decision of a tool's inner request
+	Sandbox    Tier          // in what the act runs: for mcp.* the called tool, else the caller; known to the server, never asked for
 	TTL        time.Duration // asked; 0: the permission's
 	Via        string        // the enforcement point: token, authzen, cli …
 	Fill       bool          // arguments that are absent take the permission's only possible value; only with Permission

@@ -13,7 +13,7 @@ func newDecision(req *remit.Request) remit.Decision {
 		ID: remit.NewDecisionID(), At: req.At,
 		Caller: req.Caller.String(), Credential: req.Caller.Credential, Level: req.Caller.Level.String(),
 		Agent: req.Agent, Action: req.Action, Target: req.Target, Args: req.Args,
-		Run: req.Run, Under: req.Under, Asked: req.Permission, AskedTTL: req.TTL, Via: req.Via,
+		Run: req.Run, Under: req.Under, Sandbox: req.Sandbox, Asked: req.Permission, AskedTTL: req.TTL, Via: req.Via,
 	}
 }
 

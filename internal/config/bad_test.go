@@ -86,7 +86,7 @@ func TestRefusals(t *testing.T) {
 		{"limit unknown", wf, "    ttl: 5m", "    limits: {bytes: 5}", `unknown key "bytes"`, true},
 		{"limit zero", wf, "    ttl: 5m", "    limits: {rows: 0}", "allows nothing", false},
 		{"approval of nobody", wf, "    - ticket: {id: $ticket, source: change-desk, state: approved}", "    - approval: {group: a, within: 1m, people: 0}", "write 1 to 20", false},
-		{"sandbox", wf, "    ttl: 5m", "    sandbox: none", "write process, kernel or vm", true},
+		{"sandbox", wf, "    ttl: 5m", "    sandbox: none", "write remote, process, kernel or vm", true},
 		{"action", wf, "action: kubernetes.apply", "action: apply", "write KIND.VERB", true},
 		{"agent twice", ag, "kind: Agent", "{kind: Agent, name: deploy}\n---\nkind: Agent", "Agent deploy is declared twice", false},
 		{"identity of another", ag, "owner: platform", "id: spiffe://company.com/tool/x", "could be the identity of another name", false},

@@ -26,7 +26,7 @@ type ceilingFile struct {
 
 type boundFile struct {
 	Actions  []word      `yaml:"actions" need:"yes" is:"actions" doc:"Which actions: names, or KIND.*."`
-	Targets  []word      `yaml:"targets" is:"label" doc:"On which targets. Left out: any."`
+	Targets  []word      `yaml:"targets" is:"aim" doc:"On which targets. Left out: any. NAME stands for every NAME/MCPTOOL, too."`
 	Who      []word      `yaml:"who" is:"actor" doc:"Which agents and tools. Left out: any."`
 	Where    args        `yaml:"where" doc:"What the conditions on arguments must stay within; no parameters here. An argument that stands here must stand in the permission; others are free. A list is within when each of its values is."`
 	Evidence []floorFile `yaml:"evidence" doc:"The evidence that a permission must require at least; all of it."`
@@ -66,7 +66,7 @@ type approvalFloorFile struct {
 type pinFile struct {
 	Kind word      `yaml:"kind" need:"yes" is:"pinkind" doc:"The kind of the document."`
 	Name word      `yaml:"name" need:"yes" is:"label" doc:"Its name."`
-	With yaml.Node `yaml:"with" need:"yes" doc:"Its keys beside kind and name, with their values. A Rule's module is compared as rego, wherever it stands."`
+	With yaml.Node `yaml:"with" need:"yes" doc:"Its keys beside kind and name, with their values. A Rule's module is compared as rego, wherever it stands; a Tool's pins as the digest of the file."`
 	Free []word    `yaml:"free" is:"text" doc:"Keys that may have any value. Every other key must be absent."`
 }
 
@@ -286,7 +286,7 @@ func (b *bound) covers(p *remit.Permission) bool {
 		kind, any := strings.CutSuffix(w.s, "*")
 		return w.s == p.Action || any && strings.HasPrefix(p.Action, kind)
 	})
-	return action && (b.Targets == nil || listed(b.Targets, p.Target)) && (b.Who == nil || listed(b.Who, string(p.Who)))
+	return action && (b.Targets == nil || listed(b.Targets, p.Target) || listed(b.Targets, toolOf(p.Target))) && (b.Who == nil || listed(b.Who, string(p.Who)))
 }
 
 func listed(words []word, s string) bool {
@@ -326,7 +326,13 @@ func (b *bound) exceeds(w *remit.Workflow, p *remit.Permission) string {
 	return ""
 }
 
-var tiers = map[string]int{"": 0, "process": 1, "kernel": 2, "vm": 3}
+// toolOf is the tool of NAME/MCPTOOL; other targets have no slash.
+func toolOf(target string) string {
+	name, _, _ := strings.Cut(target, "/")
+	return name
+}
+
+var tiers = map[string]int{"": 0, "remote": 0, "process": 1, "kernel": 2, "vm": 3}
 
 // about reports whether the fact must be about the very image of an argument.
 func about(r *remit.Requirement, of string, p *remit.Permission) bool {
@@ -352,6 +358,9 @@ func (p *pin) check(s *Set, ceiling string, out *problems) {
 	if p.kind == "Rule" {
 		delete(have, "file")
 		have["rego"] = remit.StringValue(s.module(p.name))
+	}
+	if p.kind == "Tool" {
+		have = s.withPins(have)
 	}
 	for _, key := range slices.Sorted(maps.Keys(p.with)) {
 		//remit:guard S31 TestCeilingPins

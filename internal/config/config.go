@@ -28,6 +28,7 @@ type Set struct {
 	Digest            remit.Digest               // of all paths and bytes
 	Files             map[string][]byte          // by path relative to the directory, with slashes
 	Agents            map[remit.Name]remit.Agent // tools included
+	Tools             map[remit.Name]remit.Tool  // those with a server
 	EnforcementPoints map[remit.Name]remit.EnforcementPoint
 	Workflows         []remit.Workflow // in the order of their names
 	Targets           map[string]Object
@@ -112,7 +113,7 @@ type ruleDoc struct {
 
 func newBuilder(files map[string][]byte, td spiffeid.TrustDomain) *builder {
 	return &builder{td: td, out: &problems{}, seen: map[string]spot{}, broken: map[string]bool{}, ids: map[spiffeid.ID]string{}, set: &Set{
-		Files: files, Agents: map[remit.Name]remit.Agent{}, EnforcementPoints: map[remit.Name]remit.EnforcementPoint{},
+		Files: files, Agents: map[remit.Name]remit.Agent{}, Tools: map[remit.Name]remit.Tool{}, EnforcementPoints: map[remit.Name]remit.EnforcementPoint{},
 		Targets: map[string]Object{}, Sources: map[string]Object{}, docs: map[string]doc{}}}
 }
 
@@ -124,8 +125,15 @@ func (b *builder) read(name string, body []byte) {
 		}
 		return
 	case ".yaml", ".yml":
+	case ".json":
+		if !strings.HasSuffix(name, pinsSuffix) {
+			b.out.add(name, 0, "this is neither .yaml, .rego nor .pins.json: take it out of the directory")
+		} else if len(body) > maxFileBytes {
+			b.out.add(name, 0, "%d bytes are more than the limit of %d", len(body), maxFileBytes)
+		}
+		return
 	default:
-		b.out.add(name, 0, "this is neither .yaml nor .rego: take it out of the directory")
+		b.out.add(name, 0, "this is neither .yaml, .rego nor .pins.json: take it out of the directory")
 		return
 	}
 	for _, n := range documents(name, body, b.out) {
@@ -177,6 +185,10 @@ func (b *builder) declare(file string, n *yaml.Node, doc any) {
 		if b.first(f.head, file, n) {
 			b.agent(file, f)
 		}
+	case *toolFile:
+		if b.first(f.head, file, n) {
+			b.tool(file, f)
+		}
 	case *pepFile:
 		if b.first(f.head, file, n) {
 			b.enforcementPoint(file, f)
@@ -216,6 +228,7 @@ func (b *builder) first(h head, file string, n *yaml.Node) bool {
 // build resolves what refers to another document.
 func (b *builder) build() {
 	b.checkAudiences()
+	b.checkPins()
 	slices.SortFunc(b.workflows, func(x, y workflowDoc) int { return strings.Compare(x.Name.s, y.Name.s) })
 	for i := range b.workflows {
 		b.workflow(&b.workflows[i])

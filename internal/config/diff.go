@@ -286,6 +286,9 @@ func documentChanges(before, s *Set) []remit.PolicyChange {
 			if kind == "Rule" {
 				a, b = withModule(a, before.module(name)), withModule(b, s.module(name))
 			}
+			if kind == "Tool" {
+				a, b = before.withPins(a), s.withPins(b)
+			}
 			var differ []string
 			for _, k := range union(a, b) {
 				if !a[k].Equal(b[k]) {
@@ -296,6 +299,9 @@ func documentChanges(before, s *Set) []remit.PolicyChange {
 				continue
 			}
 			c.What, c.Line, c.Text = Changed, place(n.file, n.node.Line), strings.Join(differ, ", ")
+			if kind == "Tool" {
+				c.What, c.Text = toolChange(before, s, name, differ)
+			}
 		default:
 			continue
 		}

@@ -18,7 +18,7 @@ type kind struct {
 func kinds() []kind {
 	return []kind{
 		{"Agent", reflect.TypeFor[agentFile](), "An autonomous agent: its identity, how a process proves that it is the agent, and who may launch it."},
-		{"Tool", reflect.TypeFor[agentFile](), "A tool with an identity of its own. It has the same keys as an Agent; its name is `tool/NAME`."},
+		{"Tool", reflect.TypeFor[toolFile](), "A tool with an identity of its own, `tool/NAME`: the keys of an Agent, and its MCP server. One MCP server is one Tool."},
 		{"Workflow", reflect.TypeFor[workflowFile](), "A declared plan: who may start it with which parameters, and what each stage may do. What no stage permits is denied."},
 		{"Target", reflect.TypeFor[targetFile](), "A configured backend. The keys of its type stand beside these."},
 		{"EvidenceSource", reflect.TypeFor[sourceFile](), "Who vouches for facts. The keys of its type stand beside these."},
@@ -111,12 +111,12 @@ type mayFile struct {
 	Who       word              `yaml:"who" need:"yes" is:"actor" doc:"The agent or tool."`
 	Under     word              `yaml:"under" is:"label" doc:"Only inside a call that this permission of the same stage allowed."`
 	Action    word              `yaml:"action" need:"yes" is:"action" doc:"What, such as kubernetes.apply."`
-	Target    word              `yaml:"target" need:"yes" is:"label" doc:"On which target; for mcp.* a tool."`
+	Target    word              `yaml:"target" need:"yes" is:"aim" doc:"On which target; for mcp.* a tool: NAME, or NAME/MCPTOOL where the server's tool has another name."`
 	Where     args              `yaml:"where" doc:"Conditions on the arguments. An argument that is not named must be absent."`
 	Hours     *hoursFile        `yaml:"hours" doc:"When. Left out: always."`
 	Evidence  []requirementFile `yaml:"evidence" doc:"The verified facts it needs; all of them."`
 	Limits    *limitsFile       `yaml:"limits" doc:"Bounds that the target enforces."`
-	Sandbox   word              `yaml:"sandbox" is:"tier" doc:"The least sandbox: process, kernel or vm. Left out: none."`
+	Sandbox   word              `yaml:"sandbox" is:"tier" doc:"The least tier: remote, process, kernel or vm; for mcp.* of the tool that is called, else of the caller. Left out: kernel for mcp.* and with under, else none."`
 	Sensitive []word            `yaml:"sensitive" is:"arg" doc:"Arguments whose values stand nowhere in clear, beside those that are bound to a sensitive parameter."`
 	TTL       span              `yaml:"ttl" doc:"How long a credential lives. Left out: 5m; at most 1h."`
 }

@@ -17,7 +17,7 @@ import (
 
 const maxFolders = 8 // levels of folders below the directory
 
-// Load reads all .yaml, .yml and .rego files below dir, and parses them as Parse does. Files and folders whose names begin
+// Load reads all .yaml, .yml, .rego and .pins.json files below dir, and parses them as Parse does. Files and folders whose names begin
 // with a dot are left out. A symbolic link that leaves dir, and a file or folder that somebody else could write (S31), is an
 // error.
 func Load(dir string, td spiffeid.TrustDomain) (*Set, error) {
@@ -130,6 +130,10 @@ func (l *loader) entry(name string, e fs.DirEntry, depth int) {
 	switch filepath.Ext(name) {
 	case ".yaml", ".yml", ".rego":
 		l.file(name)
+	case ".json":
+		if strings.HasSuffix(name, pinsSuffix) {
+			l.file(name)
+		}
 	}
 }
 

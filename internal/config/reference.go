@@ -49,11 +49,12 @@ func Reference() string {
 	b.WriteString(referenceIntro)
 	for _, k := range kinds() {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n", k.name, k.doc)
-		if k.name == "Tool" {
-			b.WriteString("\nSee Agent.\n")
-			continue
+		typ := k.typ
+		if typ == reflect.TypeFor[toolFile]() { // beside the keys of an Agent
+			typ = reflect.TypeFor[ownOfTool]()
+			b.WriteString("\nBeside the keys of an Agent:\n")
 		}
-		section(&b, "", k.typ)
+		section(&b, "", typ)
 	}
 	fmt.Fprintf(&b, "\n## remit.yaml\n\nThe server's own file. Relative paths start at its directory.\n")
 	section(&b, "", reflect.TypeFor[serverFile]())
@@ -115,6 +116,8 @@ func describeType(t reflect.Type, is string) string {
 		return "days"
 	case *pattern:
 		return "a regular expression"
+	case *size:
+		return "a size, such as 256MiB"
 	case *yaml.Node:
 		return "as the type says"
 	}

@@ -223,7 +223,7 @@ func (f *flow) stage(i int, s *stageFile, run time.Duration) remit.Stage {
 
 func (f *flow) permission(stage, index int, m *mayFile) remit.Permission {
 	p := remit.Permission{Name: m.Name.s, Who: remit.Name(m.Who.s), Under: m.Under.s, Action: m.Action.s, Target: m.Target.s,
-		Where: m.Where.m, Sandbox: m.Sandbox.s, TTL: m.TTL.or(defaultTTL, maxTTL, f.file, "ttl", f.out),
+		Where: m.Where.m, Sandbox: m.tier(), TTL: m.TTL.or(defaultTTL, maxTTL, f.file, "ttl", f.out),
 		Line: place(f.file, m.Name.line)}
 	f.principal(principalRef{f.file, "who", m.Who})
 	f.checkTarget(m)
@@ -250,8 +250,32 @@ func (f *flow) permission(stage, index int, m *mayFile) remit.Permission {
 	return p
 }
 
+// tier is the least tier that a permission asks for. Whatever makes a tool's code run, and whatever a tool itself asks for, asks for
+// the default sandbox unless the file says so: there is no silent fallback.
+func (m *mayFile) tier() string {
+	//remit:guard S27 TestDefaultTier
+	if m.Sandbox.s == "" && (strings.HasPrefix(m.Action.s, "mcp.") || m.Under.s != "") {
+		return string(remit.TierKernel)
+	}
+	return m.Sandbox.s
+}
+
 // checkTarget: the target of mcp.* is a tool or a Target, that of everything else a Target.
 func (f *flow) checkTarget(m *mayFile) {
+	name, mcpTool, named := strings.Cut(m.Target.s, "/")
+	if named && !strings.HasPrefix(m.Action.s, "mcp.") {
+		f.add(m.Target.line, "target: %s: only mcp.* names a tool of a server: write %s", clip(m.Target.s), name)
+		return
+	}
+	if named && mcpTool == name {
+		f.add(m.Target.line, "target: %s: write %s, which is the server's tool of the same name", clip(m.Target.s), name)
+	}
+	if named {
+		if _, ok := f.set.Agents[remit.Name("tool/"+name)]; !ok && !f.broken["Tool/"+name] {
+			f.add(m.Target.line, "target: there is no Tool %s: declare a document of kind Tool with that name", name)
+		}
+		return
+	}
 	if _, ok := f.set.Targets[m.Target.s]; ok || f.broken["Target/"+m.Target.s] {
 		return
 	}

@@ -46,6 +46,7 @@ type CaseAsk struct {
 	Agent      string           `yaml:"agent"`
 	Caller     string           `yaml:"caller"` // SPIFFE ID
 	Level      string           `yaml:"level"`
+	Sandbox    string           `yaml:"sandbox"` // the tier that it runs in; none by default
 	Action     string           `yaml:"action"`
 	Target     string           `yaml:"target"`
 	Permission string           `yaml:"permission"`
@@ -211,6 +212,9 @@ func (a *CaseAsk) caller() (remit.Principal, error) {
 		}
 		p.Level = remit.Level(i) //nolint:gosec // below 5
 	}
+	if t := remit.Tier(a.Sandbox); t != "" && !slices.Contains(remit.Tiers(), t) {
+		return p, fmt.Errorf("request.sandbox is one of %v", remit.Tiers())
+	}
 	var err error
 	if a.Caller != "" {
 		p.ID, err = spiffeid.FromString(a.Caller)
@@ -281,7 +285,7 @@ func (p *Plan) test(ctx context.Context, c *Case) string {
 	if err != nil {
 		return err.Error()
 	}
-	req := remit.Request{At: c.Request.At, Caller: caller, Agent: remit.Name(c.Request.Agent), Run: run.ID, Permission: c.Request.Permission,
+	req := remit.Request{At: c.Request.At, Caller: caller, Agent: remit.Name(c.Request.Agent), Run: run.ID, Permission: c.Request.Permission, Sandbox: remit.Tier(c.Request.Sandbox),
 		Action: c.Request.Action, Target: c.Request.Target, Args: plain(c.Request.Args), TTL: c.Request.TTL, Via: c.Request.Via, Fill: c.Request.Fill}
 	plan := *p // the case's parent call instead of the recorded ones
 	plan.cfg.Parent = nil

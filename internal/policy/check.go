@@ -19,8 +19,14 @@ const DefaultTTL = 5 * time.Minute
 // maxTTL bounds what a file or rule may state, so that sums of durations cannot overflow.
 const maxTTL = 366 * 24 * time.Hour
 
-// tiers of sandboxes, weakest first.
-func tiers() []string { return []string{"process", "kernel", "vm"} }
+// tiers that a permission may ask for, weakest first.
+func tiers() []string {
+	var out []string
+	for _, t := range remit.Tiers() {
+		out = append(out, string(t))
+	}
+	return out
+}
 
 func invalid(line, format string, args ...any) error {
 	msg := fmt.Sprintf(format, args...)
@@ -89,7 +95,11 @@ func (c *checker) permission(m *remit.Permission) error {
 	if c.cfg.Agents != nil && !slices.Contains(c.cfg.Agents, m.Who) {
 		return fail("who: there is no %s", m.Who)
 	}
-	if c.cfg.Targets != nil && !slices.Contains(c.cfg.Targets, m.Target) {
+	target := m.Target
+	if strings.HasPrefix(m.Action, "mcp.") { // NAME/MCPTOOL
+		target, _, _ = strings.Cut(target, "/")
+	}
+	if c.cfg.Targets != nil && !slices.Contains(c.cfg.Targets, target) {
 		return fail("there is no target %q", m.Target)
 	}
 	if m.Under != "" && (m.Under == m.Name || !slices.Contains(c.stageOf, m.Under)) {

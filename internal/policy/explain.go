@@ -134,7 +134,7 @@ func (p *Plan) elsewhere(d *remit.Decision) []string {
 
 // asked restores what Match looked at from a recorded decision.
 func asked(d *remit.Decision) (remit.Request, remit.Run) {
-	return remit.Request{At: d.At, Agent: d.Agent, Action: d.Action, Target: d.Target, Args: d.Args, Permission: d.Asked, Under: d.Under, Run: d.Run, TTL: d.AskedTTL},
+	return remit.Request{At: d.At, Agent: d.Agent, Action: d.Action, Target: d.Target, Args: d.Args, Permission: d.Asked, Under: d.Under, Sandbox: d.Sandbox, Run: d.Run, TTL: d.AskedTTL},
 		remit.Run{ID: d.Run, Workflow: d.Permission.Workflow, Stage: d.Permission.Stage, Digest: d.WorkflowDigest, Params: d.Params}
 }
 

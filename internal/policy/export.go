@@ -120,7 +120,7 @@ func (w *printer) permission(c *permission) {
 		w.predicate(c, rule, "input.args["+quote(a.name)+"]", a.is)
 	}
 	if c.Sandbox != "" {
-		w.line("lack.%s contains {\"code\": \"attestation_level\", \"of\": \"sandbox\"} if not sandboxed", c.id)
+		w.line("lack.%s contains {\"code\": \"attestation_level\", \"of\": \"sandbox\"} if not tiered(%s)", c.id, quote(c.Sandbox))
 	}
 	if w.plan.production[c.Target] {
 		w.line("lack.%s contains {\"code\": \"attestation_level\", \"of\": \"caller\"} if not launched", c.id)

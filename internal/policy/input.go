@@ -22,7 +22,8 @@ import (
 //	caller      SPIFFE ID or person      permission  the name of the one that matched (rules only)
 //	level       none … node              evidence    in the order of the needs: a fact
 //	via         enforcement point          {id, kind, source, signer, name, subjects, worst, made, until, fields, superseded}
-//	action, target                         or {kind, reason: {code, of}}
+//	sandbox     {tier}: in what it runs        or {kind, reason: {code, of}}
+//	action, target
 //	args        as judged                parent      {id, effect, run, permission: {workflow, stage, permission}, args} or {}
 //	outside     [{code, of}]: reasons from outside policy that denied (printed policy only)
 //
@@ -32,6 +33,7 @@ type document struct {
 	agent                             remit.Name
 	caller, level, via                string
 	action, target, asked, permission string
+	sandbox                           remit.Tier
 	askedTTL                          time.Duration
 	args                              remit.Args
 	run                               remit.RunID
@@ -45,12 +47,12 @@ type document struct {
 
 // ruleFields are the members of input that rules may refer to.
 func ruleFields() []string {
-	return []string{"action", "agent", "args", "asked", "at", "caller", "evidence", "level", "parent", "permission", "run", "target", "via"}
+	return []string{"action", "agent", "args", "asked", "at", "caller", "evidence", "level", "parent", "permission", "run", "sandbox", "target", "via"}
 }
 
 func (p *Plan) ruleInput(req *remit.Request, run *remit.Run, m *remit.Match, found []remit.Found) *document {
 	d := &document{at: req.At, agent: req.Agent, caller: req.Caller.String(), level: req.Caller.Level.String(), via: req.Via,
-		action: req.Action, target: req.Target, asked: req.Permission, askedTTL: req.TTL, permission: m.Ref.Name, args: m.Args,
+		action: req.Action, target: req.Target, sandbox: req.Sandbox, asked: req.Permission, askedTTL: req.TTL, permission: m.Ref.Name, args: m.Args,
 		run: run.ID, workflow: run.Workflow, stage: run.Stage, digest: run.Digest, params: run.Params, evidence: found}
 	if req.Under != "" && p.cfg.Parent != nil {
 		if parent, ok := p.cfg.Parent(req.Under); ok {
@@ -64,7 +66,7 @@ func (p *Plan) ruleInput(req *remit.Request, run *remit.Run, m *remit.Match, fou
 // parent is the decision that d.Under names, when it was open then; nil: there was none. Reasons that did not come from
 // policy (a suspension, an ended run, state that moved, a target's refusal) are handed in as such: policy cannot know them.
 func Input(d *remit.Decision, parent *remit.Decision) ([]byte, error) {
-	doc := document{at: d.At, agent: d.Agent, caller: d.Caller, level: d.Level, via: d.Via, action: d.Action, target: d.Target,
+	doc := document{at: d.At, agent: d.Agent, caller: d.Caller, level: d.Level, via: d.Via, action: d.Action, target: d.Target, sandbox: d.Sandbox,
 		asked: d.Asked, askedTTL: d.AskedTTL, permission: d.Permission.Name, args: d.Args, run: d.Run, workflow: d.Permission.Workflow,
 		stage: d.Permission.Stage, digest: d.WorkflowDigest, params: d.Params, parent: parent, outside: outside(d)}
 	found, err := foundOf(d)
@@ -150,6 +152,8 @@ func (d *document) field(name string) *ast.Term {
 		return ast.StringTerm(d.action)
 	case "target":
 		return ast.StringTerm(d.target)
+	case "sandbox":
+		return objectTerm("tier", ast.StringTerm(string(d.sandbox)))
 	case "permission":
 		return ast.StringTerm(d.permission)
 	case "args":

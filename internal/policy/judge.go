@@ -52,15 +52,15 @@ func (p *Plan) Judge(ctx context.Context, req *remit.Request, run *remit.Run, m 
 
 func deny(reasons ...remit.Reason) remit.Judgement { return remit.Judgement{Reasons: reasons} }
 
-// weigh lists what the evidence and the caller's attestation lack.
+// weigh lists what the evidence, the sandbox and the caller's attestation lack.
 func (p *Plan) weigh(req *remit.Request, m *remit.Match, found []remit.Found) []remit.Reason {
 	var reasons []remit.Reason
 	for i := range found {
 		reasons = append(reasons, lacks(&m.Needs[i], &found[i], req.At)...)
 	}
-	//remit:guard S3 TestSandboxNeedsAttestation
-	if m.Permission.Sandbox != "" && req.Caller.Level < remit.LevelSandbox {
-		reasons = append(reasons, remit.Reason{Code: remit.ReasonLevel, Of: "sandbox", Want: m.Permission.Sandbox, Got: req.Caller.Level.String()})
+	//remit:guard S27 TestTier
+	if least := remit.Tier(m.Permission.Sandbox); !req.Sandbox.AtLeast(least) {
+		reasons = append(reasons, remit.Reason{Code: remit.ReasonLevel, Of: "sandbox", Want: string(least), Got: cmp.Or(string(req.Sandbox), "none that Remit knows")})
 	}
 	//remit:guard S3 TestProductionTakesLaunched
 	if p.production[m.Permission.Target] && req.Caller.Level < remit.LevelLaunched {
@@ -227,7 +227,7 @@ func limits(m *remit.Match, given *ruling) map[string]int64 {
 func obligations(m *remit.Match, given *ruling) []string {
 	out := slices.Clone(given.obligations)
 	tier := max(slices.Index(tiers(), m.Permission.Sandbox), slices.Index(tiers(), given.tier))
-	if tier >= 0 {
+	if tier > 0 { // remote asks for nothing
 		out = append(out, "sandbox="+tiers()[tier])
 	}
 	slices.Sort(out)
@@ -239,8 +239,9 @@ func (g *ruling) narrow(r *rules, req *remit.Request, m *remit.Match) {
 	if g.columns != nil && !within(m.Args["columns"], g.columns) {
 		g.deny(r, "columns", "of ["+strings.Join(g.columns, ", ")+"]", m.Args["columns"].String())
 	}
-	if g.tier != "" && req.Caller.Level < remit.LevelSandbox {
-		g.deny(r, "tier", g.tier, "caller of level "+req.Caller.Level.String())
+	//remit:guard S27 TestTier
+	if !req.Sandbox.AtLeast(remit.Tier(g.tier)) {
+		g.deny(r, "tier", g.tier, cmp.Or(string(req.Sandbox), "none that Remit knows"))
 	}
 }
 

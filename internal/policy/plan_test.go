@@ -373,18 +373,33 @@ func TestApproval(t *testing.T) {
 	}
 }
 
-func TestSandboxNeedsAttestation(t *testing.T) {
-	w := deploy()
-	w.Stages[0].May[0].Sandbox, w.Stages[0].May[0].Evidence = "kernel", nil
-	p := compile(t, policy.Config{Workflows: []remit.Workflow{w}})
-	req, run := request()
-	m := p.Match(req, run)
-	if j := p.Judge(context.Background(), req, run, &m, nil); reasons(j.Reasons) != "attestation_level sandbox" || j.Effect != remit.Deny {
-		t.Errorf("%+v", j)
-	}
-	req.Caller.Level = remit.LevelSandbox
-	if j := p.Judge(context.Background(), req, run, &m, nil); j.Effect != remit.Allow || !slices.Equal(j.Obligations, []string{"sandbox=kernel"}) {
-		t.Errorf("%+v", j)
+// S27: a permission's least tier is held against what the act really runs in, and so is a rule's; no level stands for a tier.
+func TestTier(t *testing.T) {
+	tiers := append([]remit.Tier{"", "docker"}, remit.Tiers()...)
+	for want, from := range map[string]int{"": 0, "remote": 0, "process": 3, "kernel": 4, "vm": 5} {
+		for _, rule := range []bool{false, true} {
+			w, cfg := deploy(), policy.Config{}
+			w.Stages[0].May[0].Evidence = nil
+			if rule {
+				if want == "" || want == "remote" {
+					continue
+				}
+				cfg.Rules = []policy.Rule{{Name: "t.rego", Module: "package remit.rules\n\ntier := \"" + want + "\"\n"}}
+			} else {
+				w.Stages[0].May[0].Sandbox = want
+			}
+			cfg.Workflows = []remit.Workflow{w}
+			p := compile(t, cfg)
+			for i, tier := range tiers {
+				req, run := request()
+				req.Caller.Level, req.Sandbox = remit.LevelNode, tier
+				m := p.Match(req, run)
+				j := p.Judge(context.Background(), req, run, &m, nil)
+				if allowed := j.Effect == remit.Allow; allowed != (i >= from) || allowed && from > 0 && !slices.Equal(j.Obligations, []string{"sandbox=" + want}) {
+					t.Errorf("%q (rule %t) in %q: %+v", want, rule, tier, j)
+				}
+			}
+		}
 	}
 }
 

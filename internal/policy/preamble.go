@@ -189,7 +189,11 @@ ruled := r if r := data.remit.rules with input.permission as matched
 
 said(output) := object.get(ruled, output, null)
 
-sandboxed if input.level in ["sandbox", "node"]
+tier_rank := {"remote": 0, "process": 1, "kernel": 2, "vm": 3}
+
+tiered("remote")
+
+tiered(least) if tier_rank[input.sandbox.tier] >= tier_rank[least]
 
 launched if input.level in ["launched", "sandbox", "node"]
 
@@ -204,7 +208,7 @@ rule_denials contains {"code": "organisation_rule", "of": rule_of.columns} if {
 
 rule_denials contains {"code": "organisation_rule", "of": rule_of.tier} if {
 	is_string(said("tier"))
-	not sandboxed
+	not tiered(said("tier"))
 }
 
 # A result of a wrong name or type is a denial.

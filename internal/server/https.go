@@ -95,6 +95,7 @@ type line struct{ s *Server }
 func (l line) Decide(ctx context.Context, req *remit.Request) (remit.Decision, error) {
 	l.s.watchClock()
 	l.complete(req)
+	req.Sandbox = l.s.tierOf(req)
 	d, err := l.s.authorizer.Decide(ctx, req)
 	l.s.sample(&d, "")
 	return d, err
@@ -104,6 +105,7 @@ func (l line) Decide(ctx context.Context, req *remit.Request) (remit.Decision, e
 func (l line) Grant(ctx context.Context, req *remit.Request) (gateway.Granted, error) {
 	l.s.watchClock()
 	l.complete(req)
+	req.Sandbox = l.s.tierOf(req)
 	d, g, c, err := l.s.authorizer.Grant(ctx, req)
 	l.s.sample(&d, g.ID)
 	return gateway.Granted{Decision: d, Grant: g, Credential: c}, err

@@ -288,6 +288,7 @@ func (s *Server) requestOf(d *remit.Decision, g *remit.Grant) (*remit.Request, e
 	for _, l := range leases {
 		req.Caller.Launch = l.Launch
 	}
+	req.Sandbox = s.tierOf(req)
 	if name, err := remit.ParseName(d.Caller); err == nil {
 		req.Caller.Person = name
 		return req, nil
