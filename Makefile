@@ -13,10 +13,11 @@ endif
 
 .PHONY: build test test-guards attack lint vuln demo bench fuzz quickstart clean apiserver
 
+# Static: the program starts itself where the loader and libraries of the host are not.
 build: $(BIN)/remit
 
 $(BIN)/remit: $(shell find . -name '*.go' -not -path './test/*') go.mod go.sum
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/remit
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/remit
 
 # The Kubernetes API server and kubectl of the nested module: about 13 CPU-minutes the first time, seconds afterwards.
 apiserver: $(BIN)/remit-test-apiserver $(BIN)/kubectl

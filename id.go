@@ -25,6 +25,8 @@ type (
 	EvidenceID string
 	// LaunchID names one launched agent process; its Workload API socket and run token are bound to it (S4, S10).
 	LaunchID string
+	// SandboxID names one sandbox, from before it exists until everything of it is gone.
+	SandboxID string
 )
 
 const idAlphabet = "abcdefghijklmnopqrstuvwxyz234567"
@@ -64,6 +66,9 @@ func NewEvidenceID() EvidenceID { return EvidenceID(newID("evid")) }
 // NewLaunchID returns a fresh random ID.
 func NewLaunchID() LaunchID { return LaunchID(newID("lnch")) }
 
+// NewSandboxID returns a fresh random ID.
+func NewSandboxID() SandboxID { return SandboxID(newID("box")) }
+
 // ParseRunID parses what a caller wrote; the error is of CodeInvalid. Likewise the other parsers.
 func ParseRunID(s string) (RunID, error) { return RunID(s), parseID("run", s) }
 
@@ -78,3 +83,6 @@ func ParseLeaseID(s string) (LeaseID, error) { return LeaseID(s), parseID("lease
 
 // ParseEvidenceID parses what a caller wrote.
 func ParseEvidenceID(s string) (EvidenceID, error) { return EvidenceID(s), parseID("evid", s) }
+
+// ParseSandboxID parses what a caller or the name of a folder says.
+func ParseSandboxID(s string) (SandboxID, error) { return SandboxID(s), parseID("box", s) }

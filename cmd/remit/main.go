@@ -8,6 +8,15 @@ import (
 	_ "time/tzdata" // workflows name time zones; hosts and containers may lack them
 
 	"remit/internal/cli"
+	"remit/internal/sandbox"
+	"remit/internal/sandbox/gvisor"
 )
 
-func main() { os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	// First of all: this program is also the parts of a sandbox, under other names.
+	gvisor.Dispatch()
+	if sandbox.Hello(os.Args, os.Stdout) {
+		return
+	}
+	os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}

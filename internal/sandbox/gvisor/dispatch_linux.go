@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gvisor
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"gvisor.dev/gvisor/runsc/cli"
+	"gvisor.dev/gvisor/runsc/cmd"
+	"gvisor.dev/gvisor/runsc/cmd/sentry/sentrycmd"
+	"gvisor.dev/gvisor/runsc/cmd/util"
+)
+
+// The names under which this program is one of gVisor's.
+const (
+	runscName     = "runsc"                   // and runsc-gofer, runsc-sandbox
+	prewarmerName = "gvisor-sentry-prewarmer" // gVisor starts its kernel through it, in a folder of ours
+	sentryName    = "gvisor_sentry"
+	umountName    = "/proc/self/exe" // how a gofer starts the child that unmounts for it; nothing of ours is started so
+)
+
+// joinVariable names the files by which the process that makes a sandbox joins its control groups, before anything else.
+const joinVariable = "REMIT_SANDBOX_JOIN"
+
+// Dispatch becomes a part of gVisor if this process was started as one, and then does not return. It comes before anything else in
+// main: gVisor has flags and exits of its own, which never meet ours.
+func Dispatch() {
+	name := os.Args[0]
+	switch base := filepath.Base(name); {
+	case base == prewarmerName:
+		prewarm()
+	case base == runscName, strings.HasPrefix(base, runscName+"-"), name == umountName:
+		if err := join(); err != nil {
+			fmt.Fprintf(os.Stderr, "join the control group of the sandbox: %v\n", err)
+			os.Exit(1)
+		}
+		runsc()
+	}
+}
+
+func runsc() {
+	cli.Run(nil, map[util.SubCommand]string{new(cmd.Create): "",
+		new(sentrycmd.Boot): "internal", new(cmd.Gofer): "internal", new(sentrycmd.Umount): "internal"}, nil)
+}
+
+// prewarm is called as PREWARMER BINARY ARGV0 ARG...
+func prewarm() {
+	if len(os.Args) < 3 {
+		fmt.Fprintln(os.Stderr, "the gVisor kernel is started without a name")
+		os.Exit(1)
+	}
+	err := syscall.Exec(os.Args[1], os.Args[2:], os.Environ())
+	fmt.Fprintf(os.Stderr, "start the gVisor kernel: %v\n", err)
+	os.Exit(1)
+}
+
+func join() error {
+	files := os.Getenv(joinVariable)
+	if files == "" {
+		return nil
+	}
+	if err := os.Unsetenv(joinVariable); err != nil {
+		return err
+	}
+	for _, file := range strings.Split(files, ":") {
+		if err := os.WriteFile(file, []byte("0"), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package gvisor is the sandbox driver of tier kernel: gVisor, a kernel in user space, inside our own binary. It needs no virtual
+// machine, no daemon and no other file; it needs root.
+//
+// The parts of gVisor are this program, started again under other names (Dispatch): one makes the sandbox and ends, one is the
+// sandbox's kernel, one opens files for it. gVisor's code inside this process only sends messages to that kernel. State stands in
+// one folder per sandbox and in its control group, so that Sweep finds what a crash left.
+package gvisor
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/log"
+	"gvisor.dev/gvisor/runsc/config"
+	"gvisor.dev/gvisor/runsc/container"
+	"gvisor.dev/gvisor/runsc/flag"
+
+	"remit"
+	"remit/internal/sandbox"
+	"remit/internal/sandbox/cgroup"
+)
+
+// Config of the driver.
+type Config struct {
+	State string // a folder of this driver alone
+	// Executable is this program on disk, linked statically; main calls Dispatch first. Left out: the running one.
+	Executable string
+}
+
+// Driver makes sandboxes with gVisor.
+type Driver struct {
+	state, executable string
+	flags             []string
+	config            *config.Config
+	groups            *cgroup.Parent // nil: the host has none that we can use
+	groupsErr         error
+}
+
+var _ sandbox.Driver = (*Driver)(nil)
+
+// quiet is said once: gVisor's log goes to standard error until somebody says otherwise.
+var quiet sync.Once
+
+// New makes the folder. It starts nothing.
+func New(c Config) (*Driver, error) {
+	if c.Executable == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find this program: %w", err)
+		}
+		c.Executable = self
+	}
+	state, err := filepath.Abs(c.State)
+	if err != nil {
+		return nil, fmt.Errorf("find the folder of sandboxes: %w", err)
+	}
+	d := &Driver{state: state, executable: c.Executable}
+	for _, dir := range []string{d.state, d.root(), d.sidecars(), d.bundles()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make the folder of sandboxes: %w", err)
+		}
+	}
+	for _, name := range []string{sentryName, prewarmerName} {
+		link := filepath.Join(d.sidecars(), name)
+		_ = os.Remove(link) // the program may stand elsewhere than the last time
+		if err := os.Symlink(d.executable, link); err != nil {
+			return nil, fmt.Errorf("name this program as gVisor's: %w", err)
+		}
+	}
+	d.groups, d.groupsErr = cgroup.Open(fmt.Sprintf("remit-%x", sha256.Sum256([]byte(state)))[:14])
+	// Groups are ours, made before gVisor starts: its own way moves the whole process in and out of ten of them.
+	d.flags = []string{"--root=" + d.root(), "--platform=systrap", "--network=none", "--overlay2=none", "--host-settings=ignore",
+		"--host-uds=open", "--ignore-cgroups", "--sidecar-usage-policy=STRICT"}
+	set := flag.NewFlagSet("gvisor", flag.ContinueOnError)
+	config.RegisterFlags(set)
+	if err := set.Parse(d.flags); err != nil {
+		return nil, fmt.Errorf("configure gVisor: %w", err)
+	}
+	if d.config, err = config.NewFromFlags(set); err != nil {
+		return nil, fmt.Errorf("configure gVisor: %w", err)
+	}
+	// What the process that makes a sandbox leaves behind becomes our child, so that its exit status can be read.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("become the parent of sandboxes: %w", err)
+	}
+	quiet.Do(func() { log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}}) })
+	return d, nil
+}
+
+// Name is "gvisor".
+func (d *Driver) Name() string { return "gvisor" }
+
+// Tier is kernel.
+func (d *Driver) Tier() remit.Tier { return remit.TierKernel }
+
+func (d *Driver) root() string     { return filepath.Join(d.state, "root") }
+func (d *Driver) sidecars() string { return filepath.Join(d.state, "bin") }
+func (d *Driver) bundles() string  { return filepath.Join(d.state, "box") }
+
+// Prepare makes a sandbox; its kernel runs and waits.
+func (d *Driver) Prepare(ctx context.Context, s sandbox.Spec) (*sandbox.Instance, error) {
+	s, err := s.Check()
+	if err != nil {
+		return nil, err
+	}
+	g := &guest{driver: d, id: string(s.ID), limits: s.Limits, image: s.Image, folder: filepath.Join(d.bundles(), string(s.ID))}
+	if err := os.Mkdir(g.folder, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of a sandbox: %w", err)
+	}
+	pipes, err := d.create(ctx, g, s)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make a gVisor sandbox: %w", err), g.Kill(), g.Release())
+	}
+	return sandbox.NewInstance(s, g, pipes), nil
+}
+
+func (d *Driver) create(ctx context.Context, g *guest, s sandbox.Spec) (*sandbox.Pipes, error) {
+	if err := writeBundle(g.folder, s); err != nil {
+		return nil, err
+	}
+	if d.groups != nil {
+		// The kernel in the sandbox has tasks of its own, and one beside each of the tool's.
+		limits := cgroup.Limits{Memory: s.Limits.Memory, CPU: s.Limits.CPU, Tasks: 4*s.Limits.Processes + 64}
+		group, err := d.groups.Make(g.id, limits)
+		if err != nil {
+			return nil, err
+		}
+		g.group = group
+	}
+	pipes, err := sandbox.NewPipes()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.runCreate(ctx, g, pipes); err != nil {
+		return nil, errors.Join(err, pipes.Close())
+	}
+	if err := g.find(); err != nil {
+		return nil, errors.Join(err, pipes.Close())
+	}
+	return pipes, nil
+}
+
+// runCreate starts the process that makes the sandbox, and waits until it has.
+func (d *Driver) runCreate(ctx context.Context, g *guest, pipes *sandbox.Pipes) error {
+	cmd := exec.CommandContext(ctx, d.executable)
+	cmd.Args = append(append([]string{runscName}, d.flags...), "create", "--bundle="+g.folder, g.id)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GVISOR_SIDECAR_BINARIES_DIR=" + d.sidecars()}
+	if g.group != nil {
+		cmd.Env = append(cmd.Env, joinVariable+"="+strings.Join(g.group.Join(), ":"))
+	}
+	ends := pipes.Guest()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = ends[0], ends[1], ends[2]
+	err := cmd.Run()
+	pipes.Given()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(pipes.Complaint()))
+	}
+	return nil
+}
+
+// Sweep removes what processes that are gone left behind.
+func (d *Driver) Sweep(context.Context) error {
+	var errs []error
+	left, err := os.ReadDir(d.bundles())
+	errs = append(errs, err)
+	ids := map[string]bool{}
+	for _, e := range left {
+		ids[e.Name()] = true
+	}
+	if d.groups != nil {
+		names, err := d.groups.List()
+		errs = append(errs, err)
+		for _, id := range names {
+			ids[id] = true
+		}
+	}
+	for id := range ids {
+		g := &guest{driver: d, id: id, folder: filepath.Join(d.bundles(), id)}
+		if d.groups != nil {
+			g.group = d.groups.Find(id)
+		}
+		_ = g.find() // it may be half made: then the group has all of it
+		errs = append(errs, g.Kill(), g.waitDead(sweepWithin), g.Release())
+	}
+	if len(ids) == 0 || errors.Join(errs...) == nil {
+		errs = append(errs, d.unpin())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("sweep gVisor sandboxes: %w", err)
+	}
+	return nil
+}
+
+const sweepWithin = 10 * time.Second
+
+// unpin removes the mount that gVisor leaves in its folder.
+func (d *Driver) unpin() error {
+	pin := filepath.Join(d.root(), "null-netns")
+	if err := syscall.Unmount(pin, syscall.MNT_DETACH); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOENT) {
+		return fmt.Errorf("unmount %s: %w", pin, err)
+	}
+	return nil
+}
+
+// Probe runs a sandbox.
+func (d *Driver) Probe(ctx context.Context) sandbox.Report {
+	r := sandbox.Report{Driver: d.Name(), Tier: d.Tier(), Limits: []string{"processes", "wall", "output"}}
+	if d.groups != nil {
+		r.Limits = append(r.Limits, "memory", "cpu")
+	} else {
+		r.Problems = append(r.Problems, sandbox.Problem{What: "no limits of memory and processor: " + d.groupsErr.Error(),
+			Fix: "run remit as root, or under systemd with Delegate=yes"})
+	}
+	said, took, err := sandbox.TryOut(ctx, d, d.executable)
+	if err != nil {
+		r.Problems = append(r.Problems, problem(err))
+		return r
+	}
+	if !strings.Contains(said, fmt.Sprintf("uid=%d ", nobody)) || !strings.Contains(said, "gvisor") {
+		r.Problems = append(r.Problems, sandbox.Problem{What: fmt.Sprintf("the sandbox says %.200q, which is not gVisor", said), Fix: "report this: it is a fault of remit"})
+		return r
+	}
+	r.Works, r.Evidence, r.Took = true, said, took
+	return r
+}
+
+// problem says what to do about a sandbox that did not run.
+func problem(err error) sandbox.Problem {
+	p := sandbox.Problem{What: err.Error(), Fix: "see docs/sandbox.md, What a host needs"}
+	switch {
+	case os.Geteuid() != 0:
+		p.Fix = "run remit serve as root, or in a user namespace of its own: unshare -Urmn remit serve"
+	case strings.Contains(p.What, "no such file or directory") && strings.Contains(p.What, "/proc/self/exe"):
+		p.Fix = "build remit statically: CGO_ENABLED=0, as make build does"
+	case strings.Contains(p.What, "operation not permitted"):
+		p.Fix = "let remit make namespaces and trace its children: CAP_SYS_ADMIN and CAP_SYS_PTRACE, and a seccomp profile that allows clone, mount and ptrace"
+	}
+	return p
+}
+
+// load reads what gVisor wrote about a sandbox.
+func (d *Driver) load(id string) (*container.Container, error) {
+	return container.Load(d.root(), container.FullID{SandboxID: id, ContainerID: id}, container.LoadOpts{Exact: true, SkipCheck: true})
+}
