@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 	"internal/run":                       {""},
 	"internal/evidence":                  {""},
 	"internal/evidence/attestation":      {"", "internal/evidence"},
+	"internal/evidence/citoken":          {"", "internal/evidence"},
 	"internal/evidence/ticket":           {"", "internal/evidence"},
 	"internal/evidence/registry":         {"", "internal/evidence"},
 	"internal/evidence/evidencetest":     {"", "internal/evidence"},

@@ -15,11 +15,12 @@ import (
 )
 
 func (a *app) evidenceCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "evidence", Short: "Signed statements about images: add, list, show"}
-	var source string
-	add := &cobra.Command{Use: "add FILE", Short: "Add a signed statement (a DSSE envelope); - reads standard input", Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return a.evidenceAdd(c, source, args[0]) }}
+	cmd := &cobra.Command{Use: "evidence", Short: "Statements about images: add, list, show"}
+	var source, subject string
+	add := &cobra.Command{Use: "add FILE", Short: "Add a signed statement (a DSSE envelope), or with --subject a CI job's token; - reads standard input", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return a.evidenceAdd(c, source, subject, args[0]) }}
 	add.Flags().StringVar(&source, "source", "", "the EvidenceSource whose signers vouch for it")
+	add.Flags().StringVar(&subject, "subject", "", "the digest of the image that the CI job, whose token FILE holds, vouches for: sha256:HEX")
 	_ = add.MarkFlagRequired("source")
 	cmd.AddCommand(add,
 		&cobra.Command{Use: "list", Short: "List statements, newest first", Args: cobra.NoArgs, RunE: a.evidenceList},
@@ -27,7 +28,7 @@ func (a *app) evidenceCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) evidenceAdd(c *cobra.Command, source, file string) error {
+func (a *app) evidenceAdd(c *cobra.Command, source, subject, file string) error {
 	var b []byte
 	var err error
 	if file == "-" {
@@ -38,8 +39,13 @@ func (a *app) evidenceAdd(c *cobra.Command, source, file string) error {
 	if err != nil {
 		return badUse("%v", err)
 	}
+	if subject != "" {
+		if b, err = json.Marshal(map[string]string{"token": strings.TrimSpace(string(b)), "subject": subject}); err != nil {
+			return badUse("%v", err)
+		}
+	}
 	if !json.Valid(b) {
-		return badUse("%s is not JSON", file).hint("a signed statement is a DSSE envelope, as cosign and scanners' CI steps write it")
+		return badUse("%s is not JSON", file).hint("a signed statement is a DSSE envelope, as cosign and scanners' CI steps write it; the token of a CI job needs --subject")
 	}
 	var e remit.Evidence
 	if err := a.post(c.Context(), "/v1/evidence", api.AddEvidence{Source: source, Envelope: b}, &e); err != nil {

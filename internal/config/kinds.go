@@ -194,7 +194,7 @@ type targetFile struct {
 
 type sourceFile struct {
 	head `yaml:",inline"`
-	Type word      `yaml:"type" need:"yes" is:"sourcetype" doc:"Which facts: scan, provenance, ticket or ci."`
+	Type word      `yaml:"type" need:"yes" is:"sourcetype" doc:"Which facts: scan, provenance, ticket, ci (by signed provenance) or ci-token (ci by the tokens of CI jobs)."`
 	Spec yaml.Node `yaml:",rest" doc:"The keys of the type."`
 }
 

@@ -22,6 +22,14 @@ type Object struct {
 	Spec       yaml.Node // a mapping of the keys that are not the Object's own; not to be changed
 }
 
+// Fact is the kind of facts that a source of this type vouches for.
+func (o Object) Fact() remit.EvidenceKind {
+	if o.Type == "ci-token" {
+		return remit.EvidenceCI
+	}
+	return remit.EvidenceKind(o.Type)
+}
+
 // Decode reads the further keys into a pointer to a struct with yaml tags, as strictly as all files are read: an unknown key
 // or a wrong type is an error with file and line, and all of them are reported. Durations are written as 5m; a type that
 // implements encoding.TextUnmarshaler is written as text; fields tagged "-" are not touched.

@@ -40,7 +40,7 @@ func (f *flow) requirement(m *mayFile, r *requirementFile) []remit.Requirement {
 	case !ok && f.broken["EvidenceSource/"+source.s]:
 	case !ok:
 		f.add(max(source.line, line), "source: there is no %s: declare a document of kind EvidenceSource with that name", source.s)
-	case o.Type != string(out.Kind):
+	case o.Fact() != out.Kind:
 		f.add(source.line, "source: %s vouches for %s, not for %s: name a source of type %s", source.s, o.Type, out.Kind, out.Kind)
 	}
 	return []remit.Requirement{out}

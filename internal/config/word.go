@@ -44,7 +44,7 @@ var formats = map[string]format{
 	"argument":   {expr(`^.{1,1000}$`), "one line of at most 1000 characters"},
 	"variable":   {expr(`^[A-Za-z_][A-Za-z0-9_]{0,126}$`), "letters, digits and underscores"},
 	"paramtype":  {expr(`^(name|string|integer|number|boolean|image)$`), "name, string, integer, number, boolean or image"},
-	"sourcetype": {expr(`^(scan|provenance|ticket|ci)$`), "scan, provenance, ticket or ci"},
+	"sourcetype": {expr(`^(scan|provenance|ticket|ci|ci-token)$`), "scan, provenance, ticket, ci or ci-token"},
 	"pinkind":    {expr(`^(Agent|Tool|Target|EvidenceSource|EnforcementPoint|Rule)$`), "Agent, Tool, Target, EvidenceSource, EnforcementPoint or Rule"},
 	"notstarter": {expr(`^not-starter$`), "not-starter, or leave it out"},
 	"level":      {expr(`^(user|launched|sandbox|node)$`), "user, launched, sandbox or node"},

@@ -97,18 +97,35 @@ func (c *Collector) Close(ctx context.Context) error {
 	}
 }
 
-// Add hands a signed statement to a source; see Adder.
-func (c *Collector) Add(source string, envelope []byte, by string, at time.Time) (remit.Statement, *remit.Evidence, error) {
+// Add hands a statement to a source; see Adder.
+func (c *Collector) Add(ctx context.Context, source string, envelope []byte, by string, at time.Time) (Added, error) {
+	adder, err := c.adder(source)
+	if err != nil {
+		return Added{}, err
+	}
+	return adder.Add(ctx, envelope, by, at)
+}
+
+// Read judges a stored statement by its source; see Adder.
+func (c *Collector) Read(row *remit.Statement) (*remit.Evidence, error) {
+	adder, err := c.adder(row.Source)
+	if err != nil {
+		return nil, err
+	}
+	return adder.Read(row)
+}
+
+func (c *Collector) adder(source string) (Adder, error) {
 	s, ok := c.sources[source]
 	if !ok {
-		return remit.Statement{}, nil, &remit.Error{Code: remit.CodeNotFound, Msg: fmt.Sprintf("there is no evidence source %.80q", source),
+		return nil, &remit.Error{Code: remit.CodeNotFound, Msg: fmt.Sprintf("there is no evidence source %.80q", source),
 			Hint: "name an EvidenceSource of the active configuration"}
 	}
 	if s.adder == nil {
-		return remit.Statement{}, nil, &remit.Error{Code: remit.CodeInvalid,
+		return nil, &remit.Error{Code: remit.CodeInvalid,
 			Msg: fmt.Sprintf("evidence source %q takes no statements: it is read when a request needs it", source)}
 	}
-	return s.adder.Add(envelope, by, at)
+	return s.adder, nil
 }
 
 type answer struct {

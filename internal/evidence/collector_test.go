@@ -122,10 +122,10 @@ func TestHangingSource(t *testing.T) {
 
 func TestAddToSource(t *testing.T) {
 	c := collector(t, map[string]evidence.Source{"desk": source(good)})
-	if _, _, err := c.Add("none", nil, "", time.Time{}); remit.CodeOf(err) != remit.CodeNotFound {
+	if _, err := c.Add(t.Context(), "none", nil, "", time.Time{}); remit.CodeOf(err) != remit.CodeNotFound {
 		t.Errorf("unknown source: %v", err)
 	}
-	if _, _, err := c.Add("desk", nil, "", time.Time{}); remit.CodeOf(err) != remit.CodeInvalid {
+	if _, err := c.Add(t.Context(), "desk", nil, "", time.Time{}); remit.CodeOf(err) != remit.CodeInvalid {
 		t.Errorf("source without statements: %v", err)
 	}
 	if _, err := evidence.New(evidence.Config{Sources: map[string]evidence.Source{"x": nil}}); err == nil {

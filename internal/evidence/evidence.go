@@ -3,7 +3,8 @@
 // Package evidence turns claims into facts: it finds what a Need asks for, verifies who vouches for it, and answers with
 // the fact or with the reason why there is none. It never judges what a fact says: that is policy's.
 //
-// The folders below are the sources: attestation (signed statements: scans, provenance, the CI run), ticket (a change desk
+// The folders below are the sources: attestation (signed statements: scans, provenance, the CI run), citoken (the tokens of CI
+// jobs), ticket (a change desk
 // over HTTPS), and registry, which resolves image names for them. Collector asks the sources; it owns the goroutines that do
 // so, and Close waits for them.
 package evidence
@@ -26,10 +27,19 @@ type Source interface {
 
 // Adder is a source whose facts arrive as signed statements that somebody hands in. Collector looks for it once, in New.
 type Adder interface {
-	// Add verifies envelope as Find would and returns the row to store, with the fact that it states. What no signer of the
-	// source signed, or what is of a kind that the source does not vouch for, is an error of CodeForbidden or CodeInvalid.
-	// A statement that is already stored is returned as it stands, so adding twice is harmless. Nothing is stored here.
-	Add(envelope []byte, by string, at time.Time) (remit.Statement, *remit.Evidence, error)
+	// Add verifies what was handed in as Find would, and returns what to store. What no signer of the source signed, or what is of a
+	// kind that the source does not vouch for, is an error of CodeForbidden or CodeInvalid. A statement that is already stored is
+	// returned as it stands, so adding twice is harmless, unless it counts once. Nothing is stored here.
+	Add(ctx context.Context, envelope []byte, by string, at time.Time) (Added, error)
+	// Read judges a stored statement by the configuration of the source, as Find would: the fact, or why it is none.
+	Read(row *remit.Statement) (*remit.Evidence, error)
+}
+
+// Added is what a source made of a statement that was handed in.
+type Added struct {
+	Row  remit.Statement
+	Fact *remit.Evidence
+	Once *remit.Used // what must be stored with the row, and must not be there yet; nil: the statement may come again
 }
 
 // Fresher is a source whose facts can change without anything arriving here. Collector looks for it once, in New.

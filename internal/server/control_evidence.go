@@ -27,10 +27,11 @@ func (s *Server) opEvidenceAdd(ctx context.Context, c admin.Call) (any, error) {
 	if err := c.Decode(&in); err != nil {
 		return nil, err
 	}
-	st, fact, err := s.rev.Load().collector.Add(in.Source, in.Envelope, c.Who.String(), s.now())
+	added, err := s.rev.Load().collector.Add(ctx, in.Source, in.Envelope, c.Who.String(), s.now())
 	if err != nil {
 		return nil, err
 	}
+	st, fact := added.Row, added.Fact
 	if _, known := s.store.Statement(st.ID); known {
 		return fact, nil
 	}
@@ -38,10 +39,17 @@ func (s *Server) opEvidenceAdd(ctx context.Context, c admin.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.store.Commit(ctx, remit.Change{Rows: []remit.Row{st},
-		Events: []remit.Event{{At: s.now(), Kind: remit.EventEvidence, By: c.Who.String(), Data: body}}})
-	if err == nil {
+	change := remit.Change{Rows: []remit.Row{st}, Events: []remit.Event{{At: s.now(), Kind: remit.EventEvidence, By: c.Who.String(), Data: body}}}
+	//remit:guard S16 TestCITokenCountsOnce
+	if added.Once != nil {
+		change.Rows = append(change.Rows, *added.Once)
+		change.Require = []remit.Precondition{{Key: added.Once.EpochKey()}}
+	}
+	if _, err = s.store.Commit(ctx, change); err == nil {
 		s.rechecks.ask(in.Source) // it may be a failing scan under which live grants are not allowed any more
+	}
+	if remit.CodeOf(err) == remit.CodeConflict {
+		return nil, &remit.Error{Code: remit.CodeConflict, Msg: "the token was used before: it counts once", Hint: "let the job ask its CI system for another", Cause: err}
 	}
 	return fact, err
 }
@@ -76,7 +84,7 @@ func (s *Server) opEvidence(_ context.Context, c admin.Call) (any, error) {
 
 // verifiedNow judges a stored statement by the active revision's signers, as the line would.
 func (s *Server) verifiedNow(st *remit.Statement) remit.Evidence {
-	_, fact, err := s.rev.Load().collector.Add(st.Source, st.Envelope, st.AddedBy, st.Added)
+	fact, err := s.rev.Load().collector.Read(st)
 	if err != nil {
 		return remit.Evidence{ID: st.ID, Kind: st.Kind, Source: st.Source, Name: st.Name, Subjects: st.Subjects,
 			Fields: map[string]string{"not accepted now": err.Error()}}

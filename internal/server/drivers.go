@@ -17,9 +17,11 @@ import (
 	"remit/internal/credential/kubernetes"
 	"remit/internal/evidence"
 	"remit/internal/evidence/attestation"
+	"remit/internal/evidence/citoken"
 	"remit/internal/evidence/registry"
 	"remit/internal/evidence/ticket"
 	kubegateway "remit/internal/gateway/kubernetes"
+	"remit/internal/identity/federation"
 	"remit/internal/store"
 )
 
@@ -33,6 +35,7 @@ var evidenceSources = map[string]func(o config.Object, d deps) (evidence.Source,
 	"scan":       newAttestation,
 	"provenance": newAttestation,
 	"ci":         newAttestation,
+	"ci-token":   newCIToken,
 	"ticket":     newTicket,
 }
 
@@ -162,6 +165,22 @@ func newAttestation(o config.Object, d deps) (evidence.Source, error) {
 		cfg.Kinds = []string{o.Type}
 	}
 	return attestation.New(cfg, attestation.Deps{Name: o.Name, Statements: d.store, Platforms: d.images.Platforms, Acting: d.acting})
+}
+
+func newCIToken(o config.Object, d deps) (evidence.Source, error) {
+	var cfg citoken.Config
+	if err := o.Decode(&cfg); err != nil {
+		return nil, err
+	}
+	client, err := providerClient(cfg.CA)
+	if err != nil {
+		return nil, err
+	}
+	issuer, err := federation.NewIssuer(cfg.Issuer, client, d.now)
+	if err != nil {
+		return nil, err
+	}
+	return citoken.New(cfg, citoken.Deps{Name: o.Name, Statements: d.store, Verify: issuer.Verify})
 }
 
 func newTicket(o config.Object, d deps) (evidence.Source, error) {

@@ -20,6 +20,7 @@ import (
 	"remit/internal/config"
 	"remit/internal/credential/kubernetes"
 	"remit/internal/evidence/attestation"
+	"remit/internal/evidence/citoken"
 	"remit/internal/evidence/ticket"
 	"remit/internal/policy"
 	"remit/internal/store"
@@ -68,7 +69,7 @@ func keysOf() map[string]map[string]any {
 	return map[string]map[string]any{
 		"Target": {"kubernetes": &kubernetesTarget{}, "external": &struct{}{}},
 		"EvidenceSource": {"scan": &attestation.Config{}, "provenance": &attestation.Config{}, "ci": &attestation.Config{},
-			"ticket": &ticket.Config{}},
+			"ci-token": &citoken.Config{}, "ticket": &ticket.Config{}},
 	}
 }
 

@@ -34,7 +34,7 @@ func (s *Server) openPeople() error {
 	}
 	client, err := providerClient(p.CA)
 	if err != nil {
-		return err
+		return fmt.Errorf("people: %w", err)
 	}
 	var secret remit.Secret
 	if !p.Secret.IsZero() {
@@ -59,11 +59,11 @@ func providerClient(ca string) (*http.Client, error) {
 	if ca != "" {
 		b, err := os.ReadFile(ca)
 		if err != nil {
-			return nil, fmt.Errorf("people: ca: %w", err)
+			return nil, fmt.Errorf("ca: %w", err)
 		}
 		t.TLSClientConfig.RootCAs = x509.NewCertPool()
 		if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(b) {
-			return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "people: ca: " + ca + " holds no certificate in PEM"}
+			return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "ca: " + ca + " holds no certificate in PEM"}
 		}
 	}
 	return &http.Client{Transport: t, Timeout: 15 * time.Second,

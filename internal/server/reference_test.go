@@ -34,6 +34,7 @@ func TestDriverReference(t *testing.T) {
 		{"Target, type kubernetes", "../credential/kubernetes", "", "Config"},
 		{"Target, type kubernetes: how its API server proves itself", ".", "drivers.go", "kubernetesTarget"},
 		{"EvidenceSource, types scan, provenance, ci", "../evidence/attestation", "", "Config"},
+		{"EvidenceSource, type ci-token", "../evidence/citoken", "", "Config"},
 		{"EvidenceSource, type ticket", "../evidence/ticket", "", "Config"},
 	} {
 		fmt.Fprintf(&b, "\n## %s\n", d.title)

@@ -76,7 +76,7 @@ func startNeed(rev *revision, w *remit.Workflow, kind remit.EvidenceKind, said m
 	case !ok:
 		var sources []string
 		for name, o := range rev.set.Sources {
-			if o.Type == string(kind) {
+			if o.Fact() == kind {
 				sources = append(sources, name)
 			}
 		}

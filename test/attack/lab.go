@@ -40,6 +40,7 @@ type lab struct {
 	log     *os.File
 	signers map[string]*evidencetest.Signer
 	desk    *desk
+	issuer  *evidencetest.Issuer // of the CI system
 	cluster *cluster
 	image   string // with digest
 	id      string // the installation's at the cluster
@@ -54,7 +55,7 @@ func newLab(ctx context.Context, binary string, withCluster bool) (*lab, error) 
 	if l.dir, err = os.MkdirTemp("", "ra-"); err != nil { // short: sockets live in it
 		return l, err
 	}
-	steps := []func(context.Context, string) error{l.copyBinary, l.initialise, l.makeSigners, l.startDesk}
+	steps := []func(context.Context, string) error{l.copyBinary, l.initialise, l.makeSigners, l.startDesk, l.startIssuer}
 	if withCluster {
 		steps = append(steps, l.startCluster)
 	}
@@ -204,6 +205,9 @@ func (l *lab) close() {
 	l.stop(syscall.SIGTERM)
 	if l.desk != nil {
 		l.desk.close()
+	}
+	if l.issuer != nil {
+		l.issuer.Close()
 	}
 	if l.cluster != nil {
 		l.cluster.close()

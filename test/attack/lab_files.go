@@ -31,7 +31,7 @@ func (l *lab) writeFiles(context.Context, string) error {
 	if err != nil {
 		return err
 	}
-	files := strings.NewReplacer("@TOOL@", tool, "@REMIT@", own, "@DIR@", l.dir, "@DESK@", l.desk.url, "@UID_DEPLOY@", fmt.Sprint(deployUID), "@UID_OTHER@",
+	files := strings.NewReplacer("@TOOL@", tool, "@REMIT@", own, "@DIR@", l.dir, "@DESK@", l.desk.url, "@ISSUER@", l.issuer.URL, "@UID_DEPLOY@", fmt.Sprint(deployUID), "@UID_OTHER@",
 		fmt.Sprint(otherUID), "@UID_IDLE@", fmt.Sprint(idleUID), "@UID_WORKER@", fmt.Sprint(workerUID), "@UID_GATE@", fmt.Sprint(gateUID)).Replace(labFiles)
 	if l.cluster != nil {
 		files += l.cluster.file(l)
@@ -94,6 +94,14 @@ kind: EvidenceSource
 name: releases
 type: ci
 signers: [{name: ci-builds, key: {file: @DIR@/builds.pub}}]
+---
+kind: EvidenceSource
+name: jobs
+type: ci-token
+issuer: @ISSUER@
+audience: https://remit.company.com
+owner_ids: ["42"]
+ca: @DIR@/issuer.pem
 ---
 kind: EvidenceSource
 name: desk
@@ -164,6 +172,12 @@ stages:
     target: desk-target
     where: {name: $app, image: $image}
     evidence: [{ci: {of: $image, source: releases, repository: company/foo, workflow: .github/workflows/release.yml, ref: refs/heads/main, ref_protected: "true"}}]
+  - name: vouched
+    who: agent/deploy
+    action: kubernetes.scale
+    target: desk-target
+    where: {name: $app, image: $image}
+    evidence: [{ci: {of: $image, source: jobs, repository: company/foo, repository_id: "4711", workflow: .github/workflows/release.yml, environment: production}}]
   - name: ticketed
     who: agent/deploy
     action: kubernetes.update

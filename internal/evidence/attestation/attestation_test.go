@@ -84,7 +84,7 @@ func sign(t testing.TB, s *evidencetest.Signer, st evidencetest.Statement) []byt
 // add puts a statement of the desk's own signer through Add.
 func (d *desk) add(st evidencetest.Statement) remit.Statement {
 	d.t.Helper()
-	row, _, err := d.source.Add(sign(d.t, d.signer, st), "operator/ci", noon)
+	row, _, err := hand(d.source, sign(d.t, d.signer, st), "operator/ci", noon)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -222,7 +222,7 @@ func TestWrongEvidenceHasItsOwnReason(t *testing.T) {
 			if name == "row of another subject" || name == "row of another name" {
 				return // such envelopes are fine to add: they get the rows that they say
 			}
-			if _, _, err := d.source.Add(env, "operator/ci", noon); err == nil {
+			if _, _, err := hand(d.source, env, "operator/ci", noon); err == nil {
 				t.Error("Add took it")
 			}
 		})
@@ -318,12 +318,12 @@ func TestSeverity(t *testing.T) {
 func TestReplayIsNotNew(t *testing.T) {
 	d := newDesk(t, nil)
 	env := sign(t, d.signer, scan("scan-1", image("foo"), noon.Add(-time.Hour)).Statement())
-	first, _, err := d.source.Add(env, "operator/ci", noon.Add(-time.Hour))
+	first, _, err := hand(d.source, env, "operator/ci", noon.Add(-time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.all = append(d.all, first)
-	again, e, err := d.source.Add(append([]byte("\n "), env...), "operator/mallory", noon)
+	again, e, err := hand(d.source, append([]byte("\n "), env...), "operator/mallory", noon)
 	if err != nil || again.ID != first.ID || again.AddedBy != "operator/ci" || e.ID != first.ID {
 		t.Errorf("Add of the same signed bytes = %+v, %v", again, err)
 	}
@@ -331,11 +331,11 @@ func TestReplayIsNotNew(t *testing.T) {
 
 func TestAddRefuses(t *testing.T) {
 	d := newDesk(t, func(c *attestation.Config, _ *attestation.Deps) { c.Kinds = []string{"scan"} })
-	_, _, err := d.source.Add(sign(t, newSigner(t, "x"), scan("s", image("foo"), noon).Statement()), "operator/ci", noon)
+	_, _, err := hand(d.source, sign(t, newSigner(t, "x"), scan("s", image("foo"), noon).Statement()), "operator/ci", noon)
 	if e, ok := errors.AsType[*remit.Error](err); !ok || e.Code != remit.CodeForbidden || e.Hint == "" {
 		t.Errorf("unknown signer: %v", err)
 	}
-	if _, _, err = d.source.Add(sign(t, d.signer, provenance("foo").Statement()), "operator/ci", noon); remit.CodeOf(err) != remit.CodeInvalid {
+	if _, _, err = hand(d.source, sign(t, d.signer, provenance("foo").Statement()), "operator/ci", noon); remit.CodeOf(err) != remit.CodeInvalid {
 		t.Errorf("kind that the source does not vouch for: %v", err)
 	}
 	d.refuses(remit.Need{Kind: remit.EvidenceProvenance, Of: image("foo")}, remit.ReasonEvidenceSigner)
@@ -444,4 +444,10 @@ func flip(t *testing.T, envelope []byte, member string) []byte {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// hand puts an envelope through Add.
+func hand(s *attestation.Source, envelope []byte, by string, at time.Time) (remit.Statement, *remit.Evidence, error) {
+	added, err := s.Add(context.Background(), envelope, by, at)
+	return added.Row, added.Fact, err
 }

@@ -18,7 +18,7 @@ func BenchmarkFind(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	row, _, err := source.Add(sign(b, s, scan("scan-789", image("foo"), noon.Add(-time.Hour), "low").Statement()), "operator/ci", noon)
+	row, _, err := hand(source, sign(b, s, scan("scan-789", image("foo"), noon.Add(-time.Hour), "low").Statement()), "operator/ci", noon)
 	if err != nil {
 		b.Fatal(err)
 	}

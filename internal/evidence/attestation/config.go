@@ -4,11 +4,10 @@ package attestation
 
 import (
 	"fmt"
-	"path"
 	"slices"
-	"strings"
 
 	"remit"
+	"remit/internal/evidence"
 )
 
 // Config is an evidence source of signed statements, as its file writes it:
@@ -78,10 +77,8 @@ func (c *Config) check() error {
 	if c.Platforms != "" && c.Platforms != "all" {
 		return invalid(fmt.Sprintf("platforms: %.40q is not known", c.Platforms), "write all, or leave it out")
 	}
-	for _, p := range c.ProtectedRefs {
-		if _, err := path.Match(p, ""); err != nil || !strings.HasPrefix(p, "refs/") {
-			return invalid(fmt.Sprintf("protected_refs: %.80q is not a pattern of a full ref", p), "write refs/heads/main or refs/tags/v*")
-		}
+	if err := evidence.CheckRefs(c.ProtectedRefs); err != nil {
+		return err
 	}
 	seen := map[string]bool{}
 	for _, s := range c.Signers {

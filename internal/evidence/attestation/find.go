@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"remit"
+	"remit/internal/evidence"
 )
 
 // pageSize is how many statements about one subject are weighed; they are verified once and then remembered.
@@ -134,7 +135,7 @@ func (q *search) answer(h *held, superseded remit.EvidenceID) (*remit.Evidence, 
 	}
 	if q.need.Kind == remit.EvidenceCI {
 		//remit:guard S16 TestCI
-		if reason := ciReason(&h.fact); reason != nil {
+		if reason := evidence.CIReason(h.fields); reason != nil {
 			return nil, reason
 		}
 	}

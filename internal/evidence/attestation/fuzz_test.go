@@ -66,7 +66,7 @@ func FuzzEnvelope(f *testing.F) {
 	f.Add([]byte(`{"payloadType":"application/vnd.in-toto+json","payload":"e30=","signatures":[{"keyid":"trivy","sig":"AA=="}]}`))
 	_ = s
 	f.Fuzz(func(t *testing.T, envelope []byte) {
-		if _, _, err := source.Add(envelope, "operator/ci", noon); err == nil {
+		if _, _, err := hand(source, envelope, "operator/ci", noon); err == nil {
 			t.Fatalf("%q is taken", envelope)
 		}
 	})
@@ -83,7 +83,7 @@ func FuzzStatement(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		row, e, err := source.Add(env, "operator/ci", noon)
+		row, e, err := hand(source, env, "operator/ci", noon)
 		if err != nil {
 			return
 		}

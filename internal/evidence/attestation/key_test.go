@@ -67,10 +67,10 @@ func TestKeyKinds(t *testing.T) {
 				return
 			}
 			env := sign(t, s, scan("s", image("foo"), noon.Add(-time.Hour)).Statement())
-			if _, _, err := source.Add(env, "operator/ci", noon); err != nil {
+			if _, _, err := hand(source, env, "operator/ci", noon); err != nil {
 				t.Error(err)
 			}
-			if _, _, err := source.Add(flip(t, env, "sig"), "operator/ci", noon); err == nil {
+			if _, _, err := hand(source, flip(t, env, "sig"), "operator/ci", noon); err == nil {
 				t.Error("a flipped bit in the signature is taken")
 			}
 		})
@@ -99,7 +99,7 @@ func TestCosignRSA(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := d.source.Add(env, "operator/ci", noon); err != nil {
+	if _, _, err := hand(d.source, env, "operator/ci", noon); err != nil {
 		t.Error(err)
 	}
 }
@@ -158,7 +158,7 @@ func TestSeveralSignatures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	row, _, err := d.source.Add(env, "operator/ci", noon)
+	row, _, err := hand(d.source, env, "operator/ci", noon)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,7 @@
 package attestation
 
 import (
-	"path"
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -61,7 +61,7 @@ func (f *fact) parseProvenance(p evidence.Node, cfg *Config) *remit.Reason {
 	if reason != nil {
 		return reason
 	}
-	derive(fields, cfg)
+	evidence.Refs{Repositories: cmp.Or(cfg.Repositories, defaultRepositories), Protected: cfg.ProtectedRefs}.Derive(fields)
 	f.name = fields["invocation"]
 	for name, value := range fields {
 		if reason := f.set(name, value); reason != nil {
@@ -145,46 +145,4 @@ func gitCommit(digest evidence.Node) string {
 		}
 	}
 	return ""
-}
-
-// derive adds what follows from the source: its short name, the version that a tag proves, whether the ref is protected.
-func derive(fields map[string]string, cfg *Config) {
-	prefix := cfg.Repositories
-	if prefix == "" {
-		prefix = defaultRepositories
-	}
-	repository := strings.TrimSuffix(fields["repository_url"], ".git")
-	if short, ok := strings.CutPrefix(repository, prefix); ok {
-		fields["repository"] = short
-	} else if strings.Contains(repository, "://") { // without a scheme it could pass for a short name
-		fields["repository"] = repository
-	}
-	if tag, ok := strings.CutPrefix(fields["ref"], "refs/tags/"); ok {
-		fields["version"] = tag
-	}
-	for _, pattern := range cfg.ProtectedRefs {
-		if ok, err := path.Match(pattern, fields["ref"]); err == nil && ok {
-			fields["ref_protected"] = "true"
-		}
-	}
-}
-
-// ciReason says why a provenance is no CI context (S16): the run must name its repository by id, must not be of a pull
-// request, whose author chooses what runs, and its ref must be protected.
-func ciReason(f *fact) *remit.Reason {
-	switch event := f.fields["event"]; {
-	//remit:guard S16 TestCI
-	case event == "":
-		return bad("ci: the provenance does not say which event started the run")
-	//remit:guard S16 TestCI
-	case strings.HasPrefix(event, "pull_request"):
-		return &remit.Reason{Code: remit.ReasonEvidenceField, Want: "a run of no pull request", Got: "event " + event}
-	//remit:guard S16 TestCI
-	case f.fields["repository_id"] == "":
-		return bad("ci: the provenance has no repository id")
-	//remit:guard S16 TestCI
-	case f.fields["ref_protected"] != "true":
-		return &remit.Reason{Code: remit.ReasonEvidenceField, Want: "a protected ref", Got: clip(f.fields["ref"])}
-	}
-	return nil
 }

@@ -57,7 +57,7 @@ func TestRepositoryCannotBeFeigned(t *testing.T) {
 	st := provenance("foo").Statement()
 	st.Predicate.(map[string]any)["buildDefinition"].(map[string]any)["resolvedDependencies"] = []any{
 		map[string]any{"uri": "git+https://github.com/other/fork@refs/heads/x", "digest": map[string]string{"gitCommit": provenance("").Commit}}}
-	if _, _, err := d.source.Add(sign(t, d.signer, st), "operator/ci", noon); remit.CodeOf(err) != remit.CodeInvalid {
+	if _, _, err := hand(d.source, sign(t, d.signer, st), "operator/ci", noon); remit.CodeOf(err) != remit.CodeInvalid {
 		t.Errorf("parameters that the resolved source contradicts: %v", err)
 	}
 }
@@ -79,7 +79,7 @@ func TestGenericProvenance(t *testing.T) {
 	build := st.Predicate.(map[string]any)["buildDefinition"].(map[string]any)
 	build["resolvedDependencies"] = []any{map[string]any{"uri": "git+https://github.com/company/foo@refs/tags/v1.2",
 		"digest": map[string]string{"gitCommit": strings.Repeat("f", 40)}}}
-	if _, _, err := d.source.Add(sign(t, d.signer, st), "operator/ci", noon); remit.CodeOf(err) != remit.CodeInvalid {
+	if _, _, err := hand(d.source, sign(t, d.signer, st), "operator/ci", noon); remit.CodeOf(err) != remit.CodeInvalid {
 		t.Errorf("a source and its resolved dependency of two commits: %v", err)
 	}
 	// It has no time of its own: received a minute ago is not made a minute ago.

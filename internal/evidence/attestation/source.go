@@ -92,20 +92,10 @@ func (s *Source) verify(envelope []byte) (fact, *remit.Reason) {
 }
 
 // Add implements evidence.Adder.
-func (s *Source) Add(envelope []byte, by string, at time.Time) (remit.Statement, *remit.Evidence, error) {
-	f, reason := s.verify(envelope)
-	//remit:guard S14 TestWrongEvidenceHasItsOwnReason
-	if reason == nil && f.made.After(at.Add(maxSkew)) {
-		reason = bad("made at %s, which is in the future", f.made.Format(time.RFC3339))
-	}
-	//remit:guard S14 TestAddRefuses
-	if reason != nil {
-		return remit.Statement{}, nil, refused(reason)
-	}
-	//remit:guard S14 TestAddRefuses
-	if !s.cfg.vouchesFor(f.kind) && (f.kind != remit.EvidenceProvenance || !s.cfg.vouchesFor(remit.EvidenceCI)) {
-		return remit.Statement{}, nil, invalid(fmt.Sprintf("evidence source %q does not vouch for a %s", s.deps.Name, f.kind),
-			"add the statement to the source whose kinds list it")
+func (s *Source) Add(_ context.Context, envelope []byte, by string, at time.Time) (evidence.Added, error) {
+	f, err := s.acceptable(envelope, at)
+	if err != nil {
+		return evidence.Added{}, err
 	}
 	h := held{fact: f, row: remit.Statement{ID: remit.NewEvidenceID(), Kind: f.kind, Source: s.deps.Name, Name: f.name,
 		Subjects: slices.Clone(f.subjects), Envelope: slices.Clone(envelope), Added: at, AddedBy: by}}
@@ -117,7 +107,36 @@ func (s *Source) Add(envelope []byte, by string, at time.Time) (remit.Statement,
 			break
 		}
 	}
-	return h.row, h.evidence(s.deps.Name, f.kind, f.signers[0].name, at), nil
+	return evidence.Added{Row: h.row, Fact: h.evidence(s.deps.Name, f.kind, f.signers[0].name, at)}, nil
+}
+
+// Read implements evidence.Adder.
+func (s *Source) Read(row *remit.Statement) (*remit.Evidence, error) {
+	f, err := s.acceptable(row.Envelope, row.Added)
+	if err != nil {
+		return nil, err
+	}
+	h := held{fact: f, row: *row}
+	return h.evidence(s.deps.Name, f.kind, f.signers[0].name, row.Added), nil
+}
+
+// acceptable verifies an envelope that came at the time given.
+func (s *Source) acceptable(envelope []byte, at time.Time) (fact, error) {
+	f, reason := s.verify(envelope)
+	//remit:guard S14 TestWrongEvidenceHasItsOwnReason
+	if reason == nil && f.made.After(at.Add(maxSkew)) {
+		reason = bad("made at %s, which is in the future", f.made.Format(time.RFC3339))
+	}
+	//remit:guard S14 TestAddRefuses
+	if reason != nil {
+		return fact{}, refused(reason)
+	}
+	//remit:guard S14 TestAddRefuses
+	if !s.cfg.vouchesFor(f.kind) && (f.kind != remit.EvidenceProvenance || !s.cfg.vouchesFor(remit.EvidenceCI)) {
+		return fact{}, invalid(fmt.Sprintf("evidence source %q does not vouch for a %s", s.deps.Name, f.kind),
+			"add the statement to the source whose kinds list it")
+	}
+	return f, nil
 }
 
 // refused says a reason to the one who wanted to add a statement.

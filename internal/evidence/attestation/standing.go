@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"remit"
+	"remit/internal/evidence"
 )
 
 // pool gives the statements about one digest.
@@ -91,7 +92,7 @@ func (q *search) fails(h *held) bool {
 			return true
 		}
 	}
-	return q.need.Kind == remit.EvidenceCI && ciReason(&h.fact) != nil
+	return q.need.Kind == remit.EvidenceCI && evidence.CIReason(h.fields) != nil
 }
 
 // covering says of h that it is about the image, of which it covers every platform or fails one.

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"remit"
+	"remit/internal/api"
+	"remit/internal/evidence/evidencetest"
+	"remit/internal/store"
+)
+
+const releases = `---
+kind: EvidenceSource
+name: jobs
+type: ci-token
+issuer: ISSUER
+audience: https://remit.company.com
+owner_ids: ["42"]
+ca: CAFILE
+---
+kind: Workflow
+name: release
+parameters: {app: {type: name}, image: {type: image}}
+start: {by: [operator/ci], expires: 1h}
+stages:
+- name: only
+  end: {by: [operator/ci]}
+  may:
+  - {name: release, who: agent/deploy, action: memory.write, target: cluster, where: {app: $app}, ttl: 5m,
+     evidence: [{ci: {of: $image, source: jobs, repository: company/foo, repository_id: "4711", repository_owner_id: "42", environment: production,
+       ref: refs/heads/main, ref_protected: "true", workflow: .github/workflows/release.yml, event: push, within: 1h}}]}
+`
+
+// ciSystem is a running server with a CI system beside it.
+type ciSystem struct {
+	*fixture
+	issuer *evidencetest.Issuer
+	digest remit.Digest
+}
+
+func setUpCI(t *testing.T, edit ...string) *ciSystem {
+	t.Helper()
+	issuer, err := evidencetest.NewIssuer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(issuer.Close)
+	ca := filepath.Join(t.TempDir(), "ci.pem")
+	if err := os.WriteFile(ca, issuer.CA, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	names := strings.NewReplacer("ISSUER", issuer.URL, "CAFILE", ca)
+	for i := range edit {
+		edit[i] = names.Replace(edit[i])
+	}
+	c := &ciSystem{setUp(t, edit...), issuer, remit.DigestOf([]byte("foo"))}
+	c.files += names.Replace(releases)
+	c.write(c.files)
+	c.must("/v1/apply", nil, nil)
+	return c
+}
+
+func (c *ciSystem) token(claims map[string]any) string {
+	c.t.Helper()
+	token, err := c.issuer.Token(claims, nil, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return token
+}
+
+func (c *ciSystem) job() map[string]any {
+	return c.issuer.GitHubRun("https://remit.company.com/"+string(c.digest), time.Now())
+}
+
+func (c *ciSystem) add(token string) (e remit.Evidence, err error) {
+	c.t.Helper()
+	body, err := json.Marshal(map[string]string{"token": token, "subject": string(c.digest)})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return e, c.admin.Post(c.t.Context(), "/v1/evidence", api.AddEvidence{Source: "jobs", Envelope: body}, &e)
+}
+
+func (c *ciSystem) releasing() *workload {
+	c.t.Helper()
+	var r remit.Run
+	c.must("/v1/runs", api.StartRun{Workflow: "release", Params: map[string]string{"app": "foo", "image": "registry.company.com/foo@" + string(c.digest)}}, &r)
+	return c.agent("agent/deploy", c.shared()).enter(r)
+}
+
+// TestCITokenIsEvidence: S16. A job's token carries a grant, by the keys that workflows have for ci; another run's does not.
+func TestCITokenIsEvidence(t *testing.T) {
+	c := setUpCI(t)
+	w := c.releasing()
+	if got := w.ask("release"); got.Grant != "" || got.code() != string(remit.ReasonEvidenceMissing) {
+		t.Errorf("without evidence: %+v", got)
+	}
+	for claim, value := range map[string]any{"repository_id": "4712", "environment": "staging", "ref": "refs/heads/dev",
+		"workflow_ref": "company/foo/.github/workflows/evil.yml@refs/heads/main", "event_name": "workflow_dispatch", "repository": "company/bar"} {
+		other := c.job()
+		other[claim] = value
+		if _, err := c.add(c.token(other)); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.ask("release"); got.Grant != "" || got.code() != string(remit.ReasonEvidenceField) {
+			t.Errorf("%s %v: %+v", claim, value, got)
+		}
+	}
+	e, err := c.add(c.token(c.job()))
+	if err != nil || e.Kind != remit.EvidenceCI || e.Fields["repository_id"] != "4711" {
+		t.Fatalf("%+v %v", e, err)
+	}
+	if got := w.ask("release"); got.Grant == "" {
+		t.Errorf("with evidence: %+v", got)
+	}
+	if kept, ok := c.srv.store.Statement(e.ID); !ok || !kept.Added.Before(time.Now().Add(time.Second)) {
+		t.Errorf("not stored: %+v", kept)
+	}
+	c.restart()
+	if got := c.releasing().ask("release"); got.Grant == "" {
+		t.Errorf("after a restart: %+v", got)
+	}
+}
+
+// TestCITokenCountsOnce: a token that comes again is refused, also after a restart, and leaves nothing behind.
+func TestCITokenCountsOnce(t *testing.T) {
+	c := setUpCI(t)
+	token := c.token(c.job())
+	if _, err := c.add(token); err != nil {
+		t.Fatal(err)
+	}
+	for _, again := range []func(){func() {}, c.restart} {
+		again()
+		if _, err := c.add(token); remit.CodeOf(err) != remit.CodeConflict {
+			t.Errorf("again: %v", err)
+		}
+	}
+	entries, _, err := c.srv.store.Events(store.EventFilter{Kind: remit.EventEvidence}, 0, 1000)
+	if err != nil || len(entries) != 1 || len(c.srv.store.Statements("jobs", remit.EvidenceCI, c.digest, "", 100)) != 1 {
+		t.Errorf("%d entries, %v", len(entries), err)
+	}
+	pull := c.job()
+	pull["event_name"] = "pull_request"
+	if _, err := c.add(c.token(pull)); remit.CodeOf(err) != remit.CodeInvalid {
+		t.Errorf("a pull request: %v", err)
+	}
+	if n := len(c.srv.store.Statements("jobs", remit.EvidenceCI, c.digest, "", 100)); n != 1 {
+		t.Errorf("%d statements after a refusal", n)
+	}
+}
