@@ -5,6 +5,7 @@ package sandboxtest
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -17,16 +18,21 @@ import (
 	"remit/internal/sandbox"
 )
 
-// Build builds the program that is the parts of sandboxes, statically, and returns its path.
-func Build(t testing.TB) string {
-	t.Helper()
-	path := filepath.Join(Short(t), "remit")
-	cmd := exec.Command("go", "build", "-trimpath", "-o", path, "remit/internal/sandbox/sandboxtest/box")
+// Main builds the program that is the parts of sandboxes, statically, makes a folder for a driver's state, runs the tests and removes
+// both.
+func Main(m *testing.M, executable, state *string) (int, error) {
+	dir, err := os.MkdirTemp("", "box")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	*executable, *state = filepath.Join(dir, "remit"), filepath.Join(dir, "state")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", *executable, "remit/internal/sandbox/sandboxtest/box")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the parts of sandboxes: %v: %s", err, out)
+		return 0, fmt.Errorf("build the parts of sandboxes: %w: %s", err, out)
 	}
-	return path
+	return m.Run(), nil
 }
 
 // Short returns a folder whose path is short enough for sockets.

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command box is the parts of sandboxes alone: what tests build statically where building all of remit would take long.
+// Command box is the parts of sandboxes alone, which tests build statically where building all of remit would take long; and, as
+// "attack", what a hostile tool tries.
 package main
 
 import (
 	"os"
+	"path/filepath"
 
 	"remit/internal/sandbox"
 	"remit/internal/sandbox/gvisor"
@@ -12,6 +14,10 @@ import (
 
 func main() {
 	gvisor.Dispatch()
+	if filepath.Base(os.Args[0]) == "attack" {
+		attack(os.Args[1:])
+		return
+	}
 	if !sandbox.Hello(os.Args, os.Stdout) {
 		os.Exit(2)
 	}
