@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,18 +97,19 @@ func show(what string) error {
 	case "ids":
 		return fmt.Errorf("uid %d gid %d groups %v", os.Getuid(), os.Getgid(), first(os.Getgroups()))
 	case "environment":
-		return fmt.Errorf("%s", strings.Join(os.Environ(), ","))
+		env := os.Environ()
+		slices.Sort(env)
+		return fmt.Errorf("%s", strings.Join(env, ","))
 	case "pids":
 		all, _ := filepath.Glob("/proc/[0-9]*")
 		return fmt.Errorf("%d processes, this is %d", len(all), os.Getpid())
 	case "eat":
-		var all [][]byte
-		for {
-			b := make([]byte, 4<<20)
-			for i := 0; i < len(b); i += 4096 {
-				b[i] = 1
+		for all := []byte{}; ; {
+			more := make([]byte, 4<<20)
+			for i := 0; i < len(more); i += 4096 {
+				more[i] = 1
 			}
-			all = append(all, b)
+			all = append(all, more...)
 		}
 	case "bomb":
 		for {
