@@ -76,10 +76,16 @@ type Credential struct {
 
 // Outcome is what an enforcement point or a target's audit log reports about an executed act.
 type Outcome struct {
-	At         time.Time         `json:"at"`
-	Target     string            `json:"target"`
-	Lease      LeaseID           `json:"lease,omitempty"`
-	Credential string            `json:"credential,omitempty"`
+	At         time.Time `json:"at"`
+	Target     string    `json:"target"`
+	Lease      LeaseID   `json:"lease,omitempty"`
+	Credential string    `json:"credential,omitempty"`
+	// Decision is set by an enforcement point of our own that let an act through without a credential; Permission, Agent and Run
+	// are the decision's.
+	Decision   DecisionID        `json:"-"`
+	Permission PermissionRef     `json:"permission,omitzero"`
+	Agent      Name              `json:"-"`
+	Run        RunID             `json:"-"`
 	Verb       string            `json:"verb"`
 	Resource   string            `json:"resource"`
 	Status     int               `json:"status"`

@@ -17,8 +17,8 @@ type Acts interface {
 	Grant(id remit.GrantID) (remit.Grant, bool)
 }
 
-// Executed records acts that an enforcement point or a target's audit log reports, each joined to its lease by the
-// credential's id. An act under an identity of ours without a lease is recorded as a finding. All are durable, or none is.
+// Executed records acts that an enforcement point or a target's audit log reports, each joined to its decision, which only an
+// enforcement point of our own states, or to its lease by the credential's id. An act under an identity of ours without a lease is recorded as a finding. All are durable, or none is.
 func (a *Authorizer) Executed(ctx context.Context, acts []remit.Outcome) error {
 	change := remit.Change{}
 	for i := range acts {
@@ -34,6 +34,12 @@ func (a *Authorizer) Executed(ctx context.Context, acts []remit.Outcome) error {
 }
 
 func (a *Authorizer) actEvent(o *remit.Outcome) remit.Event {
+	if o.Decision != "" {
+		s := &remit.Seal{Sensitive: a.cfg.Policy().Sensitive()}
+		data := mustJSON(sealOutcome(o, "", s))
+		return remit.Event{At: o.At, Kind: remit.EventAction, Agent: o.Agent, Run: o.Run, Decision: o.Decision, By: o.Source,
+			Data: data, Payload: s.Payload, Private: s.Private}
+	}
 	l, ok := a.cfg.Acts.Lease(o.Lease)
 	if !ok && o.Credential != "" {
 		l, ok = a.cfg.Acts.LeaseByCredential(o.Credential)

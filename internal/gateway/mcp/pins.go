@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mcp
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"remit"
+)
+
+// Pins are what was reviewed of a server's tools: what a model reads of them is what a person read.
+type Pins struct {
+	Tools map[string]Pin `json:"tools"`
+}
+
+// Pin is one reviewed tool.
+type Pin struct {
+	Digest remit.Digest    `json:"digest"`         // of Tool, as DigestTool computes it
+	Tool   json.RawMessage `json:"tool,omitempty"` // its description as it was reviewed, whole
+}
+
+// ParsePins reads a file of pins and checks that each digest is that of its tool.
+func ParsePins(b []byte) (*Pins, error) {
+	var p Pins
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&p); err != nil {
+		return nil, fmt.Errorf("read pins: %w", err)
+	}
+	for name, pin := range p.Tools {
+		d, err := describe(pin.Tool)
+		if err != nil || d.name != name || d.digest != pin.Digest {
+			return nil, &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("the pin of %.80q is not what its digest says", name),
+				Hint: "make the file with remit tool pin, and read it"}
+		}
+	}
+	return &p, nil
+}
+
+// DigestTool is the digest of a tool's description: over its canonical JSON, without _meta.
+func DigestTool(raw json.RawMessage) (remit.Digest, error) {
+	d, err := describe(raw)
+	return d.digest, err
+}
+
+func digestOf(o object) (remit.Digest, error) {
+	o = o.with("_meta", nil)
+	var v any
+	dec := json.NewDecoder(bytes.NewReader(o.append(nil)))
+	dec.UseNumber()
+	if err := dec.Decode(&v); err != nil {
+		return "", errors.New("it lists a tool that cannot be read")
+	}
+	b, err := json.Marshal(v) // keys sorted
+	if err != nil {
+		return "", errors.New("it lists a tool that cannot be read")
+	}
+	return remit.DigestOf(b), nil
+}
+
+// Arguments are the top-level arguments that the tool's schema has; all is true where it takes others, too.
+func (p Pin) Arguments() (names []string, all bool) {
+	var t struct {
+		Schema struct {
+			Properties map[string]json.RawMessage `json:"properties"`
+			Additional json.RawMessage            `json:"additionalProperties"`
+			Others     json.RawMessage            `json:"patternProperties"`
+			AllOf      json.RawMessage            `json:"allOf"`
+			AnyOf      json.RawMessage            `json:"anyOf"`
+			OneOf      json.RawMessage            `json:"oneOf"`
+			Ref        json.RawMessage            `json:"$ref"`
+		} `json:"inputSchema"`
+	}
+	if json.Unmarshal(p.Tool, &t) != nil {
+		return nil, true
+	}
+	s := &t.Schema
+	for name := range s.Properties {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	open := s.Additional != nil && string(s.Additional) != "false"
+	return names, open || s.Others != nil || s.AllOf != nil || s.AnyOf != nil || s.OneOf != nil || s.Ref != nil
+}
+
+// reviewed is what of a server's tools may be shown and called: all, where no pins are kept; else those whose digest is the
+// pinned one, as they were pinned.
+func reviewed(p *Pins, t *toolset) []described {
+	if p == nil {
+		return t.list
+	}
+	var out []described
+	for _, d := range t.list {
+		pin, ok := p.Tools[d.name]
+		//remit:guard S27 TestChangedToolIsHeld
+		if !ok || pin.Digest != d.digest {
+			continue
+		}
+		d.raw = pin.Tool // a name that stands twice deep inside could read differently elsewhere
+		out = append(out, d)
+	}
+	return out
+}
