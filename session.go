@@ -14,7 +14,8 @@ func NewSessionID() SessionID { return SessionID(newID("sess")) }
 // It holds no secret: of the token only a hash. What the person may do is computed from Claims at every call.
 type Session struct {
 	ID         SessionID           `json:"id"`
-	Person     Name                `json:"person"` // operator/NAME
+	Person     Name                `json:"person"`        // operator/NAME
+	Job        bool                `json:"job,omitempty"` // a CI job's, by its own token: no person logged in
 	Issuer     string              `json:"issuer"`
 	Subject    string              `json:"subject"`  // who it is there, for ever
 	Claims     map[string][]string `json:"claims"`   // those that roles hang on

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -21,17 +22,27 @@ import (
 )
 
 func (a *app) loginCommand() *cobra.Command {
-	var ca string
+	var ca, job, file string
 	var device, noBrowser bool
 	cmd := &cobra.Command{Use: "login", Short: "Log in to a server elsewhere, as a person, at your company's identity provider", Args: cobra.NoArgs,
 		Long:    "Log in to a server elsewhere. Your browser opens at the company's identity provider; what it says about you decides which\nroles you have (remit.yaml: people). The session lasts an hour unless the server's file says otherwise, counts only with a\nkey that never leaves this machine, and is kept in a file of mode 0600 ($REMIT_SESSION).",
 		Example: "  remit login --server https://remit.company.com:8443 --ca bundle.pem",
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.login(c.Context(), ca, device, noBrowser)
+			return a.login(c.Context(), ca, func(ctx context.Context, client *api.Client) (loginGranted, error) {
+				switch {
+				case job != "":
+					return a.loginJob(ctx, client, job, file)
+				case device:
+					return a.loginByCode(ctx, client)
+				}
+				return a.loginByBrowser(ctx, client, noBrowser)
+			})
 		}}
 	f := cmd.Flags()
 	f.StringVar(&ca, "ca", "", "the server's bundle.pem, got by a way that you trust (default: the system's roots)")
 	f.BoolVar(&device, "device", false, "type a code on another device instead of using a browser here")
+	f.StringVar(&job, "job", "", "log in as this CI job, which remit.yaml lists under jobs, by the token of --token-file")
+	f.StringVar(&file, "token-file", "-", "the file with the CI job's token; - reads standard input")
 	f.BoolVar(&noBrowser, "no-browser", false, "print the address instead of opening it")
 	cmd.AddCommand(
 		&cobra.Command{Use: "status", Short: "Say who you are logged in as, where, and for how long", Args: cobra.NoArgs,
@@ -90,7 +101,8 @@ type loginGranted struct {
 	Expires time.Time       `json:"expires"`
 }
 
-func (a *app) login(ctx context.Context, ca string, device, noBrowser bool) error {
+// login makes a key, lets in log in with it, and keeps the session.
+func (a *app) login(ctx context.Context, ca string, in func(context.Context, *api.Client) (loginGranted, error)) error {
 	s := &session{Server: a.address()}
 	if !strings.HasPrefix(s.Server, "https://") {
 		return badUse("name the server").hint("remit login --server https://HOST:PORT")
@@ -109,12 +121,7 @@ func (a *app) login(ctx context.Context, ca string, device, noBrowser bool) erro
 	if err != nil {
 		return err
 	}
-	var g loginGranted
-	if device {
-		g, err = a.loginByCode(ctx, client)
-	} else {
-		g, err = a.loginByBrowser(ctx, client, noBrowser)
-	}
+	g, err := in(ctx, client)
 	if err != nil {
 		return err
 	}
@@ -206,6 +213,24 @@ func openBrowser(address string) error {
 		}
 	}
 	return errors.New("no browser")
+}
+
+// loginJob logs a CI job in by the token that its CI system gave it.
+func (a *app) loginJob(ctx context.Context, client *api.Client, job, file string) (g loginGranted, err error) {
+	in := a.in
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return g, badUse("%v", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	token, err := io.ReadAll(io.LimitReader(in, 32<<10))
+	if err != nil {
+		return g, badUse("%v", err)
+	}
+	return g, client.Post(ctx, "/login/job", map[string]string{"job": job, "token": strings.TrimSpace(string(token))}, &g)
 }
 
 // loginByCode lets the person type a code elsewhere, and asks until it is answered (RFC 8628).

@@ -262,3 +262,24 @@ func FuzzParseServer(f *testing.F) {
 		}
 	})
 }
+
+func TestJobs(t *testing.T) {
+	body := string(config.DefaultServer("company.com", "ci", 1000, ""))
+	job := "jobs:\n- {name: NAME, issuer: \"https://ci.example\", audience: \"https://remit.company.com\", claims: [{claim: CLAIM, is: \"4711\"}]}\n"
+	for name, row := range map[string]struct{ name, claim, want string }{
+		"good":                 {"release", "repository_id", ""},
+		"a name of a person":   {"ci", "repository_id", "stands twice"},
+		"nothing that lasts":   {"release", "repository", "no immutable id"},
+		"a subject, by names":  {"release", "sub", "no immutable id"},
+		"no label for a name":  {"Release", "repository_id", "is not right here"},
+		"an id of its project": {"release", "project_id", ""},
+	} {
+		s, err := config.ParseServer("remit.yaml", []byte(body+strings.NewReplacer("NAME", row.name, "CLAIM", row.claim).Replace(job)), "/srv/remit")
+		switch {
+		case row.want == "" && (err != nil || len(s.Jobs) != 1 || s.Jobs[0].Name != "operator/release" || s.Jobs[0].Claims[row.claim] != "4711"):
+			t.Errorf("%s: %+v %v", name, s, err)
+		case row.want != "" && (err == nil || !strings.Contains(err.Error(), row.want)):
+			t.Errorf("%s: %v, want %q", name, err, row.want)
+		}
+	}
+}

@@ -32,6 +32,7 @@ type ServerConfig struct {
 	Operators   []Operator
 	Federates   []Federated // whose X.509-SVIDs count here
 	People      *People     // nil: nobody logs in from elsewhere
+	Jobs        []Job       // which CI jobs do
 	AdminGroup  int         // may connect to the admin socket, whose uid still decides; -1: the server's user alone
 	Issuer      string      // `iss` of JWT-SVIDs: an https URL
 	GrantIssuer string      // `iss` of grant tokens; never that of JWT-SVIDs (S1)
@@ -84,6 +85,7 @@ type serverFile struct {
 	Witnesses   *witnessesFile `yaml:"witnesses" doc:"Who cosigns the ledger's checkpoints (C2SP tlog-witness). Left out: nobody."`
 	Ceiling     *ceilingsFile  `yaml:"ceiling" doc:"What bounds the declarations. Left out: what the directory ceiling holds, unsigned."`
 	Federates   []partnerFile  `yaml:"federates" doc:"Other trust domains whose X.509-SVIDs count here, for agents that are listed with an id of theirs."`
+	Jobs        []jobFile      `yaml:"jobs" doc:"Which CI jobs log in, by the tokens that their CI system gives them, to start runs and add evidence. Left out: none."`
 	People      *peopleFile    `yaml:"people" doc:"How people log in from elsewhere, with remit login. Left out: nobody can."`
 }
 
@@ -211,6 +213,7 @@ func (f *serverFile) config(name, dir string, out *problems) *ServerConfig {
 	f.listen(s, name, out)
 	f.federates(s, name, dir, out)
 	f.operators(s, name, out)
+	f.jobs(s, name, dir, out)
 	f.authors(s, name, dir, out)
 	f.witnesses(s, name, out)
 	return s

@@ -13,6 +13,7 @@ import (
 	"remit"
 	"remit/internal/api"
 	"remit/internal/evidence/evidencetest"
+	"remit/internal/gateway/login"
 	"remit/internal/store"
 )
 
@@ -127,6 +128,64 @@ func TestCITokenIsEvidence(t *testing.T) {
 	c.restart()
 	if got := c.releasing().ask("release"); got.Grant == "" {
 		t.Errorf("after a restart: %+v", got)
+	}
+}
+
+const releaseJob = `jobs:
+- name: release
+  issuer: ISSUER
+  audience: https://remit.company.com
+  ca: CAFILE
+  claims: [{claim: repository_id, is: "4711"}, {claim: environment, is: production}]
+`
+
+// TestJobStartsRun: S9. A CI job logs in by its token from elsewhere, vouches for what it built and starts the run that deploys it; it is
+// nobody else, and does nothing that only roles allow.
+func TestJobStartsRun(t *testing.T) {
+	c := setUpCI(t, "# Who manages", releaseJob+"# Who manages")
+	c.write(strings.Replace(c.files, "parameters: {app: {type: name}, image: {type: image}}\nstart: {by: [operator/ci]", "parameters: {app: {type: name}, image: {type: image}}\nstart: {by: [operator/release]", 1))
+	c.must("/v1/apply", nil, nil)
+	p, k := &people{fixture: c.fixture}, key(t)
+	var g login.Granted
+	if err := p.remote(k, "").Post(t.Context(), "/login/job", login.JobLogin{Job: "release", Token: c.token(c.issuer.GitHubRun("https://remit.company.com", time.Now()))}, &g); err != nil {
+		t.Fatal(err)
+	}
+	job := p.remote(k, g.Token)
+	body, err := json.Marshal(map[string]string{"token": c.token(c.job()), "subject": string(c.digest)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := job.Post(t.Context(), "/v1/evidence", api.AddEvidence{Source: "jobs", Envelope: body}, nil); err != nil {
+		t.Fatal(err)
+	}
+	in := api.StartRun{Workflow: "release", Params: map[string]string{"app": "foo", "image": "registry.company.com/foo@" + string(c.digest)}}
+	if code := c.post("/v1/runs", in, nil); code != remit.CodeForbidden {
+		t.Errorf("somebody else starts it: %q", code)
+	}
+	var r remit.Run
+	if err := job.Post(t.Context(), "/v1/runs", in, &r); err != nil || r.Starter != "operator/release" {
+		t.Fatalf("%+v %v", r, err)
+	}
+	w := c.agent("agent/deploy", c.shared())
+	var token api.Token
+	if err := job.Post(t.Context(), "/v1/runs/"+string(r.ID)+"/token", api.TokenRequest{Agent: "agent/deploy", Thumbprint: w.thumbprint()}, &token); err != nil {
+		t.Fatal(err)
+	}
+	w.token = token.Token
+	if got := w.ask("release"); got.Grant == "" {
+		t.Errorf("%+v", got)
+	}
+	for _, path := range []string{"/v1/apply", "/v1/agents/agent/deploy/suspend"} {
+		if err := job.Post(t.Context(), path, nil, nil); remit.CodeOf(err) != remit.CodeForbidden {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	c.restart()
+	if err := p.remote(k, g.Token).Get(t.Context(), "/v1/status", nil, nil); err != nil {
+		t.Errorf("after a restart: %v", err)
+	}
+	if err := p.remote(key(t), g.Token).Get(t.Context(), "/v1/status", nil, nil); remit.CodeOf(err) != remit.CodeUnauthenticated {
+		t.Errorf("with another key: %v", err)
 	}
 }
 

@@ -136,11 +136,14 @@ func (s *Server) checkUIDs() api.Check {
 }
 
 func (s *Server) checkPeople() api.Check {
-	if s.cfg.People == nil {
-		return api.Check{Name: "people", OK: true, Text: fmt.Sprintf("%d operators by uid on this host; nobody logs in from elsewhere", len(s.cfg.Operators))}
+	text := fmt.Sprintf("%d operators by uid on this host; nobody logs in from elsewhere", len(s.cfg.Operators))
+	if p := s.cfg.People; p != nil {
+		text = fmt.Sprintf("%d operators by uid on this host; others log in at %s for %s", len(s.cfg.Operators), p.Issuer, p.Session)
 	}
-	return api.Check{Name: "people", OK: true, Text: fmt.Sprintf("%d operators by uid on this host; others log in at %s for %s", len(s.cfg.Operators),
-		s.cfg.People.Issuer, s.cfg.People.Session)}
+	if n := len(s.cfg.Jobs); n > 0 {
+		text += fmt.Sprintf("; %d CI jobs log in", n)
+	}
+	return api.Check{Name: "people", OK: true, Text: text}
 }
 
 func (s *Server) checkWitnesses() api.Check {

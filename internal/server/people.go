@@ -18,6 +18,7 @@ import (
 	"remit/internal/gateway"
 	"remit/internal/gateway/admin"
 	"remit/internal/gateway/login"
+	"remit/internal/identity/federation"
 )
 
 // What one person may call over HTTPS, a second, at once, and concurrently.
@@ -26,29 +27,42 @@ const personRate, personBurst, personConcurrent = 20, 200, 8
 // remotePrefix is where the management API stands on the HTTPS address.
 const remotePrefix = "/admin"
 
-// openPeople builds the login of people, if the server's file has one.
+// openPeople builds the login of people and of CI jobs, if the server's file has one.
 func (s *Server) openPeople() error {
-	p := s.cfg.People
-	if p == nil {
+	if s.cfg.People == nil && len(s.cfg.Jobs) == 0 {
 		return nil
 	}
-	client, err := providerClient(p.CA)
-	if err != nil {
-		return fmt.Errorf("people: %w", err)
-	}
-	var secret remit.Secret
-	if !p.Secret.IsZero() {
-		if secret, err = p.Secret.Resolve(); err != nil {
-			return fmt.Errorf("people: client_secret: %w", err)
+	cfg := login.Config{Store: s.store, Log: s.log, Now: s.now,
+		Local: func(n remit.Name) (string, bool) { o, ok := s.cfg.Local(n); return o.Subject, ok }}
+	if p := s.cfg.People; p != nil {
+		client, err := providerClient(p.CA)
+		if err != nil {
+			return fmt.Errorf("people: %w", err)
 		}
+		if !p.Secret.IsZero() {
+			if cfg.Secret, err = p.Secret.Resolve(); err != nil {
+				return fmt.Errorf("people: client_secret: %w", err)
+			}
+		}
+		for _, r := range p.Roles {
+			cfg.Rules = append(cfg.Rules, login.Rule(r))
+		}
+		cfg.Issuer, cfg.ClientID, cfg.Scopes, cfg.Name, cfg.Life, cfg.HTTP = p.Issuer, p.ClientID, p.Scopes, p.Name, p.Session, client
 	}
-	rules := make([]login.Rule, 0, len(p.Roles))
-	for _, r := range p.Roles {
-		rules = append(rules, login.Rule(r))
+	for _, j := range s.cfg.Jobs {
+		client, err := providerClient(j.CA)
+		if err != nil {
+			return fmt.Errorf("jobs: %s: %w", j.Name, err)
+		}
+		issuer, err := federation.NewIssuer(j.Issuer, client, s.now)
+		if err != nil {
+			return fmt.Errorf("jobs: %s: %w", j.Name, err)
+		}
+		cfg.Jobs = append(cfg.Jobs, login.Job{Name: j.Name, Issuer: j.Issuer, Audience: j.Audience, Claims: j.Claims, Roles: j.Roles,
+			Life: j.Session, Verify: issuer.Verify})
 	}
-	s.login, err = login.New(login.Config{Issuer: p.Issuer, ClientID: p.ClientID, Secret: secret, Scopes: p.Scopes, Name: p.Name, Rules: rules,
-		Life: p.Session, HTTP: client, Store: s.store, Log: s.log, Now: s.now,
-		Local: func(n remit.Name) (string, bool) { o, ok := s.cfg.Local(n); return o.Subject, ok }})
+	var err error
+	s.login, err = login.New(cfg)
 	return err
 }
 

@@ -16,7 +16,7 @@ import (
 	"remit/internal/gateway"
 )
 
-// Routes adds the two calls of a login below prefix.
+// Routes adds the calls of a login below prefix.
 func (h *Handler) Routes(mux *http.ServeMux, prefix string) {
 	mux.HandleFunc("POST "+prefix+"/login/start", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, r, func(ctx context.Context, in Start, thumbprint string) (Started, error) {
@@ -28,6 +28,7 @@ func (h *Handler) Routes(mux *http.ServeMux, prefix string) {
 		})
 	})
 	mux.HandleFunc("POST "+prefix+"/login/finish", func(w http.ResponseWriter, r *http.Request) { answer(w, r, h.finish) })
+	mux.HandleFunc("POST "+prefix+"/login/job", func(w http.ResponseWriter, r *http.Request) { answer(w, r, h.job) })
 }
 
 // answer reads a small body strictly, asks do, and writes what it answers.
@@ -38,7 +39,7 @@ func answer[In, Out any](w http.ResponseWriter, r *http.Request, do func(context
 		gateway.WriteError(w, &remit.Error{Code: remit.CodeUnauthenticated, Msg: "no client certificate", Hint: "log in with remit login: a session is bound to a key"})
 		return
 	}
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 16<<10))
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 32<<10))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&in); err != nil {
 		gateway.WriteError(w, invalid("the request's body: "+err.Error(), ""))

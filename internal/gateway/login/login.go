@@ -12,6 +12,8 @@
 // the claims map to no role. An SVID, a run token, a grant or an enforcement point's certificate is no session, and a session is no
 // workload: so no agent can hold a role.
 //
+//	POST /login/job       a CI job logs in by the token that its CI system gave it
+//
 // A person's name is a claim; who logged in with it first keeps it. Claims map to roles by the server's file, at every call.
 //
 // The package starts no goroutine. Unauthenticated calls write nothing; how many logins wait is bounded, per address and in all.
@@ -62,6 +64,7 @@ type Config struct {
 	// Local returns the provider's subject of a local operator; ok says whether there is one with that name. A login gets the name
 	// of a local operator only with that subject.
 	Local func(remit.Name) (subject string, ok bool)
+	Jobs  []Job // which CI jobs log in; with some, a provider for people may be left out
 	Log   *slog.Logger
 	Now   func() time.Time // default time.Now
 }
@@ -96,9 +99,12 @@ type waiting struct {
 
 // New checks cfg. The provider is asked for the first time when somebody logs in: its absence keeps nothing else from starting.
 func New(cfg Config) (*Handler, error) {
-	if cfg.Issuer == "" || cfg.ClientID == "" || cfg.Name == "" || len(cfg.Rules) == 0 || cfg.Life <= 0 || cfg.HTTP == nil || cfg.Store == nil ||
-		cfg.Local == nil || cfg.Log == nil {
+	people := cfg.ClientID != "" && cfg.Name != "" && len(cfg.Rules) > 0 && cfg.Life > 0 && cfg.HTTP != nil
+	if cfg.Issuer != "" && !people || cfg.Issuer == "" && len(cfg.Jobs) == 0 || cfg.Store == nil || cfg.Local == nil || cfg.Log == nil {
 		return nil, errors.New("login: a part is missing")
+	}
+	if err := checkJobs(cfg.Jobs); err != nil {
+		return nil, err
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -169,6 +175,9 @@ func (h *Handler) oauth(ctx context.Context, redirect string) (*oauth2.Config, *
 
 // start begins a login for whoever holds the certificate's key.
 func (h *Handler) start(ctx context.Context, in Start, thumbprint, address string) (Started, error) {
+	if h.cfg.Issuer == "" {
+		return Started{}, invalid("people do not log in here", "remit.yaml: people says where they do")
+	}
 	now := h.cfg.Now()
 	w := &waiting{thumbprint: thumbprint, address: address, redirect: in.Redirect, until: now.Add(waitFor),
 		state: rand.Text(), nonce: rand.Text(), verifier: oauth2.GenerateVerifier()}

@@ -135,12 +135,13 @@ func (h *Handler) roles(claims map[string][]string) []string {
 }
 
 type sessionData struct {
-	Op      string          `json:"op"` // "login", "session.end"
-	Session remit.SessionID `json:"session,omitempty"`
-	Issuer  string          `json:"issuer"`
-	Subject string          `json:"subject"`
-	Roles   []string        `json:"roles,omitempty"`
-	Outcome string          `json:"outcome"`
+	Op      string            `json:"op"` // "login", "session.end"
+	Session remit.SessionID   `json:"session,omitempty"`
+	Issuer  string            `json:"issuer"`
+	Subject string            `json:"subject"`
+	Roles   []string          `json:"roles,omitempty"`
+	Run     map[string]string `json:"run,omitempty"` // of a CI job
+	Outcome string            `json:"outcome"`
 }
 
 // open makes a session of whom the provider named. It is on record before the token leaves; so is a refusal.
@@ -180,6 +181,10 @@ func (h *Handler) own(change *remit.Change, s *remit.Session) error {
 	subject, local := h.cfg.Local(s.Person)
 	//remit:guard S2 TestNameOfALocalOperator
 	if local && subject != s.Subject {
+		return taken
+	}
+	//remit:guard S2 TestJobsNameIsNoPersons
+	if h.jobOf(s.Person) != nil {
 		return taken
 	}
 	p, epoch := h.cfg.Store.Person(s.Person)
@@ -229,6 +234,13 @@ func (h *Handler) Session(token, thumbprint string, at time.Time) (remit.Princip
 	}
 	//remit:guard S2 TestSessionExpires
 	if !at.Before(s.Expires) {
+		return remit.Principal{}, noSession
+	}
+	if s.Job {
+		return h.jobSession(&s)
+	}
+	//remit:guard S2 TestJobsNameIsNoPersons
+	if h.jobOf(s.Person) != nil {
 		return remit.Principal{}, noSession
 	}
 	p, _ := h.cfg.Store.Person(s.Person)
