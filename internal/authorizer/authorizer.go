@@ -132,49 +132,24 @@ func (a *Authorizer) Again(ctx context.Context, req *remit.Request) remit.Decisi
 	return w.decision
 }
 
+// Stands says why req, whatever it asks, is denied before any permission is looked at; none: it is not. It returns the run as it
+// is, and records nothing: what an agent may see of its stage.
+func (a *Authorizer) Stands(req *remit.Request) (remit.Run, []remit.Reason) {
+	w := weighed{decision: newDecision(req), policy: a.cfg.Policy()}
+	if !a.enter(req, &w) {
+		return remit.Run{}, w.decision.Reasons
+	}
+	return w.run, nil
+}
+
 // weigh is the line up to the decision. It reads only memory, and evidence within the context's deadline.
 func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	w := weighed{decision: newDecision(req), policy: a.cfg.Policy()}
 	w.sensitive = w.policy.Sensitive()
-	//remit:guard S6 TestDefaultDeny
-	if len(req.Refused) > 0 {
-		return w.deny(req.Refused...)
-	}
-	//remit:guard S6 TestDefaultDeny
-	if req.Agent == "" || req.Caller.IsZero() {
-		return w.deny(remit.Reason{Code: remit.ReasonUnknownAgent})
-	}
-	if !a.standing(req, &w) {
+	if !a.enter(req, &w) {
 		return w
 	}
-	if req.Run == "" {
-		return w.deny(remit.Reason{Code: remit.ReasonNoRun})
-	}
-	run, ok := a.cfg.State.Run(req.Run)
-	//remit:guard S10 TestDefaultDeny
-	if !ok {
-		return w.deny(remit.Reason{Code: remit.ReasonNoRun})
-	}
-	if len(run.Sensitive) > 0 { // for good, whatever the present revision says
-		w.sensitive = maps.Clone(w.sensitive)
-		if w.sensitive == nil {
-			w.sensitive = map[string]bool{}
-		}
-		for _, name := range run.Sensitive {
-			w.sensitive[name] = true
-		}
-	}
-	w.run, w.decision.Params, w.decision.WorkflowDigest = run, run.Params, run.Digest
-	w.rests(remit.RunKey(run.ID), run.Epoch)
-	//remit:guard S12 TestDefaultDeny
-	if !run.Live(req.At) {
-		return w.deny(remit.Reason{Code: remit.ReasonRunEnded, Got: string(run.State)})
-	}
-	//remit:guard S10 TestDefaultDeny
-	if req.Stage != "" && req.Stage != run.Stage {
-		return w.deny(remit.Reason{Code: remit.ReasonRunMismatch, Of: "stage", Want: run.Stage, Got: req.Stage})
-	}
-	w.match = w.policy.Match(req, &run)
+	w.match = w.policy.Match(req, &w.run)
 	m := &w.match
 	w.decision.Policy, w.decision.Permission, w.decision.Args = m.Policy, m.Ref, m.Args
 	w.rests(remit.PolicyKey, m.Epoch)
@@ -189,6 +164,55 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	filled.Args = m.Args
 	w.judge(ctx, req, a.cfg.Evidence.Collect(ctx, m.Needs, &filled))
 	return w
+}
+
+// enter is the line up to the permission: who asks, whether he stands, and in which run. false: w is the denial.
+func (a *Authorizer) enter(req *remit.Request, w *weighed) bool {
+	//remit:guard S6 TestDefaultDeny
+	if len(req.Refused) > 0 {
+		w.deny(req.Refused...)
+		return false
+	}
+	//remit:guard S6 TestDefaultDeny
+	if req.Agent == "" || req.Caller.IsZero() {
+		w.deny(remit.Reason{Code: remit.ReasonUnknownAgent})
+		return false
+	}
+	if !a.standing(req, w) {
+		return false
+	}
+	if req.Run == "" {
+		w.deny(remit.Reason{Code: remit.ReasonNoRun})
+		return false
+	}
+	run, ok := a.cfg.State.Run(req.Run)
+	//remit:guard S10 TestDefaultDeny
+	if !ok {
+		w.deny(remit.Reason{Code: remit.ReasonNoRun})
+		return false
+	}
+	if len(run.Sensitive) > 0 { // for good, whatever the present revision says
+		w.sensitive = maps.Clone(w.sensitive)
+		if w.sensitive == nil {
+			w.sensitive = map[string]bool{}
+		}
+		for _, name := range run.Sensitive {
+			w.sensitive[name] = true
+		}
+	}
+	w.run, w.decision.Params, w.decision.WorkflowDigest = run, run.Params, run.Digest
+	w.rests(remit.RunKey(run.ID), run.Epoch)
+	//remit:guard S12 TestDefaultDeny
+	if !run.Live(req.At) {
+		w.deny(remit.Reason{Code: remit.ReasonRunEnded, Got: string(run.State)})
+		return false
+	}
+	//remit:guard S10 TestDefaultDeny
+	if req.Stage != "" && req.Stage != run.Stage {
+		w.deny(remit.Reason{Code: remit.ReasonRunMismatch, Of: "stage", Want: run.Stage, Got: req.Stage})
+		return false
+	}
+	return true
 }
 
 // standing checks who asks, whatever for: nobody is given anything while the installation is halted (S13), a suspended agent

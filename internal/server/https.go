@@ -30,7 +30,7 @@ func (s *Server) httpsHandler() (http.Handler, error) {
 	agents := gateway.NewQuota(limitsOf(s.cfg.Quotas.Agents))
 	base := s.baseURL()
 	tokens, err := token.New(token.Config{Issuer: base, Line: line{s}, Authenticator: s.auth, RunTokens: s,
-		Directory: s.registry, Grants: grants{s}, Location: s.location, Actions: s.actions, Quota: agents, Log: s.log, Now: s.now})
+		Directory: s.registry, Grants: grants{s}, Location: s.location, Actions: s.actions, Access: s, Quota: agents, Log: s.log, Now: s.now})
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +39,11 @@ func (s *Server) httpsHandler() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.mcp, err = s.newMCP(agents); err != nil {
+		return nil, err
+	}
 	mux := http.NewServeMux()
+	s.mcp.Register(mux)
 	mux.Handle("/oauth2/", tokens)
 	mux.Handle("/.well-known/oauth-authorization-server", tokens)
 	mux.Handle("/access/v1/", pdp)
@@ -76,7 +80,9 @@ func (s *Server) serveHTTPS(ctx context.Context, l net.Listener) error {
 		// HTTP/1.1 only: enforcement points keep connections, and one stream a connection costs half of what HTTP/2 does.
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 	}
+	defer s.mcp.Close()
 	stop := context.AfterFunc(ctx, func() {
+		s.mcp.Close() // streams that no request ends
 		sctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		_ = srv.Shutdown(sctx)

@@ -21,6 +21,7 @@ import (
 	"remit/internal/config"
 	"remit/internal/evidence"
 	"remit/internal/gateway/admin"
+	"remit/internal/gateway/mcp"
 	"remit/internal/identity"
 	"remit/internal/policy"
 )
@@ -35,9 +36,11 @@ type revision struct {
 	webhooks  map[string]http.Handler      // per target: what its own API server calls
 	probes    map[string]func(context.Context) (string, error)
 	workflows map[string]*remit.Workflow
-	audiences map[string]bool // of grant tokens, at targets
-	ceiling   remit.Digest    // under which it stands; empty: none
-	version   uint64          // of its bundle; 0: unsigned
+	audiences map[string]bool            // of grant tokens, at targets
+	remotes   map[remit.Name]*mcp.Server // of tools at addresses
+	pins      map[remit.Name]*mcp.Pins
+	ceiling   remit.Digest // under which it stands; empty: none
+	version   uint64       // of its bundle; 0: unsigned
 	signers   []string
 	roofers   []string
 	epoch     uint64 // of the policy
@@ -78,6 +81,7 @@ func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 			r.audiences[aud] = true
 		}
 	}
+	errs = append(errs, r.buildTools())
 	errs = append(errs, r.checkAudiences(s.cfg.GrantIssuer), s.checkUsers(set), register(identity.NewRegistry(), set))
 	sources := map[string]evidence.Source{}
 	for _, name := range slices.Sorted(maps.Keys(set.Sources)) {

@@ -29,8 +29,10 @@ import (
 	"remit/internal/evidence/registry"
 	"remit/internal/gateway/admin"
 	"remit/internal/gateway/login"
+	"remit/internal/gateway/mcp"
 	"remit/internal/identity"
 	"remit/internal/ledger"
+	"remit/internal/run"
 	"remit/internal/store"
 )
 
@@ -93,6 +95,8 @@ type Server struct {
 	authorizer *authorizer.Authorizer
 
 	management *admin.Server
+	access     *run.Access
+	mcp        *mcp.Handler
 	login      *login.Handler // nil: nobody logs in from elsewhere
 }
 
@@ -201,6 +205,10 @@ func (s *Server) buildLine() (err error) {
 	s.authorizer, err = authorizer.New(authorizer.Config{Policy: func() authorizer.Policy { return s.rev.Load().plan }, State: s.store,
 		Evidence: collector{s}, Record: s.store, Broker: s.broker, Acts: s.store,
 		Fold: &authorizer.Fold{Window: s.cfg.Quotas.Fold}})
+	if err != nil {
+		return err
+	}
+	s.access, err = run.NewAccess()
 	return err
 }
 

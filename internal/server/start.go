@@ -261,7 +261,7 @@ func (s *Server) proves(e remit.Entry, r *remit.Run, f remit.ExitFact) bool {
 		return false
 	}
 	d := &event.Data
-	if f.Fact != remit.FactAllowed {
+	if f.Fact != remit.FactAllowed && event.Grant != "" { // an act without a grant states the permission of its decision
 		g, _ := s.store.Grant(event.Grant)
 		//remit:guard S9 TestTwinProvesNothing
 		if g.TwinOf != "" {

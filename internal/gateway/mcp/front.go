@@ -85,6 +85,7 @@ func (o *reply) end(id string, result []byte, e *rpcError, modern bool) {
 		o.write(body)
 		return
 	}
+	_ = http.NewResponseController(o.w).SetWriteDeadline(time.Now().Add(time.Minute)) // the server's began with the request
 	o.w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 	o.open("application/json", status)
 	_, _ = o.w.Write(body)
@@ -120,6 +121,7 @@ func (h *Handler) post(w http.ResponseWriter, r *http.Request, server string) {
 	if err != nil {
 		return // the client is gone
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // what is waited for now is the tool
 	account, ok := h.enter(&c, len(body))
 	//remit:guard S35 TestQuota
 	if !ok {

@@ -165,6 +165,7 @@ func (h *Handler) get(w http.ResponseWriter, r *http.Request, server string) {
 	if stop := h.relayEvents(ctx, s); stop != nil {
 		defer stop()
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	out := &reply{w: w, may: true, stream: true}
 	out.open("text/event-stream", http.StatusOK)
 	_, _ = w.Write([]byte(": open\n\n"))

@@ -13,8 +13,13 @@ import (
 	"remit/internal/gateway"
 )
 
-// clientCredentials asks the line for a grant.
+// clientCredentials asks the line for a grant, or for an access token of an enforcement point of ours.
 func (h *Handler) clientCredentials(ctx context.Context, c *call) ([]byte, error) {
+	if resource := c.form.get("resource"); h.cfg.Access != nil && c.form.get("authorization_details") == "" && resource != "" {
+		if audience, ok := h.cfg.Access.Audience(resource); ok {
+			return h.access(ctx, c, audience)
+		}
+	}
 	req, err := h.request(c)
 	if err != nil {
 		return nil, err
@@ -37,6 +42,35 @@ func (h *Handler) clientCredentials(ctx context.Context, c *call) ([]byte, error
 	}
 	return nil, &problem{code: accessDenied, text: text, decision: got.Decision.ID, reasons: got.Decision.Reasons,
 		receipt: got.Decision.Receipt}
+}
+
+// access answers with an access token for the audience.
+func (h *Handler) access(ctx context.Context, c *call, audience string) ([]byte, error) {
+	run, err := remit.RunID(""), error(nil)
+	if c.txn != "" {
+		run, err = h.cfg.RunTokens.RunToken(c.txn, c.client, c.at)
+	}
+	reason := remit.Reason{Code: remit.ReasonRunToken}
+	if c.txn == "" {
+		reason.Code = remit.ReasonNoRun
+	}
+	//remit:guard S10 TestAccessToken
+	if err != nil || run == "" {
+		return nil, &problem{code: accessDenied, text: "denied: " + gateway.Next(reason.Code), reasons: []remit.Reason{reason}}
+	}
+	token, expires, err := h.cfg.Access.Access(ctx, c.client, c.agent, run, audience, c.at)
+	switch code := remit.CodeOf(err); {
+	case err != nil && (code == remit.CodeForbidden || code == remit.CodeConflict || code == remit.CodeUnauthenticated):
+		return nil, &problem{code: accessDenied, text: "denied: the agent does nothing in this stage of the run, or the run is over",
+			reasons: []remit.Reason{{Code: remit.ReasonNoPermission}}, cause: err}
+	case err != nil:
+		return nil, &problem{status: 503, code: unavailable, text: "no token could be made", retry: true, cause: err}
+	}
+	b := remit.AppendJSONString([]byte(`{"access_token":`), token.Reveal()) // handed over here, and nowhere else
+	b = append(b, `,"token_type":"Bearer","issued_token_type":"urn:ietf:params:oauth:token-type:access_token"`...)
+	b = strconv.AppendInt(append(b, `,"expires_in":`...), int64(expires.Sub(h.cfg.Now())/time.Second), 10)
+	b = expires.UTC().AppendFormat(append(b, `,"expires_at":"`...), time.RFC3339)
+	return append(b, `"}`...), nil
 }
 
 // request builds the Request. What is wrong with the run token is the line's to record.

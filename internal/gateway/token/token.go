@@ -23,6 +23,9 @@
 //	ttl         optional: seconds, or a duration such as "5m"; never longer than the permission's
 //	…           every other member is an argument; policy denies arguments that the permission does not name
 //
+// Without authorization_details, and with resource naming an enforcement point of ours (the MCP gateway), the answer is an access
+// token (token_type Bearer) for that one alone, of this agent and this run, for at most five minutes.
+//
 // A success states what was granted, not what was asked. Everything that a verified agent asks in correct form is decided and
 // recorded by the line, whatever the answer; what is not authenticated writes nothing (S35).
 //
@@ -52,6 +55,15 @@ type Grants interface {
 	Revoke(ctx context.Context, id remit.GrantID, why, by string) error
 }
 
+// Access issues access tokens for an enforcement point of our own, to clients that can send nothing else. It is safe for
+// concurrent use.
+type Access interface {
+	// Audience returns the audience of a resource URI that such tokens are for.
+	Audience(resource string) (string, bool)
+	// Access returns a token of the client inside the run, and its end; what it hands out or refuses is on record before.
+	Access(ctx context.Context, client remit.Principal, agent remit.Name, run remit.RunID, audience string, at time.Time) (remit.Secret, time.Time, error)
+}
+
 // Config is what a Handler needs; Issuer, Line, Authenticator, RunTokens, Directory and Grants are required.
 type Config struct {
 	Issuer        string // https URL without query, fragment and trailing slash: aud of assertions, byte by byte
@@ -62,6 +74,7 @@ type Config struct {
 	Grants        Grants
 	Location      func(uri string) (string, bool) // target of a resource URI; urn:remit:target:NAME always works; may be nil
 	Actions       func() []string                 // for the metadata; may be nil
+	Access        Access                          // nil: no access tokens are issued
 	Quota         *gateway.Quota                  // per agent; nil: unbounded. Revocation is never refused for it
 	Timeout       time.Duration                   // of one request; default 20 s
 	Log           *slog.Logger                    // faults, for operators; default slog.Default()

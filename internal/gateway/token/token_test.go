@@ -420,3 +420,35 @@ func TestMetadata(t *testing.T) {
 		}
 	}
 }
+
+type accessOf struct{ asked []remit.RunID }
+
+func (*accessOf) Audience(resource string) (string, bool) {
+	return issuer + "/mcp", resource == issuer+"/mcp"
+}
+
+func (a *accessOf) Access(_ context.Context, _ remit.Principal, _ remit.Name, run remit.RunID, _ string, at time.Time) (remit.Secret, time.Time, error) {
+	a.asked = append(a.asked, run)
+	return remit.NewSecret("at"), at.Add(time.Minute), nil
+}
+
+// TestAccessToken: S10. A bearer is given only for a run token in its holder's hand.
+func TestAccessToken(t *testing.T) {
+	a := &accessOf{}
+	f := newFixture(t, narrowed, func(c *token.Config) { c.Access = a })
+	body := form("resource", issuer+"/mcp", "authorization_details", "").Encode()
+	w := f.post("/agent/deploy", "/oauth2/token", body)
+	if got := read(t, w); got.Token != "at" || got.Type != "Bearer" || len(a.asked) != 1 || a.asked[0] != f.run || got.Refresh != "" {
+		t.Errorf("%s", w.Body)
+	}
+	for txn, want := range map[string]remit.ReasonCode{"": remit.ReasonNoRun, "xx": remit.ReasonRunToken} {
+		w := f.post("/agent/deploy", "/oauth2/token", body, func(r *http.Request) {
+			if r.Header.Set("Txn-Token", txn); txn == "" {
+				r.Header.Del("Txn-Token")
+			}
+		})
+		if got := read(t, w); got.Error != "access_denied" || got.Reasons[0].Code != want || len(a.asked) != 1 {
+			t.Errorf("%q: %s", txn, w.Body)
+		}
+	}
+}

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"remit"
+	"remit/internal/gateway/mcp"
+	"remit/internal/store"
+)
+
+// toolFiles is a workflow in which an agent calls one tool of a real MCP server, for the run's own app.
+const toolFiles = `
+---
+kind: Tool
+name: crm
+PINS
+server: {url: "URL", ca: CA}
+---
+kind: Workflow
+name: support
+parameters: {app: {type: name}}
+start: {by: [operator/ci], expires: 1h}
+stages:
+- name: work
+  end: {by: [operator/ci], when: [look executed]}
+  may:
+  - {name: look, who: agent/deploy, action: mcp.call, target: crm/look, sandbox: remote, where: {app: $app}}
+- name: rest
+  end: {by: [operator/ci]}
+  may:
+  - {name: see, who: agent/deploy, action: mcp.list, target: crm, sandbox: remote}
+`
+
+type lookIn struct {
+	App string `json:"app"`
+}
+
+// withCRM puts a real server behind the gateway; pins is the content of its file of pins, "" for none.
+func withCRM(f *fixture, pins string) string {
+	f.t.Helper()
+	s := sdk.NewServer(&sdk.Implementation{Name: "crm", Version: "1"}, nil)
+	for _, name := range []string{"look", "drop"} {
+		sdk.AddTool(s, &sdk.Tool{Name: name}, func(_ context.Context, _ *sdk.CallToolRequest, in lookIn) (*sdk.CallToolResult, any, error) {
+			return &sdk.CallToolResult{Content: []sdk.Content{&sdk.TextContent{Text: name + " " + in.App}}}, nil, nil
+		})
+	}
+	srv := httptest.NewTLSServer(sdk.NewStreamableHTTPHandler(func(*http.Request) *sdk.Server { return s }, &sdk.StreamableHTTPOptions{Stateless: true}))
+	f.t.Cleanup(func() { srv.CloseClientConnections(); srv.Close() })
+	ca := filepath.Join(f.dir, "crm.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600); err != nil {
+		f.t.Fatal(err)
+	}
+	line := ""
+	if pins != "" {
+		line = "pins: crm.pins.json"
+		if err := os.WriteFile(filepath.Join(f.dir, dirConfig, "crm.pins.json"), []byte(pins), 0o600); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	f.write(f.files + strings.NewReplacer("PINS\n", line+"\n", "URL", srv.URL, "CA", ca).Replace(toolFiles))
+	return srv.URL
+}
+
+func (f *fixture) supportRun() remit.Run {
+	f.t.Helper()
+	var r remit.Run
+	f.must("/v1/runs", map[string]any{"workflow": "support", "params": map[string]string{"app": "foo"}}, &r)
+	return r
+}
+
+// mcpClient is a real client of the gateway.
+func (w *workload) mcpClient(bearer string) (*sdk.ClientSession, error) {
+	transport := &headed{w.http.Transport, "Txn-Token", w.token}
+	if bearer != "" {
+		transport = &headed{w.http.Transport, "Authorization", "Bearer " + bearer}
+	}
+	c := sdk.NewClient(&sdk.Implementation{Name: "test", Version: "1"}, nil)
+	ctx, cancel := context.WithTimeout(w.f.t.Context(), 20*time.Second)
+	defer cancel()
+	return c.Connect(ctx, &sdk.StreamableClientTransport{Endpoint: "https://" + w.f.port + "/mcp/crm", HTTPClient: &http.Client{Transport: transport}}, nil)
+}
+
+type headed struct {
+	http.RoundTripper
+	name, value string
+}
+
+func (h *headed) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set(h.name, h.value)
+	return h.RoundTripper.RoundTrip(r)
+}
+
+func callLook(t *testing.T, s *sdk.ClientSession, app string) string {
+	t.Helper()
+	r, err := s.CallTool(t.Context(), &sdk.CallToolParams{Name: "look", Arguments: map[string]any{"app": app}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Content[0].(*sdk.TextContent).Text
+}
+
+// TestMCP is the line from a real client through the gateway to a real server: a call is decided on its arguments, and what was
+// done proves that the stage may be left.
+func TestMCP(t *testing.T) {
+	f := setUp(t)
+	withCRM(f, "")
+	f.must("/v1/apply", nil, nil)
+	r := f.supportRun()
+	w := f.agent("agent/deploy", f.shared()).enter(r)
+	s, err := w.mcpClient("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	list, err := s.ListTools(t.Context(), nil)
+	if err != nil || len(list.Tools) != 1 || list.Tools[0].Name != "look" {
+		t.Errorf("%v %+v", err, list)
+	}
+	if code := f.post("/v1/runs/"+string(r.ID)+"/advance", map[string]string{"to": "rest"}, nil); code != remit.CodeConflict {
+		t.Errorf("left before anything was done: %q", code)
+	}
+	if got := callLook(t, s, "bar"); !strings.Contains(got, "argument_mismatch (where.app)") {
+		t.Error(got)
+	}
+	if got := callLook(t, s, "foo"); got != "look foo" {
+		t.Error(got)
+	}
+	act := f.lastAct()
+	if act.Decision == "" || act.Agent != "agent/deploy" || act.Run != r.ID {
+		t.Errorf("%+v", act)
+	}
+	f.must("/v1/runs/"+string(r.ID)+"/advance", map[string]string{"to": "rest"}, nil)
+	if got := callLook(t, s, "foo"); !strings.Contains(got, "not_permitted") {
+		t.Errorf("outside its stage: %s", got)
+	}
+	if list, err := s.ListTools(t.Context(), nil); err != nil || len(list.Tools) != 2 {
+		t.Errorf("%v %+v", err, list)
+	}
+	f.must("/v1/agents/agent/deploy/suspend", map[string]string{"reason": "hijacked"}, nil)
+	if _, err := s.ListTools(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "agent_suspended") {
+		t.Errorf("suspended: %v", err)
+	}
+}
+
+type act struct {
+	Agent    remit.Name       `json:"agent"`
+	Run      remit.RunID      `json:"run"`
+	Decision remit.DecisionID `json:"decision"`
+}
+
+// lastAct waits for an executed act: it is recorded right after the client has its answer.
+func (f *fixture) lastAct() (a act) {
+	f.t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		entries, _, err := f.srv.store.Events(store.EventFilter{Kind: remit.EventAction}, 0, 10)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		if len(entries) > 0 {
+			if err := json.Unmarshal(entries[len(entries)-1].Body, &a); err != nil {
+				f.t.Fatal(err)
+			}
+			return a
+		}
+	}
+	f.t.Fatal("no act is on record")
+	return a
+}
+
+// TestMCPAccessToken: S10. A client that can send only Authorization gets a token of this gateway, this agent and this run.
+func TestMCPAccessToken(t *testing.T) {
+	f := setUp(t)
+	withCRM(f, "")
+	f.must("/v1/apply", nil, nil)
+	r := f.supportRun()
+	w := f.agent("agent/deploy", f.shared()).enter(r)
+	token := func(w *workload) given {
+		form := url.Values{"grant_type": {"client_credentials"}, "client_id": {w.svid.ID.String()}, "resource": {f.srv.baseURL() + "/mcp/crm"}}
+		var g given
+		w.call("/oauth2/token", "application/x-www-form-urlencoded", strings.NewReader(form.Encode()), &g)
+		return g
+	}
+	before := f.events(remit.EventAdmin)
+	g := token(w)
+	if g.Secret == "" || f.events(remit.EventAdmin) != before+1 {
+		t.Fatalf("%+v", g)
+	}
+	bare := *w
+	bare.token = ""
+	s, err := bare.mcpClient(g.Secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got := callLook(t, s, "foo"); got != "look foo" {
+		t.Error(got)
+	}
+	other := *f.agent("agent/build", f.shared())
+	other.token = w.token
+	if g := token(&other); g.Secret != "" || g.code() != string(remit.ReasonRunToken) {
+		t.Errorf("another agent: %+v", g)
+	}
+	other = *f.agent("agent/deploy", f.shared()).enter(f.startRun())
+	f.must("/v1/runs/"+string(f.lastRun().ID)+"/advance", map[string]string{"to": "ship"}, nil)
+	if g := token(&other); g.Secret != "" {
+		t.Error("a token for a stage in which the agent does nothing")
+	}
+	p, _, err := f.srv.AccessToken(g.Secret, f.srv.baseURL()+"/mcp", time.Now())
+	if err != nil || p.ID != w.svid.ID {
+		t.Errorf("%+v %v", p, err)
+	}
+	_, launched := f.launch(r)
+	g = token(launched)
+	if g.Secret == "" {
+		t.Fatalf("%+v", g)
+	}
+	p, _, err = f.srv.AccessToken(g.Secret, f.srv.baseURL()+"/mcp", time.Now())
+	if err != nil || p.Launch == "" {
+		t.Fatalf("%+v %v", p, err)
+	}
+	f.must("/v1/launches/"+string(p.Launch)+"/end", nil, nil)
+	if _, _, err := f.srv.AccessToken(g.Secret, f.srv.baseURL()+"/mcp", time.Now()); err == nil {
+		t.Error("a token outlives its launch")
+	}
+}
+
+func (f *fixture) lastRun() remit.Run {
+	f.t.Helper()
+	runs, err := f.srv.store.Runs(store.RunFilter{}, 1, "")
+	if err != nil || len(runs) != 1 {
+		f.t.Fatal(err)
+	}
+	return runs[0]
+}
+
+// TestRulesAboutPinnedTools: S27. A rule about an argument that the pinned tool does not have is an error when it is loaded.
+func TestRulesAboutPinnedTools(t *testing.T) {
+	f := setUp(t)
+	for schema, want := range map[string]string{
+		`{"name":"look","inputSchema":{"type":"object","properties":{"app":{"type":"string"}}}}`:                                 "",
+		`{"name":"look","inputSchema":{"type":"object","properties":{"ap":{"type":"string"}}}}`:                                  `no argument \"app\"`,
+		`{"name":"look","inputSchema":{"type":"object","properties":{"ap":{"type":"string"}},"additionalProperties":true}}`:      "",
+		`{"name":"peek","inputSchema":{"type":"object","properties":{"app":{"type":"string"}}}}`:                                 `no tool \"look\"`,
+		`{"name":"look","inputSchema":{"type":"object","properties":{"app":{"type":"string"}},"additionalProperties":false}}   `: "",
+	} {
+		digest, err := mcp.DigestTool(json.RawMessage(schema))
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := "look"
+		if strings.Contains(schema, "peek") {
+			name = "peek"
+		}
+		withCRM(f, `{"tools":{"`+name+`":{"digest":"`+string(digest)+`","tool":`+schema+`}}}`)
+		err = f.admin.Post(t.Context(), "/v1/apply?dry_run=true", nil, nil)
+		if (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), strings.ReplaceAll(want, `\"`, `"`)) {
+			t.Errorf("%s: %v", schema, err)
+		}
+	}
+}
