@@ -25,7 +25,7 @@ import (
 var mayImport = map[string][]string{
 	"": nil,
 	// main is also the parts of a sandbox, under other names: dispatched before anything else.
-	"cmd/remit":                          {"internal/cli", "internal/sandbox", "internal/sandbox/gvisor"},
+	"cmd/remit":                          {"internal/cli", "internal/sandbox", "internal/sandbox/gvisor", "internal/sandbox/process"},
 	"internal/authorizer":                {""},
 	"internal/identity":                  {""},
 	"internal/identity/issuer":           {"", "internal/identity"},
@@ -57,8 +57,9 @@ var mayImport = map[string][]string{
 	"internal/sandbox":                   {""},
 	"internal/sandbox/cgroup":            {"", "internal/sandbox"},
 	"internal/sandbox/gvisor":            {"", "internal/sandbox", "internal/sandbox/cgroup"},
+	"internal/sandbox/process":           {"", "internal/sandbox", "internal/sandbox/cgroup"},
 	"internal/sandbox/sandboxtest":       {"", "internal/sandbox"},
-	"internal/sandbox/sandboxtest/box":   {"internal/sandbox", "internal/sandbox/gvisor"},
+	"internal/sandbox/sandboxtest/box":   {"internal/sandbox", "internal/sandbox/gvisor", "internal/sandbox/process"},
 	"internal/ledger":                    {""},
 	"internal/ledger/witness":            {"", "internal/ledger"},
 	"internal/keyfile":                   {""},
@@ -93,6 +94,8 @@ var heavy = map[string][]string{
 	"github.com/modelcontextprotocol/":       {"internal/gateway/mcp"},
 	"filippo.io/age":                         {"internal/keyfile"},
 	"gvisor.dev/":                            {"internal/sandbox/gvisor"},
+	"github.com/landlock-lsm/":               {"internal/sandbox/process"},
+	"github.com/elastic/go-seccomp-bpf":      {"internal/sandbox/process"},
 	"github.com/opencontainers/runtime-spec": {"internal/sandbox/gvisor"},
 }
 

@@ -10,11 +10,13 @@ import (
 	"remit/internal/cli"
 	"remit/internal/sandbox"
 	"remit/internal/sandbox/gvisor"
+	"remit/internal/sandbox/process"
 )
 
 func main() {
 	// First of all: this program is also the parts of a sandbox, under other names.
 	gvisor.Dispatch()
+	process.Dispatch()
 	if sandbox.Hello(os.Args, os.Stdout) {
 		return
 	}

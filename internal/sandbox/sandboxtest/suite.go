@@ -94,7 +94,7 @@ func (s Suite) isolation(t *testing.T) {
 		"resolve=example.com": `.`, "unix=" + abstract: nowhere, "unix=/var/run/docker.sock": absent,
 		"bpf": forbidden, "io_uring": forbidden, "userfaultfd": forbidden, "keyctl": forbidden, "perf": forbidden, "setuid": forbidden,
 		"ptrace": forbidden, "mount": forbidden, "kexec": forbidden, "chroot": forbidden, "reboot": forbidden, "module": forbidden,
-		"open_by_handle": forbidden + "|bad file descriptor", "setns": forbidden + "|bad file descriptor", "userns": forbidden,
+		"open_by_handle": forbidden + "|bad file descriptor", "setns": forbidden + "|bad file descriptor", "userns": forbidden, "newuser": forbidden,
 		"socket=vsock": noFamily, "socket=packet": noFamily + "|not supported", "socket=alg": noFamily, "socket=netlink": noFamily,
 		"socket=unix": `^ok$`, "socket=inet": `^ok$`, "socket=inet6": `^ok$`,
 		"caps": `^0000000000000000$`, "ids": `^uid 65534 gid 65534 groups \[(65534)?\]$`, "pids": `^[12] processes, this is [12]$`,

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -68,6 +69,10 @@ func try(what, of string) error {
 	case "resolve":
 		_, err := net.LookupHost(of)
 		return err
+	case "newuser":
+		c := exec.Command("/bin/true")
+		c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER}
+		return c.Run()
 	case "mount":
 		return unix.Mount("none", "/tmp", "tmpfs", 0, "")
 	}

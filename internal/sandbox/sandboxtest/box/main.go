@@ -10,10 +10,12 @@ import (
 
 	"remit/internal/sandbox"
 	"remit/internal/sandbox/gvisor"
+	"remit/internal/sandbox/process"
 )
 
 func main() {
 	gvisor.Dispatch()
+	process.Dispatch()
 	if filepath.Base(os.Args[0]) == "attack" {
 		attack(os.Args[1:])
 		return

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package process is the sandbox driver of tier process: namespaces, a root of its own, no capabilities, landlock and an allow list of
+// system calls. The tool runs on the host's kernel, and a fault of that kernel is a way out: nothing here is called isolated, and a
+// workflow gets it only by saying so.
+//
+// The child is this program, started again under another name (Dispatch): it builds the root, waits for the word to go, gives up what
+// it may and becomes the tool, which is process 1 of its namespace and dies with this process.
+package process
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"remit"
+	"remit/internal/sandbox"
+	"remit/internal/sandbox/cgroup"
+)
+
+// Config of the driver.
+type Config struct {
+	State      string // a folder of this driver alone
+	Executable string // this program on disk; main calls Dispatch first. Left out: the running one
+}
+
+// Driver makes sandboxes of processes.
+type Driver struct {
+	state, executable string
+	groups            *cgroup.Parent // nil: the host has none that we can use
+	groupsErr         error
+}
+
+var _ sandbox.Driver = (*Driver)(nil)
+
+// New makes the folder. It starts nothing.
+func New(c Config) (*Driver, error) {
+	if c.Executable == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find this program: %w", err)
+		}
+		c.Executable = self
+	}
+	state, err := filepath.Abs(c.State)
+	if err != nil {
+		return nil, fmt.Errorf("find the folder of sandboxes: %w", err)
+	}
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of sandboxes: %w", err)
+	}
+	d := &Driver{state: state, executable: c.Executable}
+	d.groups, d.groupsErr = cgroup.Open(fmt.Sprintf("remit-%x", sha256.Sum256([]byte(state)))[:14])
+	return d, nil
+}
+
+// Name is "process".
+func (d *Driver) Name() string { return "process" }
+
+// Tier is process.
+func (d *Driver) Tier() remit.Tier { return remit.TierProcess }
+
+// Prepare makes a sandbox; its child has built the root and waits.
+func (d *Driver) Prepare(ctx context.Context, s sandbox.Spec) (*sandbox.Instance, error) {
+	s, err := s.Check()
+	if err != nil {
+		return nil, err
+	}
+	if s.Image != "" {
+		return nil, fmt.Errorf("start a process from a checkpoint: %w", sandbox.ErrUnsupported)
+	}
+	g := &guest{folder: filepath.Join(d.state, string(s.ID))}
+	if err := os.Mkdir(g.folder, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of a sandbox: %w", err)
+	}
+	pipes, err := d.create(ctx, g, s)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make a process sandbox: %w", err), g.abandon())
+	}
+	return sandbox.NewInstance(s, g, pipes), nil
+}
+
+func (d *Driver) create(ctx context.Context, g *guest, s sandbox.Spec) (*sandbox.Pipes, error) {
+	if d.groups != nil {
+		group, err := d.groups.Make(string(s.ID), cgroup.Limits{Memory: s.Limits.Memory, CPU: s.Limits.CPU, Tasks: s.Limits.Processes})
+		if err != nil {
+			return nil, err
+		}
+		g.group = group
+	}
+	pipes, err := sandbox.NewPipes()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.spawn(ctx, g, s, pipes); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %s", err, strings.TrimSpace(string(pipes.Complaint()))), pipes.Close())
+	}
+	return pipes, nil
+}
+
+// spawn starts the child, puts it under its limits, tells it what to build and waits until it has.
+func (d *Driver) spawn(ctx context.Context, g *guest, s sandbox.Spec, pipes *sandbox.Pipes) error {
+	defer pipes.Given()
+	theirs, orders, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	g.orders = orders
+	answers, ready, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer answers.Close()
+	ends := pipes.Guest()
+	cmd := exec.Command(d.executable)
+	cmd.Args, cmd.Env, cmd.Dir = []string{childName, string(s.ID)}, []string{}, "/"
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = ends[0], ends[1], ends[2]
+	cmd.ExtraFiles = []*os.File{theirs, ready}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true,
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
+		UidMappings: mapping(os.Geteuid()), GidMappings: mapping(os.Getegid()), GidMappingsEnableSetgroups: os.Geteuid() == 0}
+	err = g.start(cmd)
+	_ = ready.Close()
+	if err != nil {
+		return fmt.Errorf("start a process in namespaces: %w", err)
+	}
+	if g.group != nil {
+		for _, file := range g.group.Join() {
+			if err := os.WriteFile(file, []byte(fmt.Sprint(cmd.Process.Pid)), 0); err != nil {
+				return fmt.Errorf("put a process under its limits: %w", err)
+			}
+		}
+	}
+	order := order{Spec: s, Root: g.folder, Switch: os.Geteuid() == 0, Count: g.group == nil}
+	if err := json.NewEncoder(orders).Encode(order); err != nil {
+		return fmt.Errorf("tell a process what to build: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = g.Kill() })
+	defer stop()
+	if line, err := bufio.NewReader(answers).ReadString('\n'); line != readyWord {
+		return fmt.Errorf("build the root of a sandbox: it said %q, %w", line, errors.Join(err, ctx.Err()))
+	}
+	return nil
+}
+
+// mapping lets root inside be us, and nobody be nobody if we may say so.
+func mapping(id int) []syscall.SysProcIDMap {
+	m := []syscall.SysProcIDMap{{ContainerID: 0, HostID: id, Size: 1}}
+	if os.Geteuid() == 0 {
+		m = append(m, syscall.SysProcIDMap{ContainerID: nobody, HostID: nobody, Size: 1})
+	}
+	return m
+}
+
+// Sweep removes what processes that are gone left behind. Their children died with them.
+func (d *Driver) Sweep(context.Context) error {
+	var errs []error
+	if d.groups != nil {
+		ids, err := d.groups.List()
+		errs = append(errs, err)
+		for _, id := range ids {
+			errs = append(errs, d.groups.Find(id).Remove())
+		}
+	}
+	left, err := os.ReadDir(d.state)
+	errs = append(errs, err)
+	for _, e := range left {
+		errs = append(errs, os.RemoveAll(filepath.Join(d.state, e.Name())))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("sweep process sandboxes: %w", err)
+	}
+	return nil
+}
+
+// Probe runs a sandbox.
+func (d *Driver) Probe(ctx context.Context) sandbox.Report {
+	r := sandbox.Report{Driver: d.Name(), Tier: d.Tier(), Limits: []string{"processes", "wall", "output"}}
+	if d.groups != nil {
+		r.Limits = append(r.Limits, "memory", "cpu")
+	} else {
+		r.Problems = append(r.Problems, sandbox.Problem{What: "no limits of memory and processor: " + d.groupsErr.Error(),
+			Fix: "run remit as root, or under systemd with Delegate=yes"})
+	}
+	said, took, err := sandbox.TryOut(ctx, d, d.executable)
+	if err != nil {
+		r.Problems = append(r.Problems, sandbox.Problem{What: err.Error(),
+			Fix: "allow user namespaces: sysctl kernel.unprivileged_userns_clone=1 and, on Ubuntu, kernel.apparmor_restrict_unprivileged_userns=0; in a container allow clone, mount and pivot_root, and leave /proc unmasked"})
+		return r
+	}
+	r.Works, r.Evidence, r.Took = true, said, took
+	return r
+}
+
+// guest is one process sandbox.
+type guest struct {
+	folder string
+	group  *cgroup.Group // nil: none on this host
+	cmd    *exec.Cmd
+	orders *os.File // the child reads what to build, and a last byte: go
+
+	waited sync.Once
+	status sandbox.Status
+	err    error
+}
+
+var _ sandbox.Guest = (*guest)(nil)
+
+// start starts the child on a thread that lasts: the child dies with the thread that made it.
+func (g *guest) start(cmd *exec.Cmd) error {
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := cmd.Start()
+		if err == nil {
+			g.cmd = cmd
+		}
+		made <- err
+		if err == nil {
+			_ = g.reap()
+		}
+	}()
+	return <-made
+}
+
+func (g *guest) reap() error {
+	g.waited.Do(func() {
+		err := g.cmd.Wait()
+		exit := (*exec.ExitError)(nil)
+		if err != nil && !errors.As(err, &exit) {
+			g.err = fmt.Errorf("wait for a process: %w", err)
+			return
+		}
+		status := g.cmd.ProcessState.Sys().(syscall.WaitStatus)
+		g.status = sandbox.Status{Code: status.ExitStatus()}
+		if status.Signaled() {
+			g.status = sandbox.Status{Code: 128 + int(status.Signal()), Signal: int(status.Signal())}
+		}
+	})
+	return g.err
+}
+
+// Start lets the child become the tool.
+func (g *guest) Start(context.Context) error {
+	if _, err := g.orders.Write([]byte{goByte}); err != nil {
+		return fmt.Errorf("let a process go: %w", err)
+	}
+	return g.orders.Close()
+}
+
+// Wait waits for the tool, with which everything in its namespace ends.
+func (g *guest) Wait() (sandbox.Status, error) {
+	err := g.reap()
+	return g.status, err
+}
+
+// Kill ends process 1, and so the namespace.
+func (g *guest) Kill() error {
+	if g.cmd == nil {
+		return nil
+	}
+	if err := g.cmd.Process.Signal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill the process %d of a sandbox: %w", g.cmd.Process.Pid, err)
+	}
+	return nil
+}
+
+// Release removes the folder and the group. The mounts went with the namespace.
+func (g *guest) Release() error {
+	if g.cmd != nil {
+		_ = g.reap()
+	}
+	if g.orders != nil {
+		_ = g.orders.Close()
+	}
+	var errs []error
+	if g.group != nil {
+		errs = append(errs, g.group.Remove())
+	}
+	return errors.Join(append(errs, os.RemoveAll(g.folder))...)
+}
+
+func (g *guest) abandon() error { return errors.Join(g.Kill(), g.Release()) }
+
+// Events is what the host's limits did.
+func (g *guest) Events() (sandbox.Events, error) {
+	if g.group == nil {
+		return sandbox.Events{}, nil
+	}
+	return g.group.Events()
+}
+
+// Usage is what the host counted.
+func (g *guest) Usage() (sandbox.Usage, error) {
+	if g.group == nil {
+		return sandbox.Usage{}, nil
+	}
+	return g.group.Usage()
+}
+
+// Full is never said: the host refuses, and Events counts.
+func (g *guest) Full() bool { return false }
+
+// Activity is not observed.
+func (g *guest) Activity() *sandbox.Activity { return nil }
+
+// Checkpoint is not possible.
+func (g *guest) Checkpoint(context.Context, string) error { return sandbox.ErrUnsupported }
