@@ -55,6 +55,8 @@ func (o *reply) open(kind string, status int) {
 }
 
 func (o *reply) write(data []byte) bool {
+	//remit:guard S29 TestOneMessageAnEvent
+	data = oneLine(data)
 	b := append(append([]byte("event: message\ndata: "), data...), "\n\n"...)
 	rc := http.NewResponseController(o.w)
 	_ = rc.SetWriteDeadline(time.Now().Add(time.Minute))

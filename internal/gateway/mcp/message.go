@@ -150,6 +150,19 @@ func appendError(b []byte, id string, e *rpcError) []byte {
 	return append(e.append(b), '}')
 }
 
+// oneLine takes the line breaks out of a JSON text. Where a line is a message, what stands between two breaks would be a message of
+// its own that nobody decided.
+func oneLine(b []byte) []byte {
+	if !bytes.ContainsAny(b, "\r\n") {
+		return b
+	}
+	var out bytes.Buffer
+	if json.Compact(&out, b) != nil {
+		return nil
+	}
+	return out.Bytes()
+}
+
 // member is one of an object, with its value as it came.
 type member struct {
 	name string
