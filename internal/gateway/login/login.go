@@ -74,6 +74,7 @@ const (
 	maxWaiting        = 1024
 	maxWaitingAddress = 16
 	waitFor           = 10 * time.Minute
+	skew              = 30 * time.Second // between the provider's clock and ours
 )
 
 // Handler serves logins and knows sessions. It is safe for concurrent use.
@@ -93,7 +94,7 @@ type waiting struct {
 	verifier            string
 	redirect            string
 	device              *oauth2.DeviceAuthResponse // nil: by browser
-	until               time.Time
+	begun, until        time.Time
 	busy                bool // guarded by Handler.mu
 }
 
@@ -179,7 +180,7 @@ func (h *Handler) start(ctx context.Context, in Start, thumbprint, address strin
 		return Started{}, invalid("people do not log in here", "remit.yaml: people says where they do")
 	}
 	now := h.cfg.Now()
-	w := &waiting{thumbprint: thumbprint, address: address, redirect: in.Redirect, until: now.Add(waitFor),
+	w := &waiting{thumbprint: thumbprint, address: address, redirect: in.Redirect, begun: now, until: now.Add(waitFor),
 		state: rand.Text(), nonce: rand.Text(), verifier: oauth2.GenerateVerifier()}
 	if err := h.room(address, now); err != nil {
 		return Started{}, err
@@ -195,7 +196,8 @@ func (h *Handler) start(ctx context.Context, in Start, thumbprint, address strin
 			return Started{}, err
 		}
 		out.State = w.state
-		out.URL = c.AuthCodeURL(w.state, oauth2.S256ChallengeOption(w.verifier), oidc.Nonce(w.nonce))
+		out.URL = c.AuthCodeURL(w.state, oauth2.S256ChallengeOption(w.verifier), oidc.Nonce(w.nonce),
+			oauth2.SetAuthURLParam("prompt", "login"), oauth2.SetAuthURLParam("max_age", "0")) // not whom the browser remembers
 	case "device":
 		c, _, err := h.oauth(ctx, "")
 		if err != nil {

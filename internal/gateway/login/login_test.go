@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -200,6 +201,42 @@ func TestNonceMustMatch(t *testing.T) {
 }
 
 // TestNamesAreRefusedNotCleaned, and whoever has no role gets no session; both are on record.
+// TestBrowserLoginIsFresh: a program that opens the browser cannot finish a login with whom the provider remembers there, even if it takes
+// away what asks the provider for a new login.
+func TestBrowserLoginIsFresh(t *testing.T) {
+	f, p := withProvider(t)
+	begin := func() Started {
+		st, err := f.start(t.Context(), Start{Flow: "browser", Redirect: "http://127.0.0.1:1/callback"}, mine, "192.0.2.1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	st := begin()
+	u, err := url.Parse(st.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	if q.Get("prompt") != "login" || q.Get("max_age") != "0" {
+		t.Errorf("%s", st.URL)
+	}
+	q.Del("prompt")
+	q.Del("max_age")
+	u.RawQuery = q.Encode()
+	back, err := p.Browse("alice", u.String(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.finish(t.Context(), Finish{st.Login, back.Get("code"), back.Get("state")}, mine); remit.CodeOf(err) != remit.CodeForbidden {
+		t.Errorf("it is not said when: %v", err)
+	}
+	f.now = f.now.Add(5 * time.Minute)
+	if _, err := f.finish(t.Context(), f.come(p, "alice"), mine); remit.CodeOf(err) != remit.CodeForbidden {
+		t.Errorf("five minutes before it began: %v", err)
+	}
+}
+
 func TestNamesAreRefusedNotCleaned(t *testing.T) {
 	f, p := withProvider(t)
 	for _, account := range []string{"weird", "shouter", "nobody"} {

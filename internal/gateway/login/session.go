@@ -88,6 +88,11 @@ func (h *Handler) verify(ctx context.Context, p *oidc.Provider, t *oauth2.Token,
 	if err := token.Claims(&all); err != nil {
 		return verified{}, refused("its claims cannot be read", err)
 	}
+	at, said := all["auth_time"].(float64)
+	//remit:guard S2 TestBrowserLoginIsFresh
+	if w.device == nil && (!said || time.Unix(int64(at), 0).Before(w.begun.Add(-skew))) {
+		return verified{}, refused("the person did not log in for it: it is of a session that the provider remembers", nil)
+	}
 	if azp, ok := all["azp"]; ok && azp != h.cfg.ClientID || !ok && len(token.Audience) > 1 {
 		return verified{}, refused("it was made for another client", nil)
 	}
