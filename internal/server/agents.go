@@ -3,13 +3,9 @@
 package server
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"time"
 
@@ -91,35 +87,25 @@ func (s *Server) actor(r *http.Request) (run.Actor, error) {
 	return run.Actor{Name: name, Principal: p}, nil
 }
 
-var agentStatus = map[remit.Code]int{
-	remit.CodeInvalid: 400, remit.CodeUnauthenticated: 401, remit.CodeForbidden: 403, remit.CodeDenied: 403, remit.CodeNotFound: 404,
-	remit.CodeConflict: 409, remit.CodeUnavailable: 503, remit.CodeExhausted: 429, remit.CodeInternal: 500,
-}
-
 func (s *Server) writeAgentError(w http.ResponseWriter, r *http.Request, err error) {
-	e, ok := errors.AsType[*remit.Error](err)
-	if !ok || e.Code == remit.CodeInternal {
+	if remit.CodeOf(err) == remit.CodeInternal {
 		s.log.Error("an agent's call", "path", r.URL.Path, "err", err)
-		e = &remit.Error{Code: remit.CodeInternal, Msg: "a fault in the server"}
 	} else {
 		s.log.Debug("an agent's call refused", "path", r.URL.Path, "err", err)
 	}
-	w.WriteHeader(cmp.Or(agentStatus[e.Code], http.StatusInternalServerError))
-	_ = json.NewEncoder(w).Encode(e)
+	gateway.WriteError(w, err)
 }
 
 // agentStarts starts a run. The token is bound to the caller's launch, else to its certificate; there is none when the caller
 // does nothing in the first stage.
 func (s *Server) agentStarts(r *http.Request, by run.Actor) (any, error) {
 	var in api.StartRun
-	body, err := io.ReadAll(io.LimitReader(r.Body, 64<<10+1))
-	if err != nil || len(body) > 64<<10 {
-		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "the request's body cannot be read, or is larger than 64 KiB"}
+	body, err := gateway.ReadBody(nil, r, 64<<10)
+	if err != nil {
+		return nil, err
 	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&in); err != nil {
-		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "the request's body: " + err.Error()}
+	if err := gateway.DecodeBody(body, &in); err != nil {
+		return nil, err
 	}
 	started, err := s.startRun(r.Context(), in, by)
 	if err != nil {

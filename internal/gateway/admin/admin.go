@@ -8,13 +8,11 @@
 package admin
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -52,17 +50,7 @@ type Call struct {
 }
 
 // Decode reads the body strictly into v.
-func (c Call) Decode(v any) error {
-	dec := json.NewDecoder(bytes.NewReader(c.body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return &remit.Error{Code: remit.CodeInvalid, Msg: "the request's body: " + err.Error()}
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return &remit.Error{Code: remit.CodeInvalid, Msg: "the request's body holds more than one value"}
-	}
-	return nil
-}
+func (c Call) Decode(v any) error { return gateway.DecodeBody(c.body, v) }
 
 // Config of the socket; all but Now are required.
 type Config struct {
@@ -255,10 +243,9 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request, op Op, who remit.P
 		return nil, &remit.Error{Code: remit.CodeForbidden, Msg: fmt.Sprintf("%s needs the role %s", op.Name, op.Role),
 			Hint: "an admin can give it in remit.yaml"}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	//remit:guard S35 TestMalformedCalls internal/server
+	body, err := gateway.ReadBody(w, r, maxBody)
 	if err != nil {
-		return nil, &remit.Error{Code: remit.CodeExhausted, Msg: fmt.Sprintf("the request is larger than %d bytes", maxBody)}
+		return nil, err
 	}
 	return op.Do(r.Context(), Call{Who: who, Path: r.PathValue, Query: r.URL.Query(), body: body})
 }

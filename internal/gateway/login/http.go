@@ -39,10 +39,12 @@ func answer[In, Out any](w http.ResponseWriter, r *http.Request, do func(context
 		gateway.WriteError(w, &remit.Error{Code: remit.CodeUnauthenticated, Msg: "no client certificate", Hint: "log in with remit login: a session is bound to a key"})
 		return
 	}
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 32<<10))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&in); err != nil {
-		gateway.WriteError(w, invalid("the request's body: "+err.Error(), ""))
+	body, err := gateway.ReadBody(w, r, 32<<10)
+	if err == nil {
+		err = gateway.DecodeBody(body, &in)
+	}
+	if err != nil {
+		gateway.WriteError(w, err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 50*time.Second)
