@@ -46,20 +46,20 @@ func (s *Server) applied(old *revision, c *candidate) api.Applied {
 		out.Refused = c.unsigned.Error()
 	}
 	var before *config.Set
-	var roof remit.Digest
+	var ceiling remit.Digest
 	if old != nil {
-		before, out.Previous, roof = old.set, old.set.Digest, old.ceiling
+		before, out.Previous, ceiling = old.set, old.set.Digest, old.ceiling
 	} else if stored, ok := s.store.ActiveRevision(); ok {
 		before, _ = config.Parse(stored.Files, s.td) // an older program's file may not read any more: then all is new
-		roof = digestOf(stored.Ceiling)
+		ceiling = digestOf(stored.Ceiling)
 	}
 	out.Changes = c.set.Diff(before)
 	if c.ceiling != nil {
 		out.Ceiling = c.ceiling.Digest
 	}
 	switch {
-	case out.Ceiling == roof:
-	case roof == "":
+	case out.Ceiling == ceiling:
+	case ceiling == "":
 		out.Changes = append(out.Changes, remit.PolicyChange{What: config.Added, Of: "ceiling"})
 	case out.Ceiling == "":
 		out.Changes = append(out.Changes, remit.PolicyChange{What: config.Removed, Of: "ceiling"})
@@ -70,8 +70,8 @@ func (s *Server) applied(old *revision, c *candidate) api.Applied {
 }
 
 func digestOf(c remit.CeilingRevision) remit.Digest {
-	if roof, err := config.ParseCeiling(c.Files); err == nil {
-		return roof.Digest
+	if ceiling, err := config.ParseCeiling(c.Files); err == nil {
+		return ceiling.Digest
 	}
 	return ""
 }

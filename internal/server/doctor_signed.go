@@ -32,7 +32,7 @@ func (s *Server) checkCeiling() api.Check {
 	case !s.signing.ceiling.Configured():
 		out.Warn, out.Text, out.Fix = true, "not signed: whoever can write "+s.cfg.Ceiling.Dir+" raises it", "list keys for the ceiling in remit.yaml"
 	default:
-		out.Text = fmt.Sprintf("signed by %s; %d must sign", strings.Join(rev.roofers, ", "), s.signing.ceiling.Threshold)
+		out.Text = fmt.Sprintf("signed by %s; %d must sign", strings.Join(rev.ceilingSigners, ", "), s.signing.ceiling.Threshold)
 	}
 	return out
 }

@@ -54,11 +54,11 @@ func Check(dir, ceiling string) (int, error) {
 		}
 	}
 	if ceiling != "" {
-		roof, err := loadCeiling(ceiling)
+		bound, err := loadCeiling(ceiling)
 		if err != nil {
 			return 0, err
 		}
-		errs = append(errs, roof.Within(set))
+		errs = append(errs, bound.Within(set))
 	}
 	_, err = compile(set, 0, nil)
 	return len(set.Workflows), errors.Join(append(errs, err)...)

@@ -28,27 +28,27 @@ import (
 
 // revision is one checked configuration with everything that was built from it. It never changes; a new one takes its place.
 type revision struct {
-	set       *config.Set
-	plan      *policy.Plan
-	collector *evidence.Collector
-	targets   map[string]broker.Target
-	clients   map[string]map[string]string // per target: what its clients may know
-	webhooks  map[string]http.Handler      // per target: what its own API server calls
-	probes    map[string]func(context.Context) (string, error)
-	workflows map[string]*remit.Workflow
-	audiences map[string]bool            // of grant tokens, at targets
-	remotes   map[remit.Name]*mcp.Server // of tools at addresses
-	pins      map[remit.Name]*mcp.Pins
-	ceiling   remit.Digest // under which it stands; empty: none
-	version   uint64       // of its bundle; 0: unsigned
-	signers   []string
-	roofers   []string
-	epoch     uint64 // of the policy
+	set            *config.Set
+	plan           *policy.Plan
+	collector      *evidence.Collector
+	targets        map[string]broker.Target
+	clients        map[string]map[string]string // per target: what its clients may know
+	webhooks       map[string]http.Handler      // per target: what its own API server calls
+	probes         map[string]func(context.Context) (string, error)
+	workflows      map[string]*remit.Workflow
+	audiences      map[string]bool            // of grant tokens, at targets
+	remotes        map[remit.Name]*mcp.Server // of tools at addresses
+	pins           map[remit.Name]*mcp.Pins
+	ceiling        remit.Digest // under which it stands; empty: none
+	version        uint64       // of its bundle; 0: unsigned
+	signers        []string
+	ceilingSigners []string
+	epoch          uint64 // of the policy
 }
 
 // take notes under which signatures and ceiling a revision stands.
 func (r *revision) take(c *candidate) {
-	r.signers, r.roofers = c.signers, c.roofers
+	r.signers, r.ceilingSigners = c.signers, c.ceilingSigners
 	if c.revision.Bundle.Envelope != nil {
 		r.version = c.revision.Bundle.Version
 	}
@@ -295,7 +295,7 @@ func (s *Server) commitRevision(ctx context.Context, c *candidate, a api.Applied
 		data.Manifest = c.revision.Bundle.Manifest
 	}
 	if c.ceiling != nil {
-		data.Ceiling = &ceilingData{c.ceiling.Digest, c.revision.Ceiling.Bundle.Version, c.roofers}
+		data.Ceiling = &ceilingData{c.ceiling.Digest, c.revision.Ceiling.Bundle.Version, c.ceilingSigners}
 	}
 	for i, change := range a.Changes {
 		if i == maxEventChanges {

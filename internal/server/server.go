@@ -100,8 +100,7 @@ type Server struct {
 	login      *login.Handler // nil: nobody logs in from elsewhere
 }
 
-// LibraryLogs sends what libraries with a global logger (Tessera, client-go) write to log. The program calls it once, before
-// New.
+// LibraryLogs sends what client-go writes to its global logger to log. A program calls it before New.
 func LibraryLogs(log *slog.Logger) { klog.SetSlogLogger(log) }
 
 func (o *Options) defaults() {

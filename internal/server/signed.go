@@ -83,12 +83,12 @@ func readFiles(dir string) (files, error) {
 // candidate is a configuration that was read and checked. unsigned says why its signatures are not enough; who activates it must not
 // pass that over.
 type candidate struct {
-	set      *config.Set
-	ceiling  *config.Ceiling // nil: none
-	revision remit.Revision
-	signers  []string
-	roofers  []string // who signed the ceiling
-	unsigned error
+	set            *config.Set
+	ceiling        *config.Ceiling // nil: none
+	revision       remit.Revision
+	signers        []string
+	ceilingSigners []string // who signed the ceiling
+	unsigned       error
 }
 
 // read checks what stands in the directories; instead, when not nil, stands for the configuration's.
@@ -100,37 +100,37 @@ func (s *Server) read(instead *files) (*candidate, error) {
 	} else if f, err = readFiles(s.cfg.Config); err != nil {
 		return nil, err
 	}
-	var roof files
+	var ceiling files
 	if _, err := os.Stat(s.cfg.Ceiling.Dir); err == nil {
-		if roof, err = readFiles(s.cfg.Ceiling.Dir); err != nil {
+		if ceiling, err = readFiles(s.cfg.Ceiling.Dir); err != nil {
 			return nil, fmt.Errorf("ceiling: %w", err)
 		}
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	active, _ := s.store.ActiveRevision()
-	return s.judge(f, roof, active, bundle.Authors.Verify)
+	return s.judge(f, ceiling, active, bundle.Authors.Verify)
 }
 
 // judge checks a configuration and a ceiling; signed is how signatures count.
-func (s *Server) judge(f, roof files, active remit.Revision, signed func(bundle.Authors, *bundle.Bundle) ([]string, error)) (*candidate, error) {
+func (s *Server) judge(f, ceiling files, active remit.Revision, signed func(bundle.Authors, *bundle.Bundle) ([]string, error)) (*candidate, error) {
 	c := &candidate{}
 	var err1, err2 error
 	c.revision.Bundle, c.signers, err1 = s.signed(bundle.OfConfiguration, s.signing.authors, f, active.Bundle, signed)
-	c.revision.Ceiling.Bundle, c.roofers, err2 = s.signed(bundle.OfCeiling, s.signing.ceiling, roof, active.Ceiling.Bundle, signed)
+	c.revision.Ceiling.Bundle, c.ceilingSigners, err2 = s.signed(bundle.OfCeiling, s.signing.ceiling, ceiling, active.Ceiling.Bundle, signed)
 	c.unsigned = errors.Join(err1, err2)
 	var err error
 	if c.set, err = config.Parse(f.content, s.td); err != nil {
 		return nil, errors.Join(c.unsigned, err)
 	}
 	c.revision.Digest, c.revision.Files = c.set.Digest, c.set.Files
-	if roof.content == nil {
+	if ceiling.content == nil {
 		return c, nil
 	}
-	if c.ceiling, err = config.ParseCeiling(roof.content); err != nil {
+	if c.ceiling, err = config.ParseCeiling(ceiling.content); err != nil {
 		return nil, errors.Join(c.unsigned, fmt.Errorf("ceiling: %w", err))
 	}
-	c.revision.Ceiling.Files = roof.content
+	c.revision.Ceiling.Files = ceiling.content
 	//remit:guard S31 TestCeilingBoundsTheServer
 	if err := c.ceiling.Within(c.set); err != nil {
 		return nil, errors.Join(c.unsigned, err)
