@@ -24,36 +24,15 @@ import (
 // opaPolicy is the printed text, compiled by OPA exactly as printed.
 func opaPolicy(t testing.TB, p *Plan) rego.PreparedEvalQuery {
 	t.Helper()
-	options := []func(*rego.Rego){rego.Query("data.remit.decision"), rego.StrictBuiltinErrors(true)}
-	for name, text := range p.Export() {
-		options = append(options, rego.Module(name, string(text)))
-	}
-	query, err := rego.New(options...).PrepareForEval(context.Background())
+	printed, err := p.Printed(context.Background())
 	if err != nil {
 		t.Fatalf("OPA refuses the printed policy: %v\n%s", err, p.Export()["policy.rego"])
 	}
-	return query
+	return printed.query
 }
 
-// answer is what both must agree on.
-type opaAnswer struct {
-	Effect     string         `json:"effect"`
-	Permission string         `json:"permission"`
-	Reasons    []remit.Reason `json:"reasons"`
-	TTL        int64          `json:"ttl_ns"`
-}
-
-func (a opaAnswer) String() string {
-	reasons := make([]string, len(a.Reasons))
-	for i, r := range a.Reasons {
-		reasons[i] = string(r.Code) + ":" + r.Of
-	}
-	slices.Sort(reasons)
-	return fmt.Sprint(a.Effect, " ", a.Permission, " ", slices.Compact(reasons), " ", a.TTL)
-}
-
-func recorded(d *remit.Decision) opaAnswer {
-	return opaAnswer{d.Effect.String(), d.Permission.Name, d.Reasons, int64(d.TTL)}
+func recorded(d *remit.Decision) answer {
+	return answer{d.Effect.String(), d.Permission.Name, d.Reasons, int64(d.TTL)}
 }
 
 // inputOf is the decision's input without the reasons from outside policy, so that OPA has to find everything itself.
@@ -69,7 +48,7 @@ func inputOf(t testing.TB, d *remit.Decision, parents map[remit.DecisionID]remit
 	return regexp.MustCompile(`"outside":\[[^\]]*\]`).ReplaceAll(b, []byte(`"outside":[]`))
 }
 
-func ask1(t testing.TB, query rego.PreparedEvalQuery, input []byte) opaAnswer {
+func ask1(t testing.TB, query rego.PreparedEvalQuery, input []byte) answer {
 	value, err := ast.ValueFromReader(bytes.NewReader(input))
 	if err != nil {
 		t.Fatal(err)
@@ -77,12 +56,12 @@ func ask1(t testing.TB, query rego.PreparedEvalQuery, input []byte) opaAnswer {
 	results, err := query.Eval(context.Background(), rego.EvalParsedInput(value))
 	if err != nil {
 		if strings.Contains(err.Error(), "eval_conflict_error") { // two rules disagree: an error of opa eval is a denial
-			return opaAnswer{Effect: "deny", Reasons: []remit.Reason{{Code: remit.ReasonRule, Of: "rules.fault"}}}
+			return answer{Effect: "deny", Reasons: []remit.Reason{{Code: remit.ReasonRule, Of: "rules.fault"}}}
 		}
 		t.Fatalf("%v\n%s", err, input)
 	}
 	b, _ := json.Marshal(results[0].Expressions[0].Value)
-	var a opaAnswer
+	var a answer
 	if err := json.Unmarshal(b, &a); err != nil {
 		t.Fatal(err)
 	}

@@ -79,7 +79,7 @@ func TestStockOPA(t *testing.T) {
 		if err != nil {
 			t.Fatalf("opa eval: %v\n%s%s", err, out, stderr.Bytes())
 		}
-		var got [][]opaAnswer
+		var got [][]answer
 		if err := json.Unmarshal(out, &got); err != nil || len(got) != 1 || len(got[0]) != len(want) {
 			t.Fatalf("opa eval answered %.300s (%v)", out, err)
 		}
