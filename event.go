@@ -40,8 +40,8 @@ const (
 	EventFinding        EventKind = "finding"
 )
 
-// EventVersion is the `v` of events written now. Every older one stays readable.
-const EventVersion = 2
+// EntryHead is how every entry that is written now begins, up to its number. Entries of version 1 stay readable.
+const EntryHead = `{"v":2,"seq":`
 
 // Event is a ledger entry before it has its sequence number. No credential, token or secret is ever in one.
 type Event struct {
@@ -62,7 +62,7 @@ type Event struct {
 // AppendJSON appends the entry's canonical JSON: fixed member order, absent members left out, time in UTC with
 // nanoseconds. These bytes are stored, hashed and put in the log; they are never encoded again.
 func (e *Event) AppendJSON(b []byte, seq uint64) []byte {
-	b = append(b, `{"v":2,"seq":`...)
+	b = append(b, EntryHead...)
 	b = strconv.AppendUint(b, seq, 10)
 	b = append(b, `,"at":"`...)
 	b = e.At.UTC().AppendFormat(b, time.RFC3339Nano)

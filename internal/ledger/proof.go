@@ -22,7 +22,6 @@ type Proof struct {
 }
 
 // maxProof bounds a proof's JSON: an entry and a checkpoint in base64, and a path.
-const maxProof = 256 << 10
 
 // Prove returns the proof for an entry by its number. An entry that is not in the published log yet is remit.CodeUnavailable: the
 // receipt stands for it until then.
@@ -96,13 +95,4 @@ func VerifyProof(p Proof, key PublicKey) error {
 		return bad("its path does not lead to the checkpoint's root")
 	}
 	return nil
-}
-
-// ParseProof parses a proof strictly; VerifyProof then judges it.
-func ParseProof(b []byte) (Proof, error) {
-	var p Proof
-	if err := unmarshalStrict(b, maxProof, &p); err != nil {
-		return Proof{}, &remit.Error{Code: remit.CodeInvalid, Msg: "this is not a proof", Cause: err}
-	}
-	return p, nil
 }

@@ -6,12 +6,12 @@
 //
 //	            Advance                Finish
 //	start ──> active ──> active … ──> finished
-//	            │  ▲
-//	     Freeze │  │ Unfreeze      Expire: active or frozen ──> expired
-//	            ▼  │
-//	           frozen
+//	            │
+//	     Freeze │                  Expire: active or frozen ──> expired
+//	            ▼
+//	          frozen
 //
-// Nothing leads out of finished and expired, and no stage is entered twice.
+// Nothing leads out of finished and expired, a frozen run does not go on, and no stage is entered twice.
 package run
 
 import (
@@ -235,23 +235,6 @@ func Freeze(r remit.Run, by, why string, at time.Time) (remit.Run, []remit.Event
 	}
 	r = changed(r)
 	r.State = remit.RunFrozen
-	data := remit.Args{"stage": text(r.Stage), "state": text(string(r.State)), "why": text(why)}
-	return r, []remit.Event{event(&r, remit.EventRunStage, by, at, data)}, nil
-}
-
-// Unfreeze lets a frozen run go on where it stood; the time that it was frozen is not given back. CodeConflict unless it is
-// frozen and its time is not over.
-func Unfreeze(r remit.Run, by, why string, at time.Time) (remit.Run, []remit.Event, error) {
-	if r.State != remit.RunFrozen {
-		return r, nil, conflict("run %s is %s", "only a frozen run can go on", r.ID, r.State)
-	}
-	thawed := r
-	thawed.State = remit.RunActive
-	//remit:guard S12 TestFreeze
-	if !thawed.Live(at) {
-		return r, nil, conflict("the time of run %s is over", "start another", r.ID)
-	}
-	r = changed(thawed)
 	data := remit.Args{"stage": text(r.Stage), "state": text(string(r.State)), "why": text(why)}
 	return r, []remit.Event{event(&r, remit.EventRunStage, by, at, data)}, nil
 }

@@ -297,14 +297,6 @@ func TestFreeze(t *testing.T) {
 	}
 	_, _, err = run.Freeze(frozen, "remit", "x", noon)
 	wantCode(t, "freeze twice", err, remit.CodeConflict)
-	_, _, err = run.Unfreeze(r, "remit", "x", noon)
-	wantCode(t, "unfreeze an active run", err, remit.CodeConflict)
-	again, _, err := run.Unfreeze(frozen, "remit", "x", noon.Add(9*time.Minute))
-	if err != nil || !again.Live(noon.Add(9*time.Minute)) || !again.StageExpires.Equal(r.StageExpires) {
-		t.Error("the time is not given back", again, err)
-	}
-	_, _, err = run.Unfreeze(frozen, "remit", "x", noon.Add(10*time.Minute))
-	wantCode(t, "unfreeze after the stage's time", err, remit.CodeConflict)
 }
 
 func TestExpire(t *testing.T) {
@@ -341,7 +333,7 @@ func TestMachine(t *testing.T) {
 			to := rapid.SampledFrom([]string{"", "a", "b", "c"}).Draw(t, "to")
 			before, next := r, r
 			var events []remit.Event
-			switch rapid.SampledFrom([]string{"advance", "finish", "expire", "freeze", "unfreeze"}).Draw(t, "step") {
+			switch rapid.SampledFrom([]string{"advance", "finish", "expire", "freeze"}).Draw(t, "step") {
 			case "advance":
 				if next, events, err = run.Advance(r, w, by, to, at); err == nil && !before.Live(at) {
 					t.Fatal("advanced when it was not live")
@@ -352,8 +344,6 @@ func TestMachine(t *testing.T) {
 				next, events, _ = run.Expire(r, at)
 			case "freeze":
 				next, events, _ = run.Freeze(r, "remit", "x", at)
-			case "unfreeze":
-				next, events, _ = run.Unfreeze(r, "remit", "x", at)
 			}
 			check(t, &before, &next, events)
 			r = next

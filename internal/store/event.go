@@ -29,9 +29,6 @@ type draft struct {
 	refs             []uint64
 }
 
-// entryHead is how every entry that is written now begins, up to its number.
-const entryHead = `{"v":2,"seq":`
-
 func (s *Store) newDraft(e *remit.Event) (draft, error) {
 	private, err := s.encrypt(e.Private, privateUse)
 	if err != nil {
@@ -41,9 +38,9 @@ func (s *Store) newDraft(e *remit.Event) (draft, error) {
 		return draft{}, tooLarge("the sealed values of an event of kind %s have more than %d bytes", e.Kind, maxPayloadBytes)
 	}
 	b := e.AppendJSON(make([]byte, 0, len(e.Data)+320), 0)
-	rest, ok := bytes.CutPrefix(b, []byte(entryHead+"0"))
+	rest, ok := bytes.CutPrefix(b, []byte(remit.EntryHead+"0"))
 	if !ok {
-		return draft{}, fmt.Errorf("event %s does not begin with %s0", e.Kind, entryHead)
+		return draft{}, fmt.Errorf("event %s does not begin with %s0", e.Kind, remit.EntryHead)
 	}
 	if len(b)+20 > maxEventBytes {
 		return draft{}, tooLarge("an event of kind %s has %d bytes, more than %d", e.Kind, len(b), maxEventBytes)
@@ -62,7 +59,7 @@ func (s *Store) number(ready []*pending, first uint64) {
 			d := &p.events[i]
 			start := len(w.text)
 			w.text = append(w.text, 0) // RFC 6962 leaf prefix; the body follows
-			w.text = append(w.text, entryHead...)
+			w.text = append(w.text, remit.EntryHead...)
 			w.text = strconv.AppendUint(w.text, seq, 10)
 			w.text = append(w.text, d.rest...)
 			w.ends = append(w.ends, len(w.text))

@@ -19,11 +19,10 @@ import (
 	"remit"
 )
 
+// The admission policies that must stand at the cluster: the same bytes as deploy/kubernetes/policies.yaml.
+//
 //go:embed manifest/policies.yaml
 var policies []byte
-
-// Policies returns the admission policies that must stand at the cluster: the same bytes as deploy/kubernetes/policies.yaml.
-func Policies() []byte { return bytes.Clone(policies) }
 
 // guard is one object without which nothing is minted, and the digest of its specification.
 type guard struct {

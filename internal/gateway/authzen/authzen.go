@@ -94,12 +94,7 @@ func New(cfg Config) (*Handler, error) {
 // wellKnown is where metadata stands: before the path of Base, so that a tenant's follows it (section 9.2).
 const wellKnown = "/.well-known/authzen-configuration"
 
-// Paths are the addresses that the Handler serves, for the server's table of routes.
-func (h *Handler) Paths() []string {
-	return []string{h.path + "/access/v1/evaluation", h.path + "/access/v1/evaluations", wellKnown + h.path}
-}
-
-// ServeHTTP implements http.Handler; see Paths and the package comment.
+// ServeHTTP implements http.Handler; see the package comment.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if id := r.Header["X-Request-Id"]; len(id) > 0 {
 		w.Header()["X-Request-Id"] = id[:1]

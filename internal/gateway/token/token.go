@@ -112,12 +112,7 @@ func New(cfg Config) (*Handler, error) {
 // wellKnown stands between host and path of the issuer (RFC 8414 section 3).
 const wellKnown = "/.well-known/oauth-authorization-server"
 
-// Paths are the addresses that the Handler serves, for the server's table of routes.
-func (h *Handler) Paths() []string {
-	return []string{h.path + "/oauth2/token", h.path + "/oauth2/revoke", wellKnown + h.path}
-}
-
-// ServeHTTP implements http.Handler; see Paths and the package comment.
+// ServeHTTP implements http.Handler; see the package comment.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case h.path + "/oauth2/token":
