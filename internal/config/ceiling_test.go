@@ -9,8 +9,8 @@ import (
 	"remit/internal/config"
 )
 
-// roof is a ceiling that the deploy example is just within.
-const roof = `kind: Ceiling
+// bounded is a ceiling that the deploy example is just within.
+const bounded = `kind: Ceiling
 name: production
 start: [operator/ci]
 run: 2h
@@ -56,7 +56,7 @@ func edited(t testing.TB, folder, file, old, new string) *config.Set {
 
 // TestCeiling: each edit of the deploy example exceeds the ceiling in one way, and is refused where it stands.
 func TestCeiling(t *testing.T) {
-	c := ceiling(t, roof)
+	c := ceiling(t, bounded)
 	if err := c.Within(parse(t, "deploy")); err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func TestCeilingBounds(t *testing.T) {
 }
 
 func TestCeilingPins(t *testing.T) {
-	c := ceiling(t, roof)
+	c := ceiling(t, bounded)
 	for name, e := range map[string]struct{ old, new, want string }{
 		"value":       {"production: true\n", "production: false\n", "target.yaml:1: Target production-cluster: production is not as ceiling production pins it"},
 		"left out":    {"production: true\n", "", "production is not as"},
@@ -189,7 +189,7 @@ func TestCeilingPins(t *testing.T) {
 
 func TestCeilingFile(t *testing.T) {
 	s := schema(t)
-	if err := validate(t, s, []byte(roof)); err != nil {
+	if err := validate(t, s, []byte(bounded)); err != nil {
 		t.Errorf("the schema refuses a ceiling: %v", err)
 	}
 	for name, e := range map[string][3]string{
@@ -203,7 +203,7 @@ func TestCeilingFile(t *testing.T) {
 		"twice":           {"kind: Ceiling\n", "{kind: Ceiling, name: production, may: []}\n---\nkind: Ceiling\n", "declared twice"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := config.ParseCeiling(map[string][]byte{"ceiling.yaml": []byte(strings.Replace(roof, e[0], e[1], 1))})
+			_, err := config.ParseCeiling(map[string][]byte{"ceiling.yaml": []byte(strings.Replace(bounded, e[0], e[1], 1))})
 			if err == nil || !strings.Contains(err.Error(), e[2]) {
 				t.Errorf("%v; want %s", err, e[2])
 			}
@@ -215,7 +215,7 @@ func TestCeilingFile(t *testing.T) {
 		}
 	}
 	files := read(t, "deploy")
-	files["ceiling.yaml"] = []byte(roof)
+	files["ceiling.yaml"] = []byte(bounded)
 	if _, err := config.Parse(files, company); err == nil || !strings.Contains(err.Error(), "does not stand among what it bounds") {
 		t.Errorf("a ceiling among the declarations: %v", err)
 	}

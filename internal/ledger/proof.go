@@ -21,7 +21,6 @@ type Proof struct {
 	Checkpoint []byte   `json:"checkpoint"` // the signed note
 }
 
-// maxProof bounds a proof's JSON: an entry and a checkpoint in base64, and a path.
 
 // Prove returns the proof for an entry by its number. An entry that is not in the published log yet is remit.CodeUnavailable: the
 // receipt stands for it until then.

@@ -371,8 +371,8 @@ func TestCeilingBoundsTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.start()
-	roof := f.srv.rev.Load().ceiling
-	if roof == "" {
+	ceiling := f.srv.rev.Load().ceiling
+	if ceiling == "" {
 		t.Fatal("there is no ceiling")
 	}
 	wide := strings.Replace(f.files, "ttl: 5m", "ttl: 6m", 1)
@@ -386,7 +386,7 @@ func TestCeilingBoundsTheServer(t *testing.T) {
 	}
 	f.refused("no ceiling", string(bundle.Unsigned))
 	f.restart()
-	if r := f.srv.rev.Load(); r.ceiling != roof || r.version != 1 {
+	if r := f.srv.rev.Load(); r.ceiling != ceiling || r.version != 1 {
 		t.Errorf("after a restart: ceiling %s, version %d", r.ceiling, r.version)
 	}
 	f.putFile("ceiling/all.yaml", []byte(strings.Replace(lid, "ttl: 5m", "ttl: 1h", 1)))
@@ -397,7 +397,7 @@ func TestCeilingBoundsTheServer(t *testing.T) {
 	f.putFile("ceiling/bundle.json", b.Bytes())
 	f.sign("ceiling", carol)
 	var out api.Applied
-	if f.refused("made from another", string(bundle.Taken)); f.srv.rev.Load().ceiling != roof {
+	if f.refused("made from another", string(bundle.Taken)); f.srv.rev.Load().ceiling != ceiling {
 		t.Error("the ceiling moved")
 	}
 	b, err = bundle.Parse(f.srv.storedCeiling())
