@@ -21,7 +21,6 @@ type Proof struct {
 	Checkpoint []byte   `json:"checkpoint"` // the signed note
 }
 
-
 // Prove returns the proof for an entry by its number. An entry that is not in the published log yet is remit.CodeUnavailable: the
 // receipt stands for it until then.
 func (l *Log) Prove(ctx context.Context, seq uint64) (Proof, error) {
