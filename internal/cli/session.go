@@ -21,6 +21,7 @@ import (
 
 	"remit"
 	"remit/internal/api"
+	"remit/internal/durable"
 )
 
 // session is what remit login leaves on the person's machine, in a file of mode 0600.
@@ -99,16 +100,7 @@ func (s *session) save() error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("keep the session: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".session-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("keep the session: %w", err)
-	}
-	_, err = f.Write(append(b, '\n'))
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
+	if err := durable.Replace(path, append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("keep the session: %w", err)
 	}
 	return nil

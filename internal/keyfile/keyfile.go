@@ -22,6 +22,7 @@ import (
 	"filippo.io/age"
 
 	"remit"
+	"remit/internal/durable"
 )
 
 // File is the name of the keeper in the folder of the keys.
@@ -119,6 +120,9 @@ func Create(dir string, passphrase remit.Secret, work int) (*Age, error) {
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return nil, errors.Join(fmt.Errorf("make a keeper of keys: %w", err), os.Remove(f.Name()))
 	}
+	if err := durable.SyncFolder(dir); err != nil {
+		return nil, fmt.Errorf("make a keeper of keys: %w", err)
+	}
 	return &Age{id}, nil
 }
 
@@ -173,7 +177,7 @@ func (a *Age) Rewrite(dir string) (n int, err error) {
 			continue
 		}
 		if b, err = a.Wrap(b); err == nil {
-			err = replace(name, b)
+			err = durable.Replace(name, b, 0o600)
 		}
 		if err != nil {
 			return n, fmt.Errorf("wrap %s: %w", name, err)
@@ -181,21 +185,6 @@ func (a *Age) Rewrite(dir string) (n int, err error) {
 		n++
 	}
 	return n, nil
-}
-
-func replace(name string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }
 
 // Plain returns the names of the files in a folder that are not wrapped.

@@ -18,6 +18,7 @@ import (
 	"github.com/transparency-dev/tessera/client"
 
 	"remit"
+	"remit/internal/durable"
 )
 
 // Checkpoint is a signed statement of the log's size and root.
@@ -167,20 +168,7 @@ func (l *Log) Remember(ctx context.Context, path string) (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, err
 	}
-	return now, replaceFile(path, now.Note)
-}
-
-// replaceFile writes a file so that a crash leaves the old or the new one.
-func replaceFile(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return os.Rename(f.Name(), path)
+	return now, durable.Replace(path, now.Note, 0o600)
 }
 
 func readBounded(path string, limit int64) ([]byte, error) {

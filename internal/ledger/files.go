@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"remit/internal/durable"
 )
 
 // files writes tiles so that many become durable together: put starts the writing, sync waits for all. A tile is written at its
@@ -70,18 +72,10 @@ func (f *files) sync() error {
 	}
 	f.open = f.open[:0]
 	for dir := range f.changed {
-		errs = append(errs, syncFolder(dir))
+		errs = append(errs, durable.SyncFolder(dir))
 	}
 	clear(f.changed)
 	return errors.Join(errs...)
-}
-
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // discard lets go of what was put and not synced.
@@ -93,7 +87,8 @@ func (f *files) discard() {
 	clear(f.changed)
 }
 
-// replace writes a file in the log's folder durably, so that readers and a crash find the old or the new one.
+// replace writes a file in the log's folder durably, so that readers and a crash find the old or the new one. Nobody else writes there, so
+// the fresh one has a fixed name, and what a crash leaves of it is overwritten (durable.Replace would leave it).
 func (f *files) replace(name string, content []byte) error {
 	fresh := filepath.Join(f.dir, "."+name)
 	file, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // as in put
@@ -107,5 +102,5 @@ func (f *files) replace(name string, content []byte) error {
 	if err := os.Rename(fresh, filepath.Join(f.dir, name)); err != nil {
 		return err
 	}
-	return syncFolder(f.dir)
+	return durable.SyncFolder(f.dir)
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"remit"
+	"remit/internal/durable"
 )
 
 // A rotation replaces the ledger's key. It is a signed note among the log's files, rotation/1, rotation/2 …:
@@ -109,7 +110,7 @@ func AddRotation(dir string, text []byte) error {
 	if err := os.MkdirAll(filepath.Join(dir, dirRotation), 0o700); err != nil {
 		return err
 	}
-	if err := replaceFile(filepath.Join(dir, dirRotation, strconv.Itoa(len(before)+1)), text); err != nil {
+	if err := durable.Replace(filepath.Join(dir, dirRotation, strconv.Itoa(len(before)+1)), text, 0o600); err != nil {
 		return err
 	}
 	return errors.Join(syncDir(filepath.Join(dir, dirRotation)), syncDir(dir))

@@ -14,6 +14,7 @@ import (
 	"remit"
 	"remit/internal/bundle"
 	"remit/internal/config"
+	"remit/internal/durable"
 )
 
 // What authors do with their files and keys, without a server.
@@ -68,7 +69,7 @@ func MakeBundle(o BundleOptions) (*bundle.Bundle, error) {
 	if err != nil {
 		return nil, err
 	}
-	return b, replaceFile(filepath.Join(o.Dir, bundle.File), b.Bytes(), 0o644)
+	return b, durable.Replace(filepath.Join(o.Dir, bundle.File), b.Bytes(), 0o644)
 }
 
 // SignBundle adds a signature to the bundle of dir, with the private key in a file.
@@ -98,7 +99,7 @@ func SignBundle(dir, keyFile string, passphrase []byte) (*bundle.Bundle, error) 
 	if err := b.Sign(key); err != nil {
 		return nil, err
 	}
-	return b, replaceFile(filepath.Join(dir, bundle.File), b.Bytes(), 0o644)
+	return b, durable.Replace(filepath.Join(dir, bundle.File), b.Bytes(), 0o644)
 }
 
 // CreateAuthorKey makes a key pair: the private key in file, 0600, and the public one in file.pub.
@@ -123,13 +124,4 @@ func CreateAuthorKey(file string) (id string, err error) {
 		return "", err
 	}
 	return key.ID(), os.WriteFile(file+".pub", public, 0o644)
-}
-
-// replaceFile writes a file so that a reader sees the old or the new one, whole.
-func replaceFile(name string, content []byte, mode os.FileMode) error {
-	next := name + ".next"
-	if err := os.WriteFile(next, content, mode); err != nil {
-		return err
-	}
-	return os.Rename(next, name)
 }

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"remit"
+	"remit/internal/durable"
 	"remit/internal/identity"
 	"remit/internal/identity/federation"
 	"remit/internal/identity/issuer"
@@ -66,10 +66,10 @@ func writeBundle(path string, a *issuer.Authority) error {
 	if err != nil {
 		return fmt.Errorf("encode the bundle: %w", err)
 	}
-	if err := os.WriteFile(path+".new", b, 0o644); err != nil { //nolint:gosec // public
+	if err := durable.Replace(path, b, 0o644); err != nil { // public
 		return fmt.Errorf("write the bundle: %w", err)
 	}
-	return os.Rename(path+".new", path)
+	return nil
 }
 
 // identities is who signs and who serves identities.

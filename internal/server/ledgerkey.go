@@ -14,6 +14,7 @@ import (
 
 	"remit"
 	"remit/internal/config"
+	"remit/internal/durable"
 	"remit/internal/ledger"
 	"remit/internal/ledger/witness"
 	"remit/internal/store"
@@ -52,7 +53,7 @@ func install(dir string, key *ledger.Key) error {
 	if err := os.Rename(filepath.Join(dir, fileNextLedgerKey), filepath.Join(dir, fileLedgerKey)); err != nil {
 		return fmt.Errorf("install the ledger's new key: %w", err)
 	}
-	return os.WriteFile(filepath.Join(dir, fileLedgerPub), []byte(key.Public().String()+"\n"), 0o644) //nolint:gosec // public
+	return durable.Replace(filepath.Join(dir, fileLedgerPub), []byte(key.Public().String()+"\n"), 0o644) // public
 }
 
 // rotated is the event of a rotation, the last that the old key signs.

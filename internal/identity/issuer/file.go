@@ -16,8 +16,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
+
+	"remit/internal/durable"
 )
 
 // A ring's file holds the ring whole, keys and states, and is replaced whole: after a crash at any moment there stands the state
@@ -198,8 +199,8 @@ func (st *state) marshal() ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
-// save replaces the ring's file: temporary file, fsync, rename, fsync of the folder. When it returns nil, the state is durable.
-func (st *state) save(path string, keeper Keeper) (err error) {
+// save replaces the ring's file. When it returns nil, the state is durable.
+func (st *state) save(path string, keeper Keeper) error {
 	b, err := st.marshal()
 	if err != nil {
 		return err
@@ -207,27 +208,8 @@ func (st *state) save(path string, keeper Keeper) (err error) {
 	if b, err = keeper.Wrap(b); err != nil {
 		return err
 	}
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*") // mode 0600
-	if err != nil {
+	if err := durable.Replace(path, b, 0o600); err != nil {
 		return fmt.Errorf("write key file: %w", err)
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-		return fmt.Errorf("write key file: %w", err)
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync key folder: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync key folder: %w", err)
 	}
 	return nil
 }

@@ -31,6 +31,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"remit"
+	"remit/internal/durable"
 )
 
 // Bounds of a request, as the protocol states them.
@@ -249,7 +250,7 @@ func (s *Server) add(r request) answer {
 	if err != nil {
 		return refuse(http.StatusUnprocessableEntity, "the proof does not lead from size %d to %d", r.old, next.Size)
 	}
-	if err := replaceFile(l.file, r.note); err != nil {
+	if err := durable.Replace(l.file, r.note, 0o600); err != nil {
 		return refuse(http.StatusInternalServerError, "the witness cannot keep its state")
 	}
 	cosigned, err := note.Sign(&note.Note{Text: signed.Text}, s.cfg.Key)
@@ -296,24 +297,4 @@ func consistent(last, next *tlog.Checkpoint, path [][]byte) error {
 		return nil
 	}
 	return proof.VerifyConsistency(rfc6962.DefaultHasher, last.Size, next.Size, path, last.Hash, next.Hash)
-}
-
-// replaceFile writes a file durably, so that a crash leaves the old or the new one.
-func replaceFile(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".next-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
