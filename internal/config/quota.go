@@ -6,8 +6,8 @@ import "time"
 
 // Quotas bound what each principal may ask before anything is decided (S35).
 type Quotas struct {
-	Agents, Points, Runs Quota
-	Fold                 time.Duration // how long a repeated denial is answered with the recorded one
+	Agents, Points, Runs, People Quota
+	Fold                         time.Duration // how long a repeated denial is answered with the recorded one
 }
 
 // Quota is what one principal may ask: a second, at once after a pause, and at a time; and bytes of bodies a second.
@@ -17,6 +17,7 @@ type quotasFile struct {
 	Agents quotaFile      `yaml:"agents" doc:"Each agent, at the token endpoint and asking for itself. Left out: rate 500, burst 2000, concurrent 256, bytes 8388608."`
 	Points quotaFile      `yaml:"points" doc:"Each enforcement point, which speaks for many. Left out: rate 50000, burst 100000, concurrent 4096, bytes 268435456."`
 	Runs   quotaFile      `yaml:"runs" doc:"Each agent that starts, advances and finishes runs. Left out: rate 5, burst 200, concurrent 8, bytes 1048576."`
+	People quotaFile      `yaml:"people" doc:"Each person and CI job that manages the server over HTTPS. Left out: rate 20, burst 200, concurrent 8. Bytes are not counted: a call has at most 4 MiB."`
 	Fold   *time.Duration `yaml:"fold" doc:"How long a denial that repeats itself is answered with the one that is on record, and counted; at most 1h. Left out: 10s."`
 }
 
@@ -32,6 +33,7 @@ func (f *quotasFile) config(name string, out *problems) Quotas {
 		Agents: f.Agents.config(name, "agents", out, Quota{500, 2000, 256, 8 << 20}),
 		Points: f.Points.config(name, "points", out, Quota{50000, 100000, 4096, 256 << 20}),
 		Runs:   f.Runs.config(name, "runs", out, Quota{5, 200, 8, 1 << 20}),
+		People: f.People.config(name, "people", out, Quota{20, 200, 8, 32 << 20}),
 		Fold:   10 * time.Second,
 	}
 	if f.Fold != nil {

@@ -189,6 +189,26 @@ func TestJobStartsRun(t *testing.T) {
 	}
 }
 
+// TestPeoplesQuota: S35. Who manages from elsewhere asks no more than remit.yaml lets one person.
+func TestPeoplesQuota(t *testing.T) {
+	c := setUpCI(t, "# Who manages", releaseJob+"quotas: {people: {rate: 1, burst: 3}}\n# Who manages")
+	p, k := &people{fixture: c.fixture}, key(t)
+	var g login.Granted
+	if err := p.remote(k, "").Post(t.Context(), "/login/job", login.JobLogin{Job: "release", Token: c.token(c.issuer.GitHubRun("https://remit.company.com", time.Now()))}, &g); err != nil {
+		t.Fatal(err)
+	}
+	job := p.remote(k, g.Token)
+	for range 30 {
+		if err := job.Get(t.Context(), "/v1/status", nil, nil); err != nil {
+			if remit.CodeOf(err) != remit.CodeExhausted {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+	}
+	t.Error("thirty calls, and the quota is three")
+}
+
 // TestCITokenCountsOnce: a token that comes again is refused, also after a restart, and leaves nothing behind.
 func TestCITokenCountsOnce(t *testing.T) {
 	c := setUpCI(t)

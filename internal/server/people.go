@@ -21,9 +21,6 @@ import (
 	"remit/internal/identity/federation"
 )
 
-// What one person may call over HTTPS, a second, at once, and concurrently.
-const personRate, personBurst, personConcurrent = 20, 200, 8
-
 // remotePrefix is where the management API stands on the HTTPS address.
 const remotePrefix = "/admin"
 
@@ -90,7 +87,7 @@ func (s *Server) remoteManagement(mux *http.ServeMux) {
 		return
 	}
 	s.login.Routes(mux, remotePrefix)
-	quota := gateway.NewQuota(gateway.Limits{Rate: personRate, Burst: personBurst, Concurrent: personConcurrent})
+	quota := gateway.NewQuota(limitsOf(s.cfg.Quotas.People))
 	mux.Handle(remotePrefix+"/v1/", http.StripPrefix(remotePrefix, s.management.Remote(s.login.Person, quota)))
 }
 
