@@ -238,3 +238,27 @@ type Stage struct {
 	Name string   `json:"name"`
 	May  []string `json:"may"` // "NAME: WHO ACTION TARGET"
 }
+
+// ToolReview is what a tool's MCP server says of its tools now, beside what was reviewed.
+type ToolReview struct {
+	Tool   remit.Name     `json:"tool"`
+	Pinned bool           `json:"pinned"` // whether its file names pins at all
+	Tools  []ReviewedTool `json:"tools"`
+}
+
+// ReviewedTool is one of them.
+type ReviewedTool struct {
+	Name   string          `json:"name"`
+	State  string          `json:"state"`
+	Digest remit.Digest    `json:"digest,omitempty"` // as it is now
+	Now    json.RawMessage `json:"now,omitempty"`
+	Pinned json.RawMessage `json:"pinned,omitempty"` // where it differs
+}
+
+// The states. All but reviewed are held where pins are kept.
+const (
+	ToolReviewed = "reviewed"
+	ToolNew      = "new"
+	ToolChanged  = "changed"
+	ToolGone     = "gone"
+)

@@ -27,7 +27,7 @@ func limitsOf(q config.Quota) gateway.Limits {
 
 // httpsHandler is everything that is served on the HTTPS address.
 func (s *Server) httpsHandler() (http.Handler, error) {
-	agents := gateway.NewQuota(limitsOf(s.cfg.Quotas.Agents))
+	agents := s.agents
 	base := s.baseURL()
 	tokens, err := token.New(token.Config{Issuer: base, Line: line{s}, Authenticator: s.auth, RunTokens: s,
 		Directory: s.registry, Grants: grants{s}, Location: s.location, Actions: s.actions, Access: s, Quota: agents, Log: s.log, Now: s.now})
@@ -37,9 +37,6 @@ func (s *Server) httpsHandler() (http.Handler, error) {
 	pdp, err := authzen.New(authzen.Config{Base: base, Line: line{s}, Authenticator: s.auth, RunTokens: s, Directory: s.registry, Agents: agents,
 		Points: gateway.NewQuota(limitsOf(s.cfg.Quotas.Points)), Log: s.log, Now: s.now})
 	if err != nil {
-		return nil, err
-	}
-	if s.mcp, err = s.newMCP(agents); err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()

@@ -37,6 +37,7 @@ func (s *Server) ops() []admin.Op {
 
 		{Pattern: "GET /v1/workflows", Name: "workflow.list", Do: s.opWorkflows},
 		{Pattern: "GET /v1/workflows/{name}", Name: "workflow.show", Do: s.opWorkflow},
+		{Pattern: "GET /v1/tools/{name}/review", Name: "tool.review", Role: "author", Do: s.opToolReview},
 		{Pattern: "GET /v1/policy/export", Name: "policy.export", Do: s.opExport},
 
 		{Pattern: "GET /v1/runs", Name: "run.list", Do: s.opRuns},

@@ -27,6 +27,7 @@ import (
 	"remit/internal/broker"
 	"remit/internal/config"
 	"remit/internal/evidence/registry"
+	"remit/internal/gateway"
 	"remit/internal/gateway/admin"
 	"remit/internal/gateway/login"
 	"remit/internal/gateway/mcp"
@@ -96,6 +97,7 @@ type Server struct {
 
 	management *admin.Server
 	access     *run.Access
+	agents     *gateway.Quota // of each, for all that agents ask
 	mcp        *mcp.Handler
 	login      *login.Handler // nil: nobody logs in from elsewhere
 }
@@ -207,7 +209,11 @@ func (s *Server) buildLine() (err error) {
 	if err != nil {
 		return err
 	}
-	s.access, err = run.NewAccess()
+	s.agents = gateway.NewQuota(limitsOf(s.cfg.Quotas.Agents))
+	if s.access, err = run.NewAccess(); err != nil {
+		return err
+	}
+	s.mcp, err = s.newMCP(s.agents)
 	return err
 }
 

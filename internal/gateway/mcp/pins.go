@@ -4,6 +4,7 @@ package mcp
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -104,4 +105,30 @@ func reviewed(p *Pins, t *toolset) []described {
 		out = append(out, d)
 	}
 	return out
+}
+
+// Describe asks a server for its tools as they are now, for a person to read; nothing of it is shown to agents.
+func (h *Handler) Describe(ctx context.Context, s *Server) (*Pins, error) {
+	k := &conn{h: h, server: s, opened: make(chan struct{})}
+	defer k.close()
+	if e := k.greetServer(ctx, nil); e != nil {
+		return nil, &remit.Error{Code: remit.CodeUnavailable, Msg: e.message}
+	}
+	set, e := k.listTools(ctx)
+	if e != nil {
+		return nil, &remit.Error{Code: remit.CodeUnavailable, Msg: e.message}
+	}
+	out := &Pins{Tools: map[string]Pin{}}
+	for _, d := range set.list {
+		o, err := parseObject(d.raw)
+		if err != nil {
+			return nil, fmt.Errorf("describe %q: %w", d.name, err)
+		}
+		raw := json.RawMessage(oneLine(o.with("_meta", nil).append(nil)))
+		if again, err := DigestTool(raw); err != nil || again != d.digest {
+			return nil, fmt.Errorf("describe %q: it does not read the same twice", d.name)
+		}
+		out.Tools[d.name] = Pin{Digest: d.digest, Tool: raw}
+	}
+	return out, nil
 }

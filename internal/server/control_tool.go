@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"remit"
+	"remit/internal/api"
+	"remit/internal/gateway/admin"
+	"remit/internal/gateway/mcp"
+)
+
+// opToolReview compares what a tool's server says of its tools now with what was reviewed.
+func (s *Server) opToolReview(ctx context.Context, c admin.Call) (any, error) {
+	name := remit.Name("tool/" + c.Path("name"))
+	rev := s.rev.Load()
+	if _, ok := rev.set.Tools[name]; !ok {
+		return nil, notFound("tool with a server", string(name))
+	}
+	srv, ok := rev.remotes[name]
+	if !ok {
+		return nil, &remit.Error{Code: remit.CodeUnavailable, Msg: "only servers at addresses can be asked for their tools outside a run"}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	now, err := s.mcp.Describe(ctx, srv)
+	if err != nil {
+		return nil, err
+	}
+	return compareTools(name, rev.pins[name], now), nil
+}
+
+func compareTools(name remit.Name, pins, now *mcp.Pins) api.ToolReview {
+	out := api.ToolReview{Tool: name, Pinned: pins != nil, Tools: []api.ReviewedTool{}}
+	if pins == nil {
+		pins = &mcp.Pins{}
+	}
+	all := slices.Collect(maps.Keys(now.Tools))
+	for n := range pins.Tools {
+		if _, ok := now.Tools[n]; !ok {
+			all = append(all, n)
+		}
+	}
+	slices.Sort(all)
+	for _, n := range all {
+		p, was := pins.Tools[n]
+		t, is := now.Tools[n]
+		r := api.ReviewedTool{Name: n, State: api.ToolReviewed, Digest: t.Digest, Now: t.Tool}
+		switch {
+		case !is:
+			r.State, r.Pinned = api.ToolGone, p.Tool
+		case !was:
+			r.State = api.ToolNew
+		case p.Digest != t.Digest:
+			r.State, r.Pinned = api.ToolChanged, p.Tool
+		}
+		out.Tools = append(out.Tools, r)
+	}
+	return out
+}
