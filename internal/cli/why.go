@@ -41,8 +41,11 @@ func (a *app) showWhy(w *api.Why) {
 }
 
 func (a *app) doctorCommand() *cobra.Command {
-	return &cobra.Command{Use: "doctor [TARGET]", Short: "Check this installation, or one target, and say what to mend",
+	return &cobra.Command{Use: "doctor [sandbox|TARGET]", Short: "Check this installation, one target, or the sandboxes of this host, and say what to mend",
 		Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 1 && args[0] == "sandbox" {
+				return a.sandboxDoctor(c)
+			}
 			path := "/v1/doctor"
 			if len(args) == 1 {
 				path += "/" + args[0]
