@@ -123,6 +123,16 @@ type Suspended struct {
 	Ended  []remit.Grant `json:"ended_grants,omitempty"`
 	Failed []string      `json:"failed,omitempty"` // what could not be ended yet; it is tried again every second
 	MS     float64       `json:"ms"`               // until every target had confirmed
+	// Remaining is what the agent can still do, because no suspension ends it.
+	Remaining []Remaining `json:"remaining"`
+}
+
+// Remaining is a power that outlives a suspension.
+type Remaining struct {
+	What  string    `json:"what"`
+	Where string    `json:"where"`
+	Until time.Time `json:"until,omitzero"` // at worst; absent: nobody here knows
+	Why   string    `json:"why"`
 }
 
 // AddEvidence stores a signed statement.

@@ -87,6 +87,16 @@ func (a *app) agentSuspend(c *cobra.Command, name string, r api.Reasoned) error 
 		for _, f := range s.Failed {
 			fmt.Fprintln(a.out, "not ended yet, tried again every second:", clean(f))
 		}
+		if len(s.Remaining) == 0 {
+			fmt.Fprintln(a.out, "nothing is left that it could do")
+			return
+		}
+		fmt.Fprintln(a.out, "what is left, because no suspension ends it:")
+		var rows [][]string
+		for _, r := range s.Remaining {
+			rows = append(rows, []string{clean(r.What), clean(r.Where), stamp(r.Until), clean(r.Why)})
+		}
+		a.table("WHAT WHERE UNTIL WHY", rows)
 	})
 }
 

@@ -380,6 +380,51 @@ func TestGrantDuringSuspension(t *testing.T) {
 	f.backend.waitEmpty(t)
 }
 
+// TestSuspensionSaysWhatRemains: S23. What no suspension ends is in its answer: SVIDs, processes, leases at a target that does not
+// confirm, acts at enforcement points.
+func TestSuspensionSaysWhatRemains(t *testing.T) {
+	f := setUp(t)
+	f.write(f.files + "---\n{kind: Target, name: desk, type: external}\n---\n" + remains)
+	f.must("/v1/apply", nil, nil)
+	r := f.startRun()
+	w := f.agent("agent/deploy", f.shared()).enter(r)
+	if w.ask("write").Secret == "" {
+		t.Fatal("no credential")
+	}
+	f.must("/v1/launches", api.Launch{Run: r.ID, Agent: "agent/deploy", For: "write"}, nil)
+	f.backend.fail(true)
+	var out api.Suspended
+	f.must("/v1/agents/agent/deploy/suspend", api.Reasoned{Reason: "hijacked"}, &out)
+	f.backend.fail(false)
+	got := map[string]api.Remaining{}
+	for _, left := range out.Remaining {
+		kind, _, _ := strings.Cut(left.What, " ")
+		got[kind] = left
+	}
+	if l := got["lease"]; l.Where != "cluster" || !l.Until.After(time.Now()) {
+		t.Errorf("the lease that is not ended: %+v", out.Remaining)
+	}
+	if l := got["1"]; !strings.Contains(l.What, "spiffe://company.com/agent/deploy") || !l.Until.After(time.Now()) {
+		t.Errorf("the SVID: %+v", out.Remaining)
+	}
+	if l := got["the"]; l.Where != "this host" {
+		t.Errorf("the process: %+v", out.Remaining)
+	}
+	if l := got["acts"]; l.Where != "desk" {
+		t.Errorf("what an enforcement point does: %+v", out.Remaining)
+	}
+	f.backend.waitEmpty(t)
+}
+
+const remains = `kind: Workflow
+name: told
+start: {by: [operator/ci], expires: 1h}
+stages:
+- name: only
+  may:
+  - {name: tell, who: agent/deploy, action: desk.tell, target: desk}
+`
+
 // TestGrantDuringStageEnd: S11. The stage's grants are being ended at a slow target; the same agent asks once more.
 func TestGrantDuringStageEnd(t *testing.T) {
 	f := setUp(t)

@@ -96,7 +96,7 @@ func (s *Server) opSuspend(ctx context.Context, c admin.Call) (any, error) {
 	if endErr != nil {
 		out.Failed = append(out.Failed, strings.Split(endErr.Error(), "\n")...)
 	}
-	out.Agent = s.agentView(a)
+	out.Agent, out.Remaining = s.agentView(a), s.remaining(&a, hit)
 	return out, nil
 }
 

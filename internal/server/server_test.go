@@ -82,6 +82,7 @@ type backend struct {
 	mu      sync.Mutex
 	objects map[remit.LeaseID]bool
 	busy    func()
+	broken  bool // Revoke ends nothing
 
 	checking, minting func()
 }
@@ -133,9 +134,14 @@ func (b *backend) Revoke(ctx context.Context, l remit.Lease) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.broken {
+		return errors.New("the backend does not answer")
+	}
 	delete(b.objects, l.ID)
 	return ctx.Err()
 }
+
+func (b *backend) fail(broken bool) { b.mu.Lock(); b.broken = broken; b.mu.Unlock() }
 
 func (b *backend) whenBusy(f func()) { b.mu.Lock(); b.busy = f; b.mu.Unlock() }
 func (b *backend) count() int        { b.mu.Lock(); defer b.mu.Unlock(); return len(b.objects) }

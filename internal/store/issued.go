@@ -71,6 +71,18 @@ func (s *Store) Issued(credential string) (remit.Issued, bool) {
 	return *i, true
 }
 
+// IssuedTo returns the records of an agent's SVIDs that are not forgotten yet, from memory, in no order.
+func (s *Store) IssuedTo(agent remit.Name) []remit.Issued {
+	var out []remit.Issued
+	s.issued.each(func(_ string, v slot[remit.Issued]) bool {
+		if v.row.Agent == agent {
+			out = append(out, *v.row)
+		}
+		return true
+	})
+	return out
+}
+
 // purge forgets what expired, in memory and in the database. It runs in the writer goroutine; a disk that is full is tried
 // again at the next turn.
 func (s *Store) purge() {
