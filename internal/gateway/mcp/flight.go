@@ -150,7 +150,7 @@ func (h *Handler) wait(ctx context.Context, k *call, f *flight) ([]byte, *rpcErr
 	}
 }
 
-// can reports whether a stateless client declared that it can be asked.
+// can reports whether a client declared that it can be asked.
 func (m meta) can(method string) bool {
 	var c map[string]json.RawMessage
 	if json.Unmarshal([]byte(m.capabilities), &c) != nil {

@@ -5,9 +5,7 @@ package mcp
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
-	"strings"
 	"sync"
 	"time"
 
@@ -173,9 +171,7 @@ func (p *legacyPeer) notify(method string, params []byte) {
 
 // ask implements peer: the question goes out on the request's own stream, and the answer comes with a request of its own.
 func (p *legacyPeer) ask(ctx context.Context, method string, params []byte) ([]byte, *rpcError) {
-	name, _, _ := strings.Cut(method, "/")
-	var can map[string]json.RawMessage
-	if _, ok := can[name]; json.Unmarshal([]byte(p.s.capabilities), &can) != nil || !ok && can[name] == nil {
+	if !(meta{capabilities: p.s.capabilities}).can(method) {
 		return nil, &rpcError{code: jsonrpc.CodeMethodNotFound, message: "the client cannot be asked " + method}
 	}
 	c := make(chan message, 1)
