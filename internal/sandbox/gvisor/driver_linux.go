@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -141,11 +142,19 @@ func (d *Driver) create(ctx context.Context, g *guest, s sandbox.Spec) (*sandbox
 		}
 		g.group = group
 	}
+	flags := slices.Clone(d.flags)
+	if s.Observe {
+		t, config, err := newTrace(g.folder)
+		if err != nil {
+			return nil, err
+		}
+		g.trace, flags = t, append(flags, "--pod-init-config="+config)
+	}
 	pipes, err := sandbox.NewPipes()
 	if err != nil {
 		return nil, err
 	}
-	if err := d.runCreate(ctx, g, pipes); err != nil {
+	if err := d.runCreate(ctx, g, flags, pipes); err != nil {
 		return nil, errors.Join(err, pipes.Close())
 	}
 	if err := g.find(); err != nil {
@@ -155,9 +164,9 @@ func (d *Driver) create(ctx context.Context, g *guest, s sandbox.Spec) (*sandbox
 }
 
 // runCreate starts the process that makes the sandbox, and waits until it has.
-func (d *Driver) runCreate(ctx context.Context, g *guest, pipes *sandbox.Pipes) error {
+func (d *Driver) runCreate(ctx context.Context, g *guest, flags []string, pipes *sandbox.Pipes) error {
 	cmd := exec.CommandContext(ctx, d.executable)
-	cmd.Args = append(append([]string{runscName}, d.flags...), "create", "--bundle="+g.folder, g.id)
+	cmd.Args = append(append([]string{runscName}, flags...), "create", "--bundle="+g.folder, g.id)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GVISOR_SIDECAR_BINARIES_DIR=" + d.sidecars()}
 	if g.group != nil {
 		cmd.Env = append(cmd.Env, joinVariable+"="+strings.Join(g.group.Join(), ":"))

@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/state/statefile"
 	"gvisor.dev/gvisor/runsc/container"
+	rt "gvisor.dev/gvisor/runsc/sandbox"
 
 	"remit/internal/sandbox"
 	"remit/internal/sandbox/cgroup"
@@ -29,6 +31,7 @@ type guest struct {
 	image     string
 	group     *cgroup.Group // nil: none on this host
 	container *container.Container
+	trace     *trace // nil: not asked
 
 	mu        sync.Mutex
 	processes []process // guarded by mu, as the next ones: the kernel and the file server
@@ -77,7 +80,7 @@ func (g *guest) find() error {
 // Start lets the tool run.
 func (g *guest) Start(context.Context) error {
 	if g.image != "" {
-		return g.restore()
+		return g.container.Restore(g.driver.config, g.image, false, false, nil)
 	}
 	return g.container.Start(g.driver.config)
 }
@@ -87,6 +90,9 @@ func (g *guest) Wait() (sandbox.Status, error) {
 	status, err := g.container.Sandbox.Wait(g.id)
 	kill := g.Kill() // a file server may outlive the kernel
 	dead := g.waitDead(waitWithin)
+	if g.trace != nil && dead == nil {
+		g.trace.ended()
+	}
 	if err != nil {
 		// A tool may be gone before anybody asked for its status. The kernel then left it as its own.
 		if kernel, ok := g.reap(); ok && kernel.Exited() {
@@ -164,6 +170,9 @@ func (g *guest) Release() error {
 	g.processes = nil
 	g.mu.Unlock()
 	var errs []error
+	if g.trace != nil {
+		g.trace.close()
+	}
 	if g.group != nil {
 		errs = append(errs, g.group.Remove())
 	}
@@ -214,13 +223,25 @@ func (g *guest) Full() bool {
 	return n >= g.limits.Processes
 }
 
-// Activity is not observed yet.
-func (g *guest) Activity() *sandbox.Activity { return nil }
+// Activity is what the sandbox's kernel told.
+func (g *guest) Activity() *sandbox.Activity {
+	if g.trace == nil {
+		return nil
+	}
+	return g.trace.activity()
+}
 
-func (g *guest) restore() error { return sandbox.ErrUnsupported }
-
-// Checkpoint writes the running tool to a folder.
-func (g *guest) Checkpoint(context.Context, string) error { return sandbox.ErrUnsupported }
+// Checkpoint writes the running tool to a new folder; the tool goes on.
+func (g *guest) Checkpoint(_ context.Context, folder string) error {
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return fmt.Errorf("make the folder of a checkpoint: %w", err)
+	}
+	err := g.container.Checkpoint(g.driver.config, folder, rt.CheckpointOpts{Resume: true, Compression: statefile.CompressionLevelNone})
+	if err != nil {
+		return errors.Join(fmt.Errorf("checkpoint the sandbox %s: %w", g.id, err), os.RemoveAll(folder))
+	}
+	return nil
+}
 
 // belongs reports whether the process was started for the sandbox: its arguments name it.
 func belongs(pid int, id string) bool {

@@ -3,10 +3,13 @@
 package gvisor_test
 
 import (
+	"bufio"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -89,5 +92,50 @@ func TestStatusOfTheShortLived(t *testing.T) {
 func TestProbe(t *testing.T) {
 	if r := driver(t).Probe(t.Context()); !r.Works {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestActivity: what the tool executes, opens and connects to is seen from outside it.
+func TestActivity(t *testing.T) {
+	i := sandboxtest.Start(t, driver(t), sandbox.Spec{Observe: true, Command: []string{"/attack", "dial=10.1.2.3:80", "unix=/run/remit/none.sock", "newuser"},
+		Mounts: []sandbox.Mount{{From: executable, At: "/attack"}}})
+	if _, err := i.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a := i.Activity()
+	if a == nil || a.Executed < 1 || a.Opened < 1 || a.Connected < 2 || a.Dropped != 0 || !slices.Contains(a.Programs, "/usr/bin/true") ||
+		!slices.Contains(a.Addresses, "10.1.2.3:80") || !slices.Contains(a.Addresses, "unix:/run/remit/none.sock") {
+		t.Errorf("seen: %+v", a)
+	}
+}
+
+// TestCheckpoint: a tool that was checkpointed goes on from there, in another sandbox, as often as wanted.
+func TestCheckpoint(t *testing.T) {
+	d := driver(t)
+	image := filepath.Join(sandboxtest.Short(t), "image")
+	spec := sandbox.Spec{Command: sandboxtest.Shell("n=1; echo ready; while read x; do n=$((n+1)); echo $n $x; done"), Sockets: sandboxtest.Short(t)}
+	first := sandboxtest.Start(t, d, spec)
+	talk := func(i *sandbox.Instance, in *bufio.Reader, say, want string) {
+		t.Helper()
+		if say != "" {
+			if _, err := io.WriteString(i.Stdin(), say+"\n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := in.ReadString('\n'); got != want+"\n" {
+			t.Fatalf("it says %q, %v; want %q; %s", got, err, want, i.Stderr())
+		}
+	}
+	in := bufio.NewReader(first.Stdout())
+	talk(first, in, "", "ready")
+	talk(first, in, "a", "2 a")
+	if err := first.Checkpoint(t.Context(), image); err != nil {
+		t.Fatal(err)
+	}
+	talk(first, in, "b", "3 b")
+	for range 2 {
+		spec.ID, spec.Image, spec.Sockets = "", image, sandboxtest.Short(t)
+		again := sandboxtest.Start(t, d, spec)
+		talk(again, bufio.NewReader(again.Stdout()), "c", "3 c")
 	}
 }
