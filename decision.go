@@ -2,7 +2,10 @@
 
 package remit
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Effect is the answer. The zero value denies.
 type Effect uint8
@@ -154,4 +157,13 @@ type Decision struct {
 	Policy         Digest           `json:"policy"`
 	Via            string           `json:"via,omitempty"`
 	Receipt        *Receipt         `json:"-"`
+}
+
+// Clip bounds a text that somebody else wrote and that stands in a reason or message, to at most so many bytes and an ellipsis. What is
+// cut stays valid UTF-8.
+func Clip(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }

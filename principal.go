@@ -3,6 +3,8 @@
 package remit
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -47,6 +49,12 @@ type Principal struct {
 	Launch     LaunchID          // the launch whose socket the SVID was fetched over, if any (S8)
 	Expires    time.Time         // end of the SVID
 	Workload   map[string]string // attested attributes; nil means unknown, and rules on the workload deny (S8)
+}
+
+// Thumbprint is x5t#S256 of a certificate in DER (RFC 8705 section 3.1): what sessions and run tokens are bound to.
+func Thumbprint(certificate []byte) string {
+	sum := sha256.Sum256(certificate)
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // IsZero reports whether nobody was verified.

@@ -5,7 +5,6 @@ package authorizer
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"remit"
@@ -47,13 +46,7 @@ func (w *weighed) shorten() {
 		Got: fmt.Sprintf("%d bytes, %s", len(args), remit.DigestOf(args))})
 }
 
-func clip(s string) string {
-	const most = 200
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return s
-}
+func clip(s string) string { return remit.Clip(s, 200) }
 
 func (w *weighed) deny(reasons ...remit.Reason) weighed {
 	w.decision.Effect, w.decision.Reasons, w.decision.TTL, w.decision.Until = remit.Deny, reasons, 0, time.Time{}

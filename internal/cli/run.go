@@ -3,9 +3,7 @@
 package cli
 
 import (
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/pem"
 	"fmt"
 	"os"
@@ -162,8 +160,7 @@ func thumbprintOf(file string) (string, error) {
 		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
 			return "", badUse("%s: %v", file, err)
 		}
-		sum := sha256.Sum256(block.Bytes)
-		return base64.RawURLEncoding.EncodeToString(sum[:]), nil
+		return remit.Thumbprint(block.Bytes), nil
 	}
 	return "", badUse("%s holds no certificate", file).hint("give the agent's X.509-SVID in PEM")
 }

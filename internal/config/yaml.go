@@ -131,12 +131,7 @@ func describe(n *yaml.Node) string {
 	return "something else"
 }
 
-func clip(s string) string {
-	if len(s) > 60 {
-		return strings.ToValidUTF8(s[:60], "") + "…"
-	}
-	return s
-}
+func clip(s string) string { return remit.Clip(s, 60) }
 
 // scalar returns the value of a string, decimal number or boolean; ok is false for everything else.
 func scalar(n *yaml.Node) (v remit.Value, ok bool) {

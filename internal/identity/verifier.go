@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"time"
 
@@ -109,7 +108,7 @@ func (v *Verifier) Chain(certs []*x509.Certificate) (remit.Principal, error) {
 	//remit:guard S5 TestRememberedCertificates
 	if !ok || now.Before(leaf.NotBefore) || !now.Before(p.Expires) {
 		var err error
-		if p, err = v.verifyChain(certs, sum, now); err != nil {
+		if p, err = v.verifyChain(certs, now); err != nil {
 			return remit.Principal{}, err
 		}
 		v.seen.put(sum, changed, p)
@@ -121,7 +120,7 @@ func (v *Verifier) Chain(certs []*x509.Certificate) (remit.Principal, error) {
 // maxChain bounds the work that a stranger's chain can cause.
 const maxChain = 5
 
-func (v *Verifier) verifyChain(certs []*x509.Certificate, sum [32]byte, now time.Time) (remit.Principal, error) {
+func (v *Verifier) verifyChain(certs []*x509.Certificate, now time.Time) (remit.Principal, error) {
 	leaf := certs[0]
 	id, _, err := x509svid.Verify(certs, v.cfg.Bundles, x509svid.WithTime(now)) // exactly one URI SAN, no CA, own domain's bundle
 	if err != nil {
@@ -140,7 +139,7 @@ func (v *Verifier) verifyChain(certs []*x509.Certificate, sum [32]byte, now time
 		return remit.Principal{}, unauthenticated("the certificate is not for signatures", nil)
 	}
 	return remit.Principal{ID: id, Method: remit.MethodX509, Credential: Serial(leaf), Expires: leaf.NotAfter,
-		Thumbprint: base64.RawURLEncoding.EncodeToString(sum[:])}, nil
+		Thumbprint: remit.Thumbprint(leaf.Raw)}, nil
 }
 
 // Serial returns the certificate's serial number in lower-case hex, as records and the ledger write it.

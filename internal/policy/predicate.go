@@ -316,10 +316,4 @@ func describeHours(h *remit.Hours) string {
 }
 
 // clip bounds what a reason repeats of a request.
-func clip(s string) string {
-	const most = 200
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
-}
+func clip(s string) string { return remit.Clip(s, 200) }

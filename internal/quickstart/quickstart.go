@@ -9,9 +9,7 @@ package quickstart
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -217,8 +215,7 @@ func (s *story) becomeAgent(ctx context.Context) error {
 	cfg := tlsconfig.MTLSClientConfig(svid, x.Bundles, tlsconfig.AuthorizeID(id))
 	cfg.MinVersion = tls.VersionTLS13
 	s.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: cfg}}
-	sum := sha256.Sum256(svid.Certificates[0].Raw)
-	s.thumb = base64.RawURLEncoding.EncodeToString(sum[:])
+	s.thumb = remit.Thumbprint(svid.Certificates[0].Raw)
 	s.say("this process is attested as %s", svid.ID)
 	return nil
 }

@@ -3,9 +3,7 @@
 package server
 
 import (
-	"crypto/x509"
 	"fmt"
-	"os"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -27,14 +25,8 @@ func (s *Server) federate(own identity.Bundles) (*federation.Bundles, error) {
 					Hint: "it is the SPIFFE JSON that the other side's bundle endpoint serves, got by a way that you trust"}
 			}
 		}
-		if f.CA != "" {
-			b, err := os.ReadFile(f.CA)
-			if err != nil {
-				return nil, fmt.Errorf("federates: ca: %w", err)
-			}
-			if d.Roots = x509.NewCertPool(); !d.Roots.AppendCertsFromPEM(b) {
-				return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "federates: ca: " + f.CA + " holds no certificate in PEM"}
-			}
+		if d.Roots, err = rootsOf(f.CA); err != nil {
+			return nil, fmt.Errorf("federates: %w", err)
 		}
 		domains = append(domains, d)
 	}

@@ -10,7 +10,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -117,10 +116,7 @@ func (w *World) Pool() *x509.CertPool {
 }
 
 // Thumbprint is the certificate's x5t#S256.
-func Thumbprint(cert *x509.Certificate) string {
-	sum := sha256.Sum256(cert.Raw)
-	return base64.RawURLEncoding.EncodeToString(sum[:])
-}
+func Thumbprint(cert *x509.Certificate) string { return remit.Thumbprint(cert.Raw) }
 
 // Certificate verifies with go-spiffe.
 func (w *World) Certificate(state *tls.ConnectionState) (remit.Principal, error) {
