@@ -86,7 +86,7 @@ func (s Suite) isolation(t *testing.T) {
 	defer a.Close()
 	rows := map[string]string{
 		"read=" + secret: absent, "list=" + filepath.Dir(secret): absent, "read=/etc/shadow": absent, "list=/root": absent, "list=/home": absent,
-		"list=/var": absent, "list=/run/systemd": absent, "list=/sys/kernel": absent, "read=/etc/machine-id": absent, "read=/proc/kcore": forbidden + "|" + absent,
+		"list=/var": absent, "list=/../var": absent, "list=/../../root": absent, "list=/run/systemd": absent, "list=/sys/kernel": absent, "read=/etc/machine-id": absent, "read=/proc/kcore": forbidden + "|" + absent,
 		"write=/usr/x": forbidden, "write=/etc/x": forbidden, "write=/x": forbidden, "write=/tool/x": forbidden + "|" + absent,
 		"write=/proc/sys/kernel/core_pattern": forbidden + "|" + absent, "write=/proc/sysrq-trigger": forbidden + "|" + absent,
 		"write=/dev/x": forbidden, "write=/tmp/x": `^ok$`,
