@@ -5,6 +5,7 @@ package mcp_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +13,9 @@ import (
 
 	"remit"
 )
+
+// ended gets a value when a call that would last for ever was given up.
+var ended = make(chan struct{}, 64)
 
 type greet struct {
 	Name string `json:"name"`
@@ -40,6 +44,16 @@ func desk(stateless bool) *sdk.Server {
 		}
 		it, _ := a.Content["it"].(string)
 		return &sdk.CallToolResult{Content: []sdk.Content{&sdk.TextContent{Text: a.Action + " " + it}}}, nil, nil
+	})
+	sdk.AddTool(s, &sdk.Tool{Name: "slow", Description: "takes its time"}, func(ctx context.Context, r *sdk.CallToolRequest, in greet) (*sdk.CallToolResult, any, error) {
+		if t := r.Params.GetProgressToken(); t != nil {
+			_ = r.Session.NotifyProgress(ctx, &sdk.ProgressNotificationParams{ProgressToken: t, Progress: 1, Message: in.Name})
+		}
+		if in.Name == "for ever" {
+			<-ctx.Done()
+			ended <- struct{}{}
+		}
+		return &sdk.CallToolResult{Content: []sdk.Content{&sdk.TextContent{Text: "done"}}}, nil, nil
 	})
 	sdk.AddTool(s, &sdk.Tool{Name: "secret", Description: "is not for everybody"}, func(context.Context, *sdk.CallToolRequest, greet) (*sdk.CallToolResult, any, error) {
 		return &sdk.CallToolResult{}, nil, nil
@@ -111,4 +125,68 @@ func TestElicitation(t *testing.T) {
 			t.Fatalf("%v %+v %s", err, r, text(r))
 		}
 	})
+}
+
+// What a server says of its progress reaches the client that asked, under the client's own token; a call that the client gives up
+// is given up at the server.
+func TestProgressAndCancellation(t *testing.T) {
+	matrix(t, func(t *testing.T, w *world, stateless bool) {
+		w.view.Call["desk/slow"] = true
+		progress := make(chan *sdk.ProgressNotificationParams, 4)
+		s := w.client("/mcp/desk", stateless, &sdk.ClientOptions{ProgressNotificationHandler: func(_ context.Context, r *sdk.ProgressNotificationClientRequest) {
+			progress <- r.Params
+		}})
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		call := &sdk.CallToolParams{Name: "slow", Arguments: map[string]any{"name": "soon"}}
+		call.SetProgressToken("mine")
+		if r, err := s.CallTool(ctx, call); err != nil || text(r) != "done" {
+			t.Fatalf("%v %+v", err, r)
+		}
+		if p := <-progress; p.ProgressToken != "mine" || p.Message != "soon" {
+			t.Errorf("%+v", p)
+		}
+		given, giveUp := context.WithCancel(ctx)
+		call = &sdk.CallToolParams{Name: "slow", Arguments: map[string]any{"name": "for ever"}}
+		call.SetProgressToken("other")
+		go func() { <-progress; giveUp() }()
+		if _, err := s.CallTool(given, call); err == nil {
+			t.Error("a call that was given up has a result")
+		}
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			t.Error("the server still works on a call that was given up")
+		}
+		if r, err := s.CallTool(ctx, &sdk.CallToolParams{Name: "greet", Arguments: map[string]any{"name": "Ann"}}); err != nil || text(r) != "hello Ann" {
+			t.Errorf("after that: %v %+v", err, r)
+		}
+	})
+}
+
+// Resources and prompts are decided, too, on what is asked for.
+func TestOtherMethodsAreDecided(t *testing.T) {
+	w := newWorld(t)
+	w.serveHTTP("desk", desk(true), true)
+	w.view.Call["desk/greet"] = true
+	s := w.client("/mcp/desk", true, nil)
+	ctx := context.Background()
+	if _, err := s.ReadResource(ctx, &sdk.ReadResourceParams{URI: "file:///etc/passwd"}); err == nil || !strings.Contains(err.Error(), "not_permitted") {
+		t.Errorf("%v", err)
+	}
+	if req := w.last(); req.Action != "mcp.read" || req.Target != "desk" || req.Args["uri"].Text() != "file:///etc/passwd" {
+		t.Errorf("%+v", req)
+	}
+	if _, err := s.GetPrompt(ctx, &sdk.GetPromptParams{Name: "p", Arguments: map[string]string{"a": "b"}}); err == nil || !strings.Contains(err.Error(), "not_permitted") {
+		t.Errorf("%v", err)
+	}
+	if req := w.last(); req.Action != "mcp.prompt" || req.Args["name"].Text() != "p" || req.Args["arguments"].Field("a").Text() != "b" {
+		t.Errorf("%+v", req)
+	}
+	if _, err := s.Complete(ctx, &sdk.CompleteParams{Ref: &sdk.CompleteReference{Type: "ref/prompt", Name: "p"}, Argument: sdk.CompleteParamsArgument{Name: "a", Value: "x"}}); err == nil {
+		t.Error("completed without a permission")
+	}
+	if req := w.last(); req.Action != "mcp.prompt" || req.Args["arguments"].Field("a").Text() != "x" {
+		t.Errorf("%+v", req)
+	}
 }

@@ -167,7 +167,7 @@ func (w *world) set(f func()) {
 
 // serveHTTP puts a server behind the gateway over Streamable HTTP.
 func (w *world) serveHTTP(name string, s *sdk.Server, stateless bool) *http.Server {
-	h := sdk.NewStreamableHTTPHandler(func(*http.Request) *sdk.Server { return s }, &sdk.StreamableHTTPOptions{Stateless: stateless})
+	h := sdk.NewStreamableHTTPHandler(func(*http.Request) *sdk.Server { return s }, &sdk.StreamableHTTPOptions{Stateless: stateless, PropagateRequestCancellation: true})
 	srv := httptest.NewServer(h)
 	w.t.Cleanup(func() { srv.CloseClientConnections(); srv.Close() })
 	w.at(name, srv.URL)
