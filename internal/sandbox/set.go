@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -83,11 +84,13 @@ func (s *Set) probe(ctx context.Context, d Driver) Report {
 	return p.report
 }
 
-// Close sweeps all drivers: for a folder that is used no more.
-func (s *Set) Close(ctx context.Context) error {
+// Close closes the drivers that keep something on the host between sandboxes: for folders that are used no more.
+func (s *Set) Close() error {
 	var errs []error
 	for _, d := range s.drivers {
-		errs = append(errs, d.Sweep(ctx))
+		if c, ok := d.(io.Closer); ok {
+			errs = append(errs, c.Close())
+		}
 	}
 	return errors.Join(errs...)
 }

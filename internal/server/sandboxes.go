@@ -38,5 +38,5 @@ func ProbeSandboxes(ctx context.Context) ([]sandbox.Report, error) {
 		return nil, err
 	}
 	reports := set.Reports(ctx)
-	return reports, set.Close(ctx)
+	return reports, set.Close()
 }

@@ -65,7 +65,7 @@ func (b *bench) sandboxes(ctx context.Context) error {
 	if err := b.pythonServer(ctx, kernel); err != nil {
 		return err
 	}
-	return errors.Join(kernel.Sweep(ctx), light.Sweep(ctx))
+	return errors.Join(kernel.Close(), light.Close())
 }
 
 // firstOutput returns the medians of the time to the first line of output: from nothing, and from a prepared sandbox, in ms.

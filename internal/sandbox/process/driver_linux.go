@@ -186,6 +186,15 @@ func (d *Driver) Sweep(context.Context) error {
 	return nil
 }
 
+// Close sweeps, and removes the driver's control group: for a folder that is used no more.
+func (d *Driver) Close() error {
+	err := d.Sweep(context.Background())
+	if d.groups != nil {
+		err = errors.Join(err, d.groups.Close())
+	}
+	return err
+}
+
 // Probe runs a sandbox.
 func (d *Driver) Probe(ctx context.Context) sandbox.Report {
 	r := sandbox.Report{Driver: d.Name(), Tier: d.Tier(), Limits: []string{"processes", "wall", "output"}}

@@ -40,7 +40,7 @@ func driver(t *testing.T) sandbox.Driver {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := d.Sweep(t.Context()); err != nil {
+		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
 	})
