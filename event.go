@@ -89,6 +89,8 @@ type Entry struct {
 	Body    []byte
 	Payload []byte // disclosures of its sealed values, where the reader asked for them and they are not erased
 	Private []byte // those of sensitive values; Reveal joins the two
+	// Leaf is what Hash returns, where the source made it already; else nil. Who verifies calls Hash.
+	Leaf *[32]byte
 }
 
 // Hash returns the RFC 6962 leaf hash of the entry (section 2.1).

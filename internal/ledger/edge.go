@@ -31,9 +31,13 @@ type unfinished struct {
 }
 
 // add appends an entry. The 256th in a bundle makes it full, and has to be followed by carry.
-func (e *edge) add(body []byte) {
-	e.bundle = append(append(e.bundle, byte(len(body)>>8), byte(len(body))), body...)
-	e.push(0, remit.Entry{Body: body}.Hash())
+func (e *edge) add(entry remit.Entry) {
+	e.bundle = append(append(e.bundle, byte(len(entry.Body)>>8), byte(len(entry.Body))), entry.Body...)
+	if entry.Leaf != nil { // its batch was signed over it
+		e.push(0, *entry.Leaf)
+	} else {
+		e.push(0, entry.Hash())
+	}
 	e.size++
 }
 
@@ -91,7 +95,7 @@ func (l *Log) loadEdge(ctx context.Context, cp Checkpoint) (*edge, error) {
 			return nil, fmt.Errorf("read the newest entries: %w", err)
 		}
 		for _, body := range bundle.Entries[:min(n, len(bundle.Entries))] {
-			e.add(body)
+			e.add(remit.Entry{Body: body})
 		}
 	}
 	e.size = cp.Size

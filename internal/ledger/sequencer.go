@@ -233,7 +233,7 @@ func (s *Sequencer) step(w *writer) (more bool, err error) {
 		if e.Seq != w.size+1 {
 			return false, fmt.Errorf("%w: the store has entry %d where %d belongs", errDisorder, e.Seq, w.size+1)
 		}
-		w.add(e.Body)
+		w.add(e)
 	}
 	return w.size%bundleWidth == 0 && len(entries) > 0, w.fill()
 }

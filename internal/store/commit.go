@@ -18,9 +18,10 @@ type pending struct {
 	bytes   int
 
 	taken atomic.Bool // set once, by the writer or by a caller who gives up
-	done  chan error
+	batch *batch      // set when it joins the queue
 
-	tree  *batchTree // set by the writer before done, when the change has events
+	err   error      // set by the writer, as all below, before batch.done
+	tree  *batchTree // when the change has events
 	first uint64     // number of the first event
 }
 
@@ -45,19 +46,10 @@ func (s *Store) Commit(ctx context.Context, c remit.Change) (remit.Receipt, erro
 	if err != nil {
 		return remit.Receipt{}, err
 	}
-	select {
-	case <-s.closing:
-		return remit.Receipt{}, errClosed
-	default:
+	if err := s.queue.join(ctx, p); err != nil {
+		return remit.Receipt{}, err
 	}
-	select {
-	case s.queue <- p:
-	case <-ctx.Done():
-		return remit.Receipt{}, gaveUp(ctx)
-	case <-s.closing:
-		return remit.Receipt{}, errClosed
-	}
-	if err := s.await(ctx, p); err != nil {
+	if err := await(ctx, p); err != nil {
 		return remit.Receipt{}, err
 	}
 	if len(p.events) == 0 {
@@ -66,20 +58,16 @@ func (s *Store) Commit(ctx context.Context, c remit.Change) (remit.Receipt, erro
 	return p.tree.receipt(p.first), nil
 }
 
-func (s *Store) await(ctx context.Context, p *pending) error {
+func await(ctx context.Context, p *pending) error {
 	select {
-	case err := <-p.done:
-		return err
+	case <-p.batch.done:
 	case <-ctx.Done():
 		if p.taken.CompareAndSwap(false, true) {
 			return gaveUp(ctx)
 		}
-	case <-s.stopped:
-		if p.taken.CompareAndSwap(false, true) {
-			return errClosed
-		}
+		<-p.batch.done // the writer has it: the outcome is what happened
 	}
-	return <-p.done // the writer has it: the outcome is what happened
+	return p.err
 }
 
 func gaveUp(ctx context.Context) error {
@@ -93,7 +81,7 @@ func (s *Store) prepare(c remit.Change) (*pending, error) {
 	if len(c.Rows)+len(c.Events)+len(c.Require) > maxChangeItems {
 		return nil, tooLarge("a change has more than %d items", maxChangeItems)
 	}
-	p := &pending{require: c.Require, done: make(chan error, 1)}
+	p := &pending{require: c.Require}
 	for _, r := range c.Rows {
 		body, err := s.encode(r, c.Require)
 		if err != nil {

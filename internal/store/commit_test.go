@@ -229,6 +229,53 @@ func TestContextEndsWhileQueued(t *testing.T) {
 	}
 }
 
+// Who waits for room in a full queue is let in when the writer has taken what is before it, and nobody is left waiting by Close.
+func TestFullQueue(t *testing.T) {
+	signing, goOn := make(chan struct{}, 8), make(chan struct{})
+	s := open(t, store.Config{Queue: 1, Sign: func(first, size uint64, root [32]byte) (string, []byte, error) {
+		signing <- struct{}{}
+		<-goOn
+		return signBatch(first, size, root)
+	}})
+	const committers = 5
+	answers := make(chan error)
+	for range committers {
+		go func() {
+			_, err := s.Commit(context.Background(), remit.Change{Events: []remit.Event{decisionEvent(nil)}})
+			answers <- err
+		}()
+	}
+	for range 2 { // one at a time, because no more fit into a batch
+		<-signing
+		goOn <- struct{}{}
+		if err := <-answers; err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-signing
+	closed := make(chan error)
+	go func() { closed <- s.Close() }()
+	for open := true; open; time.Sleep(time.Millisecond) {
+		_, err := s.Entries(0, 1)
+		open = err == nil
+	}
+	close(goOn)
+	written := uint64(2)
+	for range committers - 2 {
+		if err := <-answers; err == nil {
+			written++
+		} else {
+			wantCode(t, err, remit.CodeUnavailable)
+		}
+	}
+	if err := <-closed; err != nil {
+		t.Fatal(err)
+	}
+	if s.LastSeq() != written {
+		t.Fatalf("%d written, %d acknowledged", s.LastSeq(), written)
+	}
+}
+
 func TestFailedSignatureWritesNothing(t *testing.T) {
 	fail := errors.New("no key")
 	s := open(t, store.Config{Sign: func(first, size uint64, root [32]byte) (string, []byte, error) {

@@ -4,7 +4,6 @@ package store
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"fmt"
 	"strconv"
 	"sync"
@@ -48,23 +47,21 @@ func (s *Store) newDraft(e *remit.Event) (draft, error) {
 	return draft{rest: rest, payload: e.Payload, private: private, refs: refsOf(e)}, nil
 }
 
-// number gives the batch's events their numbers, and leaves their bytes, leaf hashes and refs in the writer.
+// number gives the batch's events their numbers, and leaves their bytes and refs in the writer.
 func (s *Store) number(ready []*pending, first uint64) {
 	w := &s.w
-	w.text, w.ends, w.leaves, w.refs, w.apart = w.text[:0], w.ends[:0], w.leaves[:0], w.refs[:0], w.apart[:0]
+	w.text, w.ends, w.refs, w.apart = w.text[:0], w.ends[:0], w.refs[:0], w.apart[:0]
 	seq := first
 	for _, p := range ready {
 		p.first = seq
 		for i := range p.events {
 			d := &p.events[i]
-			start := len(w.text)
 			w.text = append(w.text, 0) // RFC 6962 leaf prefix; the body follows
 			w.text = append(w.text, remit.EntryHead...)
 			w.text = strconv.AppendUint(w.text, seq, 10)
 			w.text = append(w.text, d.rest...)
 			w.ends = append(w.ends, len(w.text))
 			w.apart = append(w.apart, d)
-			w.leaves = append(w.leaves, sha256.Sum256(w.text[start:]))
 			for _, r := range d.refs {
 				w.refs = append(w.refs, ref{r, seq})
 			}

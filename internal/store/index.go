@@ -108,7 +108,12 @@ func (x *index) find(hash, after uint64) (segments []segment, waiting []uint64) 
 // sortRefs makes a segment of refs, which are in order of seq.
 func sortRefs(refs []ref) *sorted {
 	s := &sorted{refs: len(refs), segment: segment{first: refs[0].seq, last: refs[len(refs)-1].seq}}
-	slices.SortFunc(refs, func(a, b ref) int { return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.seq, b.seq)) })
+	slices.SortFunc(refs, func(a, b ref) int {
+		if c := cmp.Compare(a.hash, b.hash); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.seq, b.seq)
+	})
 	for block := range slices.Chunk(refs, blockRefs) {
 		b := make([]byte, 0, len(block)*refBytes)
 		for _, r := range block {

@@ -5,6 +5,7 @@ package store
 import (
 	"crypto/sha256"
 	"fmt"
+	"math/bits"
 
 	"remit"
 )
@@ -18,14 +19,16 @@ type batchTree struct {
 	signature []byte
 }
 
-// newBatchTree copies the leaves, of which there is at least one.
-func newBatchTree(first uint64, leaves [][32]byte) *batchTree {
-	t := &batchTree{first: first, levels: [][][32]byte{append([][32]byte(nil), leaves...)}}
-	for {
-		below := t.levels[len(t.levels)-1]
-		if len(below) == 1 {
-			return t
-		}
+// grow makes the tree over entries, of which there is at least one: text holds them one after the other, each after its leaf prefix,
+// ends says where each ends.
+func (t *batchTree) grow(text []byte, ends []int) {
+	leaves, start := make([][32]byte, len(ends)), 0
+	for i, end := range ends {
+		leaves[i] = sha256.Sum256(text[start:end])
+		start = end
+	}
+	t.levels = append(make([][][32]byte, 0, bits.Len(uint(len(ends)))+1), leaves)
+	for below := leaves; len(below) > 1; below = t.levels[len(t.levels)-1] {
 		level := make([][32]byte, 0, (len(below)+1)/2)
 		for i := 0; i+1 < len(below); i += 2 {
 			level = append(level, hashChildren(&below[i], &below[i+1]))
@@ -62,7 +65,7 @@ func (t *batchTree) receipt(seq uint64) remit.Receipt {
 	i := int(seq - t.first)
 	leaf := t.levels[0][i]
 	r := remit.Receipt{Seq: seq, Leaf: leaf[:], First: t.first, Size: uint64(t.size()), Key: t.key, Signature: t.signature,
-		Path: [][]byte{}}
+		Path: make([][]byte, 0, len(t.levels)-1)}
 	for _, level := range t.levels[:len(t.levels)-1] {
 		if sibling := i ^ 1; sibling < len(level) {
 			r.Path = append(r.Path, level[sibling][:])

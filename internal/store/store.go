@@ -38,7 +38,7 @@ type Config struct {
 	Cipher cipher.AEAD
 	// Now is the clock for purging what expired; nil is time.Now.
 	Now func() time.Time
-	// Queue bounds the changes that wait for the writer; beyond it Commit blocks until its context ends. 0 is 1024.
+	// Queue bounds the changes that wait for the writer; beyond it Commit blocks until its context ends. 0 is 1024, which is also the most.
 	Queue int
 	// MaxBytes bounds the database file; writing beyond it fails as on a full disk. 0 is no bound.
 	MaxBytes int64
@@ -63,9 +63,8 @@ type Store struct {
 	cfg  Config
 	lock *os.File
 
-	queue   chan *pending
+	queue   *queue
 	closing chan struct{} // closed by Close: nothing more is accepted
-	stopped chan struct{} // closed when the writer has ended
 	once    sync.Once
 	wg      sync.WaitGroup
 
@@ -108,10 +107,9 @@ func Open(cfg Config) (*Store, error) {
 		cfg.Now = time.Now
 	}
 	if cfg.Queue <= 0 {
-		cfg.Queue = 1024
+		cfg.Queue = maxBatch
 	}
-	s := &Store{cfg: cfg, queue: make(chan *pending, cfg.Queue), closing: make(chan struct{}), stopped: make(chan struct{}),
-		readers: make(chan *sqlite.Conn, readerCount)}
+	s := &Store{cfg: cfg, queue: newQueue(cfg.Queue), closing: make(chan struct{}), readers: make(chan *sqlite.Conn, readerCount)}
 	s.committed.ch = make(chan struct{})
 	s.w.sorted = make(chan *sorted, 1)
 	if err := s.open(); err != nil {

@@ -22,17 +22,15 @@ type eventTail struct {
 
 // tailBatch is one batch; it never changes.
 type tailBatch struct {
-	first uint64
-	text  []byte // the entries, each after its leaf prefix
-	ends  []int  // where each ends
+	first  uint64
+	text   []byte // the entries, each after its leaf prefix
+	ends   []int  // where each ends
+	leaves [][32]byte
 }
 
-// add keeps a copy of a batch that has just become durable, and lets go of the oldest.
-func (t *eventTail) add(first uint64, text []byte, ends []int) {
-	if len(ends) == 0 {
-		return
-	}
-	b := tailBatch{first: first, text: slices.Clone(text), ends: slices.Clone(ends)}
+// add keeps a batch that has just become durable, with copies of text and ends, and lets go of the oldest.
+func (t *eventTail) add(tree *batchTree, text []byte, ends []int) {
+	b := tailBatch{first: tree.first, text: slices.Clone(text), ends: slices.Clone(ends), leaves: tree.levels[0]}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.batches = append(t.batches, b)
@@ -62,7 +60,7 @@ func (t *eventTail) entries(after uint64, limit int) (out []remit.Entry, ok bool
 				if len(out) == limit {
 					return out, true
 				}
-				out = append(out, remit.Entry{Seq: seq, Body: b.text[start+1 : end : end]})
+				out = append(out, remit.Entry{Seq: seq, Body: b.text[start+1 : end : end], Leaf: &b.leaves[j]})
 			}
 			start = end
 		}

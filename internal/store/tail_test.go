@@ -16,7 +16,7 @@ import (
 )
 
 // TestEntriesFromMemory: what is read from memory behind the writes is what is read from the disk after a restart, from every
-// place and with every limit, also when memory holds only the newest.
+// place and with every limit, also when memory holds only the newest; a hash that comes along is the entry's own.
 func TestEntriesFromMemory(t *testing.T) {
 	cfg := store.Config{Path: filepath.Join(t.TempDir(), "state.db")}
 	s := open(t, cfg)
@@ -28,7 +28,7 @@ func TestEntriesFromMemory(t *testing.T) {
 		}
 		commit(t, s, remit.Change{Events: events})
 	}
-	last := s.LastSeq()
+	last, hashed := s.LastSeq(), 0
 	read := func(s *store.Store) (out [][]remit.Entry) {
 		for _, after := range []uint64{0, 1, 2, last / 2, last - 9, last - 3, last - 2, last - 1, last, last + 5} {
 			for _, limit := range []int{1, 2, 7, 4096} {
@@ -36,12 +36,23 @@ func TestEntriesFromMemory(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				for i := range entries {
+					if e := &entries[i]; e.Leaf != nil {
+						if *e.Leaf != e.Hash() {
+							t.Fatalf("entry %d comes with a hash that is not its own", e.Seq)
+						}
+						e.Leaf, hashed = nil, hashed+1
+					}
+				}
 				out = append(out, entries)
 			}
 		}
 		return out
 	}
 	warm := read(s)
+	if hashed == 0 {
+		t.Error("no entry came with its hash")
+	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ package store
 
 import (
 	"errors"
-	"runtime"
 	"time"
 
 	"zombiezen.com/go/sqlite"
@@ -12,23 +11,18 @@ import (
 	"remit"
 )
 
-// Bounds of one batch: what waits is written together up to here.
 const (
-	maxBatch      = 1024
-	maxBatchBytes = 4 << 20
-	idleAfter     = 20 * time.Millisecond
-	purgeEvery    = time.Minute
+	idleAfter  = 20 * time.Millisecond
+	purgeEvery = time.Minute
 )
 
 // writer is the state of the writer goroutine.
 type writer struct {
 	conn   *sqlite.Conn
-	batch  []*pending
 	moved  map[remit.EpochKey]uint64 // epochs that this batch moves, not yet visible
 	text   []byte                    // the batch's entries, one after the other, each after its leaf prefix
 	ends   []int                     // where each entry ends in text
-	leaves [][32]byte
-	apart  []*draft // what is stored beside each entry
+	apart  []*draft                  // what is stored beside each entry
 	refs   []ref
 	erased bool // the log of pages still holds what was erased
 	purged time.Time
@@ -41,15 +35,15 @@ type writer struct {
 
 // write is the writer goroutine.
 func (s *Store) write() {
-	defer close(s.stopped)
 	defer s.refuseQueued()
 	idle := time.NewTimer(idleAfter)
 	defer idle.Stop()
 	for {
 		select {
-		case p := <-s.queue:
-			s.collect(p)
-			s.commitBatch()
+		case <-s.queue.wake:
+			b := s.queue.gather()
+			s.commitBatch(b)
+			close(b.done)
 			s.w.spent = false
 			s.chores(false)
 			idle.Reset(idleAfter)
@@ -67,63 +61,25 @@ func (s *Store) write() {
 }
 
 func (s *Store) refuseQueued() {
-	for {
-		select {
-		case p := <-s.queue:
-			if p.taken.CompareAndSwap(false, true) {
-				p.done <- errClosed
-			}
-		default:
-			return
-		}
+	b := s.queue.close()
+	for _, p := range b.changes {
+		p.err = errClosed
 	}
+	close(b.done)
 }
 
-// collect takes what waits. One yield lets committers that the last batch has just woken join this one.
-func (s *Store) collect(p *pending) {
-	s.w.batch = s.w.batch[:0]
-	bytes := 0
-	yielded := false
-	for {
-		if p.taken.CompareAndSwap(false, true) {
-			s.w.batch = append(s.w.batch, p)
-			bytes += p.bytes
-		}
-		if len(s.w.batch) >= maxBatch || bytes >= maxBatchBytes {
-			return
-		}
-		select {
-		case p = <-s.queue:
-			continue
-		default:
-		}
-		if yielded {
-			return
-		}
-		yielded = true
-		runtime.Gosched()
-		select {
-		case p = <-s.queue:
-		default:
-			return
-		}
-	}
-}
-
-// commitBatch writes the batch and answers all of it.
-func (s *Store) commitBatch() {
+// commitBatch writes the batch and leaves each change its outcome.
+func (s *Store) commitBatch(b *batch) {
 	w := &s.w
 	clear(w.moved)
 	if w.moved == nil {
 		w.moved = map[remit.EpochKey]uint64{}
 	}
-	ready := w.batch[:0]
-	for _, p := range w.batch {
-		if err := s.admit(p); err != nil {
-			p.done <- err
-			continue
+	ready := b.changes[:0]
+	for _, p := range b.changes {
+		if p.err = s.admit(p); p.err == nil {
+			ready = append(ready, p)
 		}
-		ready = append(ready, p)
 	}
 	if len(ready) == 0 {
 		return
@@ -133,7 +89,7 @@ func (s *Store) commitBatch() {
 		err = &remit.Error{Code: remit.CodeUnavailable, Msg: "the store could not write; nothing was recorded",
 			Hint: "check the disk of the state directory", Cause: err}
 		for _, p := range ready {
-			p.done <- err
+			p.err = err
 		}
 		return
 	}
@@ -141,27 +97,19 @@ func (s *Store) commitBatch() {
 	if w.count++; s.cfg.OnCommit != nil {
 		s.cfg.OnCommit(w.count)
 	}
-	s.tail.add(s.last.Load()+1, w.text, w.ends)
-	s.last.Add(uint64(len(w.leaves)))
-	s.copying.wrote(sizeOf(ready))
+	if tree != nil {
+		s.tail.add(tree, w.text, w.ends)
+		s.last.Add(uint64(tree.size()))
+	}
+	s.copying.wrote(b.bytes)
 	s.index.add(w.refs)
 	for _, p := range ready {
+		p.tree = tree
 		for i := range p.rows {
 			s.publish(&p.rows[i])
 		}
 	}
 	s.committed.signal()
-	for _, p := range ready {
-		p.tree = tree
-		p.done <- nil
-	}
-}
-
-func sizeOf(ready []*pending) (bytes int) {
-	for _, p := range ready {
-		bytes += p.bytes
-	}
-	return bytes
 }
 
 // admit checks a change against the state as the changes before it leave it, and gives out epochs.
@@ -201,15 +149,18 @@ func (s *Store) epochInBatch(key remit.EpochKey) (uint64, error) {
 	return max(written, now), err
 }
 
-// transact writes rows and events of the batch in one transaction and returns the signed tree over its entries. The
-// signature is made while the rows are written, and nothing is committed without it.
+// transact writes rows and events of the batch in one transaction and returns the signed tree over its entries, nil when there are
+// none. The entries are hashed and the tree is signed while the rows are written, and nothing is committed without it.
 func (s *Store) transact(ready []*pending) (tree *batchTree, err error) {
 	first := s.last.Load() + 1
 	s.number(ready, first)
 	signed := make(chan error, 1)
-	if len(s.w.leaves) > 0 {
-		tree = newBatchTree(first, s.w.leaves)
-		go func() { signed <- tree.sign(s.cfg.Sign) }()
+	if len(s.w.ends) > 0 {
+		tree = &batchTree{first: first}
+		go func() {
+			tree.grow(s.w.text, s.w.ends)
+			signed <- tree.sign(s.cfg.Sign)
+		}()
 	} else {
 		signed <- nil
 	}

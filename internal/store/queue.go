@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"context"
+	"runtime"
+	"sync"
+)
+
+// Bounds of one batch: what waits is written together up to here.
+const (
+	maxBatch      = 1024
+	maxBatchBytes = 4 << 20
+)
+
+// batch is the changes that are written together, in the order of their coming. Who waits for one of them waits for all, so that
+// one channel wakes everybody.
+type batch struct {
+	changes []*pending
+	bytes   int
+	done    chan struct{} // closed when every change has its outcome
+}
+
+func newBatch(capacity int) *batch {
+	return &batch{changes: make([]*pending, 0, capacity), done: make(chan struct{})}
+}
+
+// queue is where changes gather while the writer writes the batch before.
+type queue struct {
+	most int           // changes that may wait
+	wake chan struct{} // capacity 1: there is something for the writer
+
+	mu     sync.Mutex // guards what follows
+	next   *batch
+	room   chan struct{} // closed when the next batch is not full any more; nil when nobody waits for that
+	closed bool
+}
+
+func newQueue(most int) *queue {
+	return &queue{most: min(most, maxBatch), wake: make(chan struct{}, 1), next: newBatch(1)}
+}
+
+// join puts the change into the next batch, and waits until there is room for it.
+func (q *queue) join(ctx context.Context, p *pending) error {
+	for {
+		full, err := q.tryJoin(p)
+		if full == nil {
+			return err
+		}
+		select {
+		case <-full:
+		case <-ctx.Done():
+			return gaveUp(ctx)
+		}
+	}
+}
+
+// tryJoin returns a channel to wait for when the next batch is full.
+func (q *queue) tryJoin(p *pending) (full <-chan struct{}, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b := q.next
+	if q.closed {
+		return nil, errClosed
+	}
+	if len(b.changes) >= q.most || b.bytes >= maxBatchBytes {
+		if q.room == nil {
+			q.room = make(chan struct{})
+		}
+		return q.room, nil
+	}
+	b.changes = append(b.changes, p)
+	b.bytes += p.bytes
+	p.batch = b
+	if len(b.changes) == 1 {
+		select {
+		case q.wake <- struct{}{}:
+		default: // the writer has not got to the last call yet
+		}
+	}
+	return nil, nil
+}
+
+// gather is for the writer: it lets committers that the last batch has just woken join the next, as long as some do, and takes it.
+func (q *queue) gather() *batch {
+	const patience = 4
+	for range patience {
+		before := q.waiting()
+		runtime.Gosched()
+		if q.waiting() == before {
+			break
+		}
+	}
+	return q.take()
+}
+
+func (q *queue) waiting() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.next.changes)
+}
+
+// take returns the next batch, from which those who gave up are missing, and begins another.
+func (q *queue) take() *batch {
+	q.mu.Lock()
+	b := q.next
+	q.next = newBatch(len(b.changes))
+	q.vacate()
+	q.mu.Unlock()
+	kept := b.changes[:0]
+	for _, p := range b.changes {
+		if p.taken.CompareAndSwap(false, true) {
+			kept = append(kept, p)
+		}
+	}
+	b.changes = kept
+	return b
+}
+
+// close lets nobody in any more and returns what still waits.
+func (q *queue) close() *batch {
+	q.mu.Lock()
+	q.closed = true
+	q.vacate()
+	q.mu.Unlock()
+	return q.take()
+}
+
+// vacate wakes who waits for room. The caller holds mu.
+func (q *queue) vacate() {
+	if q.room != nil {
+		close(q.room)
+		q.room = nil
+	}
+}
