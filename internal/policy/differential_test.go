@@ -24,7 +24,7 @@ import (
 // opaPolicy is the printed text, compiled by OPA exactly as printed.
 func opaPolicy(t testing.TB, p *Plan) rego.PreparedEvalQuery {
 	t.Helper()
-	printed, err := p.Printed(context.Background())
+	printed, err := compilePrinted(context.Background(), p.Export())
 	if err != nil {
 		t.Fatalf("OPA refuses the printed policy: %v\n%s", err, p.Export()["policy.rego"])
 	}
@@ -94,6 +94,9 @@ func compare(t testing.TB, w *world, plan *Plan, query rego.PreparedEvalQuery, n
 		}
 		input := inputOf(t, &d, w.parents)
 		got, want := ask1(t, query, input), recorded(&d)
+		if alone := ask1(t, stageAlone(t, w, &d), input); alone.String() != got.String() {
+			t.Fatalf("the stage alone: %s\nall stages: %s\ninput: %s", alone, got, input)
+		}
 		if len(got.Reasons) == 1 && got.Reasons[0].Of == "rules.fault" {
 			got.Permission = want.Permission
 		}
@@ -108,6 +111,22 @@ func compare(t testing.TB, w *world, plan *Plan, query rego.PreparedEvalQuery, n
 		}
 	}
 	return c, first
+}
+
+// stageAlone is the printed Rego of the decision's stage, from the world's own plan.
+func stageAlone(t testing.TB, w *world, d *remit.Decision) rego.PreparedEvalQuery {
+	if w.own == nil {
+		w.own, w.stages = mustCompile(t, w.cfg), map[remit.PermissionRef]*Printed{}
+	}
+	of := remit.PermissionRef{Workflow: d.Permission.Workflow, Stage: d.Permission.Stage}
+	if w.stages[of] == nil {
+		printed, err := w.own.Printed(context.Background(), of.Workflow, of.Stage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.stages[of] = printed
+	}
+	return w.stages[of].query
 }
 
 func roundTrip(t testing.TB, d *remit.Decision) remit.Decision {

@@ -16,7 +16,10 @@ import (
 // Export prints the revision as Rego, by file name relative to one folder: policy.rego with the workflows, and rules/NAME.rego
 // with the organisation's rules as they were loaded. Stock OPA gives with it the answer {effect, permission, reasons, ttl_ns}
 // that the plan gives, for an input document made by Input. It is the same text for the same revision.
-func (p *Plan) Export() map[string][]byte {
+func (p *Plan) Export() map[string][]byte { return p.print(func(string, string) bool { return true }) }
+
+// print exports the stages that are wanted, of the workflows that are: those it asks about with the stage "".
+func (p *Plan) print(wanted func(workflow, stage string) bool) map[string][]byte {
 	w := &printer{plan: p}
 	w.line("%s", preamble)
 	w.line("# The rules' outputs, and which rule defines each.")
@@ -25,7 +28,7 @@ func (p *Plan) Export() map[string][]byte {
 		w.line("\t%s: %s,", quote(output), quote(p.rules.of(output)))
 	}
 	w.line("}\n")
-	w.workflows(p)
+	w.workflows(p, wanted)
 	files := map[string][]byte{"policy.rego": []byte(w.String())}
 	if p.rules != nil {
 		for _, m := range p.rules.modules {
@@ -53,23 +56,28 @@ func quoteAll(list []string) string {
 	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
-func (w *printer) workflows(p *Plan) {
+func (w *printer) workflows(p *Plan, wanted func(workflow, stage string) bool) {
+	var printed []*stage
 	w.line("workflows := {")
 	for i := range p.cfg.Workflows {
 		flow := &p.cfg.Workflows[i]
+		if !wanted(flow.Name, "") {
+			continue
+		}
 		w.line("\t%s: {\"digest\": %s, \"stages\": {", quote(flow.Name), quote(string(flow.Digest)))
 		for j := range flow.Stages {
-			w.line("\t\t%s: {%s},", quote(flow.Stages[j].Name), index(p.workflows[flow.Name].stages[flow.Stages[j].Name]))
+			if name := flow.Stages[j].Name; wanted(flow.Name, name) {
+				s := p.workflows[flow.Name].stages[name]
+				w.line("\t\t%s: {%s},", quote(name), index(s))
+				printed = append(printed, s)
+			}
 		}
 		w.line("\t}},")
 	}
 	w.line("}")
-	for i := range p.cfg.Workflows {
-		flow := &p.cfg.Workflows[i]
-		for j := range flow.Stages {
-			for _, c := range p.workflows[flow.Name].stages[flow.Stages[j].Name].all {
-				w.permission(c)
-			}
+	for _, s := range printed {
+		for _, c := range s.all {
+			w.permission(c)
 		}
 	}
 }

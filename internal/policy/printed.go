@@ -20,14 +20,19 @@ import (
 // printedTime bounds one judgement by the printed policy; it is not on the path of any answer.
 const printedTime = 5 * time.Second
 
-// Printed is a revision as OPA reads the text that Export prints: a second judge, which shares nothing with Match and Judge but
-// that text. It is immutable and safe for concurrent use.
+// Printed is one stage of a revision as OPA reads the text that Export prints: a second judge, which shares nothing with Match and
+// Judge but that text. It is immutable and safe for concurrent use.
 type Printed struct{ query rego.PreparedEvalQuery }
 
-// Printed compiles what Export prints.
-func (p *Plan) Printed(ctx context.Context) (*Printed, error) {
+// Printed compiles what Export prints but for other stages and workflows, to which no decision of this stage looks. Where there is no
+// such stage or workflow, it says so of a run as the whole text does.
+func (p *Plan) Printed(ctx context.Context, workflow, stage string) (*Printed, error) {
+	return compilePrinted(ctx, p.print(func(w, s string) bool { return w == workflow && (s == stage || s == "") }))
+}
+
+func compilePrinted(ctx context.Context, files map[string][]byte) (*Printed, error) {
 	options := []func(*rego.Rego){rego.Query("data.remit.decision"), rego.StrictBuiltinErrors(true), rego.Capabilities(capabilities())}
-	for name, text := range p.Export() {
+	for name, text := range files {
 		options = append(options, rego.Module(name, string(text)))
 	}
 	query, err := rego.New(options...).PrepareForEval(ctx)

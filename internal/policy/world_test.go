@@ -24,6 +24,8 @@ type world struct {
 	*rand.Rand
 	cfg     Config
 	parents map[remit.DecisionID]remit.Decision
+	own     *Plan // as stageAlone printed it
+	stages  map[remit.PermissionRef]*Printed
 }
 
 func newWorld(seed uint64, withRules bool) *world {

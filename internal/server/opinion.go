@@ -28,7 +28,7 @@ type opinion struct {
 	parent   *remit.Decision
 }
 
-const opinionQueue = 256
+const opinionQueue = 64 // few, so that what is judged was decided a moment ago
 
 // sample takes one decision in so many, at random: nobody can tell which.
 func (s *Server) sample(d *remit.Decision, grant remit.GrantID) {
@@ -50,10 +50,10 @@ func (s *Server) sample(d *remit.Decision, grant remit.GrantID) {
 	}
 }
 
-// judgeSampled asks OPA about what was sampled, until ctx ends.
+// judgeSampled asks OPA about what was sampled, until ctx ends. It rests after each judgement, so that it never takes more than a
+// twentieth of one processor from those who wait for answers.
 func (s *Server) judgeSampled(ctx context.Context) error {
-	var by *policy.Printed
-	var of remit.Digest
+	j := judges{server: s}
 	for {
 		var o opinion
 		select {
@@ -61,13 +61,9 @@ func (s *Server) judgeSampled(ctx context.Context) error {
 			return nil
 		case o = <-s.opinions.queue:
 		}
-		var err error
-		if of != o.decision.Policy || by == nil {
-			if by, err = s.printed(ctx, o.decision.Policy); err == nil {
-				of = o.decision.Policy
-			}
-		}
+		began := time.Now()
 		said := policy.Opinion{}
+		by, err := j.of(ctx, &o.decision)
 		if err == nil {
 			said, err = by.Opinion(ctx, &o.decision, o.parent)
 		}
@@ -76,24 +72,69 @@ func (s *Server) judgeSampled(ctx context.Context) error {
 		}
 		s.heed(ctx, &o, said, err)
 		s.opinions.judged.Add(1)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(19 * time.Since(began)):
+		}
 	}
 }
 
-// printed compiles the Rego of a revision from its stored files: nothing of the plan that decided is in it.
-func (s *Server) printed(ctx context.Context, digest remit.Digest) (*policy.Printed, error) {
-	stored, ok := s.store.Revision(digest)
-	if !ok {
-		return nil, fmt.Errorf("revision %s is not in the store", digest)
+// judges are the printed policies of one revision, a stage each. OPA takes seconds, and hundreds of megabytes, to compile what some
+// hundred workflows print, of which a decision needs one stage.
+type judges struct {
+	server   *Server
+	revision remit.Digest
+	plan     *policy.Plan // of which only the text is used
+	byStage  map[stageName]*policy.Printed
+}
+
+type stageName struct{ workflow, stage string }
+
+// maxJudges bounds the compiled stages, of about half a megabyte each.
+const maxJudges = 64
+
+// of returns the judge of a decision. Its text is printed from the stored files of the revision: nothing of the plan that decided is
+// in it.
+func (j *judges) of(ctx context.Context, d *remit.Decision) (*policy.Printed, error) {
+	if j.revision != d.Policy || j.plan == nil {
+		if err := j.read(d.Policy); err != nil {
+			return nil, err
+		}
 	}
-	set, err := config.Parse(stored.Files, s.td)
-	if err != nil {
-		return nil, fmt.Errorf("read revision %s: %w", digest, err)
+	name := stageName{d.Permission.Workflow, d.Permission.Stage}
+	if by, ok := j.byStage[name]; ok {
+		return by, nil
 	}
-	plan, err := compile(set, 0, nil)
+	by, err := j.plan.Printed(ctx, name.workflow, name.stage)
 	if err != nil {
 		return nil, err
 	}
-	return plan.Printed(ctx)
+	for other := range j.byStage {
+		if len(j.byStage) < maxJudges {
+			break
+		}
+		delete(j.byStage, other)
+	}
+	j.byStage[name] = by
+	return by, nil
+}
+
+func (j *judges) read(revision remit.Digest) error {
+	stored, ok := j.server.store.Revision(revision)
+	if !ok {
+		return fmt.Errorf("revision %s is not in the store", revision)
+	}
+	set, err := config.Parse(stored.Files, j.server.td)
+	if err != nil {
+		return fmt.Errorf("read revision %s: %w", revision, err)
+	}
+	plan, err := compile(set, 0, nil)
+	if err != nil {
+		return err
+	}
+	j.revision, j.plan, j.byStage = revision, plan, map[stageName]*policy.Printed{}
+	return nil
 }
 
 type opinionData struct {
