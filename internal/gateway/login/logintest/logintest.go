@@ -61,68 +61,74 @@ func root() (string, error) {
 	return "", err
 }
 
+// ErrMissing: node or its packages are not there.
+var ErrMissing = errors.New("the OpenID provider is not installed: make node")
+
 // Start runs a provider with accounts by name. Without node or its packages the test is skipped: make test installs them.
 func Start(t testing.TB, accounts map[string]Account) *Provider {
 	t.Helper()
-	dir, err := root()
+	p, stop, err := Run(accounts)
+	if errors.Is(err, ErrMissing) {
+		t.Skip(err)
+	}
 	if err != nil {
 		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	return p
+}
+
+// Run runs a provider until stop is called.
+func Run(accounts map[string]Account) (p *Provider, stop func(), err error) {
+	dir, err := root()
+	if err != nil {
+		return nil, nil, err
 	}
 	dir = filepath.Join(dir, "test", "node")
 	if _, err := os.Stat(filepath.Join(dir, "node_modules", "oidc-provider")); err != nil {
-		t.Skip("the OpenID provider is not installed: make node")
+		return nil, nil, ErrMissing
 	}
-	p, settings := certificate(t)
+	p, settings, err := certificate()
+	if err != nil {
+		return nil, nil, err
+	}
 	settings["accounts"], settings["client"] = accounts, ClientID
 	b, err := json.Marshal(settings)
 	if err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
 	cmd := exec.Command("node", "provider.mjs")
 	cmd.Dir, cmd.Stderr = dir, os.Stderr
 	cmd.Env = append(os.Environ(), "PROVIDER="+string(b), "NODE_NO_WARNINGS=1")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
+	in, err1 := cmd.StdinPipe()
+	out, err2 := cmd.StdoutPipe()
+	if err := errors.Join(err1, err2, cmd.Start()); err != nil {
+		return nil, nil, err
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = in.Close(); _ = cmd.Wait() })
+	stop = func() { _ = in.Close(); _ = cmd.Wait() }
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		if strings.HasPrefix(lines.Text(), "https://") {
 			p.Issuer = lines.Text()
 			go func() { _, _ = io.Copy(io.Discard, out) }() // ends with the process
-			return p
+			return p, stop, nil
 		}
 	}
-	t.Fatal("the OpenID provider did not start")
-	return nil
+	stop()
+	return nil, nil, errors.New("the OpenID provider did not start")
 }
 
-func certificate(t testing.TB) (*Provider, map[string]any) {
-	t.Helper()
+func certificate() (*Provider, map[string]any, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
 	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	der, err1 := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	private, err2 := x509.MarshalPKCS8PrivateKey(key)
 	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return &Provider{CA: cert}, map[string]any{"cert": string(cert), "key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))}
+	return &Provider{CA: cert}, map[string]any{"cert": string(cert), "key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))}, errors.Join(err1, err2)
 }
 
 // Client verifies the provider's certificate.
