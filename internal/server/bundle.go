@@ -59,7 +59,7 @@ func MakeBundle(o BundleOptions) (*bundle.Bundle, error) {
 	}
 	var b *bundle.Bundle
 	switch {
-	case before != nil && !o.Again && before.Covers(f.content) == nil:
+	case before != nil && !o.Again && !o.Replace && before.Covers(f.content) == nil:
 		return before, nil
 	case before != nil && (o.Replace || len(before.Signers()) == 0): // nobody signed it, so it was never active
 		b, err = before.Remade(f.content)

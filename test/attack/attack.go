@@ -35,6 +35,7 @@ type attack struct {
 	got, by, verdict string
 	refusals         int
 	undo             []func()
+	houses           []*house
 }
 
 // holder is who makes requests: a stolen certificate with its key, or nobody.
@@ -67,6 +68,8 @@ func (a *attack) commands() map[string]scriptCommand {
 		"configure": a.configure, "eventually": a.eventually, "grant": a.grant, "suspend": a.suspend, "slowly": a.slowly, "launch": a.launch, "together": a.together, "downgrade": a.downgrade,
 		"flood": a.flood, "spoil": a.spoil, "receipt": a.receipt, "savetext": a.savetext, "protobuf": a.protobuf, "cluster": a.clusterAdmin,
 		"eventually-dead": a.eventuallyDead, "eventually-gone": a.eventuallyGone, "without": a.without,
+		"key": a.key, "person": a.person, "browse": a.browse, "approve": a.approve, "member": a.member,
+		"found": a.found, "serve": a.serve, "halt": a.halt, "signed-house": a.signedHouse, "bundle": a.bundle, "double": a.double,
 	}
 	out := map[string]scriptCommand{}
 	for name, do := range own {
@@ -86,7 +89,7 @@ func (a *attack) commands() map[string]scriptCommand {
 			if err != nil {
 				ts.Fatalf("%s: %v", name, err)
 			}
-			a.last, a.by = got, ""
+			a.last = got
 			if strings.Contains(got.text, `"receipt"`) {
 				a.received = got.text
 			}
@@ -101,6 +104,7 @@ func (a *attack) asking() map[string]func(*testscript.TestScript, []string) (*an
 	return map[string]func(*testscript.TestScript, []string) (*answer, error){
 		"evaluate": a.evaluate, "ask": a.ask, "send": a.send, "manage": a.manage, "attempt": a.attempt, "fetch": a.fetch, "tool": a.tool, "kube": a.kube,
 		"raw": a.raw, "readable": a.readable, "terminal": a.terminal,
+		"login": a.login, "finish": a.finish, "call": a.call,
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"remit"
 	"remit/internal/evidence/evidencetest"
+	"remit/internal/gateway/login/logintest"
 )
 
 // Users of the laboratory. Nobody on the host needs to have them.
@@ -44,6 +45,9 @@ type lab struct {
 	cluster *cluster
 	image   string // with digest
 	id      string // the installation's at the cluster
+
+	provider     *logintest.Provider // nil: node or its packages are not there
+	stopProvider func()
 }
 
 func newLab(ctx context.Context, binary string, withCluster bool) (*lab, error) {
@@ -55,7 +59,7 @@ func newLab(ctx context.Context, binary string, withCluster bool) (*lab, error) 
 	if l.dir, err = os.MkdirTemp("", "ra-"); err != nil { // short: sockets live in it
 		return l, err
 	}
-	steps := []func(context.Context, string) error{l.copyBinary, l.initialise, l.makeSigners, l.startDesk, l.startIssuer}
+	steps := []func(context.Context, string) error{l.copyBinary, l.initialise, l.makeSigners, l.startDesk, l.startIssuer, l.startProvider}
 	if withCluster {
 		steps = append(steps, l.startCluster)
 	}
@@ -208,6 +212,9 @@ func (l *lab) close() {
 	}
 	if l.issuer != nil {
 		l.issuer.Close()
+	}
+	if l.provider != nil {
+		l.stopProvider()
 	}
 	if l.cluster != nil {
 		l.cluster.close()

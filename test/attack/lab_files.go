@@ -23,6 +23,7 @@ func (l *lab) writeFiles(context.Context, string) error {
 	if text == string(b) {
 		return errors.New("remit.yaml does not list the operator as expected")
 	}
+	text = l.people() + text
 	tool, err := digestOf(toolPath)
 	if err != nil {
 		return err

@@ -109,6 +109,8 @@ func (p *Profile) has(need string) bool {
 		return p.Admin != "" && p.Workload != "" && p.Run.Workflow != "" && p.Act.Action != "" && p.has("agent")
 	case "lab":
 		return p.lab != nil
+	case "login":
+		return p.lab != nil && p.lab.provider != nil
 	case "kubernetes":
 		return p.lab != nil && p.lab.cluster != nil
 	}
