@@ -72,7 +72,7 @@ func (a *app) witnessServeCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&key, "key", "witness.key", "the witness's key, from remit witness init")
 	f.StringVar(&dir, "state", "witness", "folder for the last checkpoint of each log")
-	f.StringArrayVar(&logs, "log", nil, "a log's public key, or a file with it; may be repeated, also with the keys of one log")
+	f.StringArrayVar(&logs, "log", nil, "a log's public key, or a file with it; may be repeated, also with the keys of one log, in the order in\nwhich they replaced each other: once a later one signed, the earlier ones are over")
 	f.StringVar(&listen, "listen", "127.0.0.1:8447", "HOST:PORT; beyond this host only with --tls-cert")
 	f.StringVar(&cert, "tls-cert", "", "certificate file (PEM)")
 	f.StringVar(&certKey, "tls-key", "", "its private key (PEM)")
@@ -118,7 +118,7 @@ func (a *app) serveWitness(ctx context.Context, s *witness.Server, listen, cert,
 func (a *app) rotateKeyCommand() *cobra.Command {
 	var passphraseFile string
 	cmd := &cobra.Command{Use: "rotate-key", Short: "Replace the ledger's key of a stopped server; the old key signs the new one", Args: cobra.NoArgs,
-		Long: "Replace the ledger's key. Auditors keep the key that they pinned: verify follows the chain in the log's folder.\nGive witnesses the new key beside the old one.",
+		Long: "Replace the ledger's key. Auditors keep the key that they pinned: verify follows the chain in the log's folder.\nGive witnesses the new key after the old one.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			passphrase, err := a.unlock(passphraseFile)
 			if err != nil {

@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,7 +48,8 @@ type Config struct {
 	Dir string
 	// Key cosigns. Required.
 	Key note.Signer
-	// Logs are the public keys of the logs, at least one; the name of a key is its log's origin.
+	// Logs are the public keys of the logs, at least one; the name of a key is its log's origin. Keys of one log stand in the order in
+	// which they replaced each other: once a checkpoint of a later one was cosigned, the earlier ones are over.
 	Logs []note.Verifier
 }
 
@@ -233,9 +235,13 @@ func (s *Server) add(r request) answer {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	last, err := l.last()
+	last, lastSigned, err := l.last()
 	if err != nil {
 		return refuse(http.StatusInternalServerError, "the witness cannot read its state")
+	}
+	//remit:guard S34 TestReplacedKeyIsOver
+	if l.newest(signed) < l.newest(lastSigned) {
+		return refuse(http.StatusForbidden, "the key of this signature was replaced")
 	}
 	//remit:guard S34 TestWitnessRefuses
 	if r.old != last.Size {
@@ -277,16 +283,25 @@ func (l *watched) open(text []byte) (*tlog.Checkpoint, *note.Note, error) {
 }
 
 // last is the checkpoint that was cosigned last; empty before the first.
-func (l *watched) last() (*tlog.Checkpoint, error) {
+func (l *watched) last() (*tlog.Checkpoint, *note.Note, error) {
 	text, err := os.ReadFile(l.file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &tlog.Checkpoint{Hash: rfc6962.DefaultHasher.EmptyRoot()}, nil
+		return &tlog.Checkpoint{Hash: rfc6962.DefaultHasher.EmptyRoot()}, &note.Note{}, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	cp, _, err := l.open(text)
-	return cp, err
+	return l.open(text)
+}
+
+// newest is the place in the log's order of the latest key that signed; -1: none did.
+func (l *watched) newest(n *note.Note) int {
+	for i := len(l.keys) - 1; i >= 0; i-- {
+		if slices.ContainsFunc(n.Sigs, func(s note.Signature) bool { return s.Hash == l.keys[i].KeyHash() }) {
+			return i
+		}
+	}
+	return -1
 }
 
 func consistent(last, next *tlog.Checkpoint, path [][]byte) error {

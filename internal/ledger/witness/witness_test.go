@@ -221,6 +221,29 @@ func TestSplitView(t *testing.T) {
 	}
 }
 
+// S34: once a checkpoint of the next key was cosigned, the key that it replaced counts no more, also after a restart.
+func TestReplacedKeyIsOver(t *testing.T) {
+	x, next := newTree(t, "log.company.com", 12), newTree(t, "log.company.com", 12)
+	w := start(t, t.TempDir(), x.key, next.key)
+	if code, got, _ := w.post(t, body(0, nil, x.checkpoint(5))); code != 200 {
+		t.Fatalf("the first key: %d %s", code, got)
+	}
+	if code, got, _ := w.post(t, body(5, x.prove(5, 7), x.checkpoint(7))); code != 200 {
+		t.Fatalf("the first key goes on until it is replaced: %d %s", code, got)
+	}
+	if code, got, _ := w.post(t, body(7, next.prove(7, 8), next.checkpoint(8))); code != 200 {
+		t.Fatalf("the next key: %d %s", code, got)
+	}
+	_ = w.server.Close()
+	w.serve(t, x.key, next.key)
+	if code, got, _ := w.post(t, body(8, x.prove(8, 9), x.checkpoint(9))); code != 403 || strings.Contains(got, "—") {
+		t.Errorf("the replaced key: %d %s", code, got)
+	}
+	if code, got, _ := w.post(t, body(8, next.prove(8, 9), next.checkpoint(9))); code != 200 {
+		t.Errorf("the next key goes on: %d %s", code, got)
+	}
+}
+
 // A witness that cannot keep its state cosigns nothing.
 func TestStateIsDurableFirst(t *testing.T) {
 	x := newTree(t, "log.company.com", 12)
