@@ -88,7 +88,7 @@ var heavy = map[string][]string{
 	"github.com/open-policy-agent/":          {"internal/policy"},
 	"github.com/transparency-dev/tessera":    {"internal/ledger", "test/bench"},
 	"zombiezen.com/go/sqlite":                {"internal/store"},
-	"github.com/google/go-containerregistry": {"internal/evidence/registry", "test/demo"},
+	"github.com/google/go-containerregistry": {"internal/evidence/registry", "test/demo", "test/attack"},
 	"github.com/spf13/cobra":                 {"internal/cli"},
 	"golang.org/x/crypto/ssh":                {"internal/bundle"},
 	"github.com/coreos/go-oidc":              {"internal/gateway/login"},

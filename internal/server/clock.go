@@ -156,19 +156,40 @@ func (s *Server) recordHalt(ctx context.Context) {
 	}
 }
 
-// checkLastEvent halts when the clock stands before what is already on record: it was set back while no server ran.
-func (s *Server) checkLastEvent() error {
-	e, ok, err := s.store.Entry(s.store.LastSeq())
-	if err != nil || !ok {
+// lastEntries is how many of the newest entries checkLastEvents reads.
+const lastEntries = 4096
+
+// checkLastEvents halts when the clock stands before what is already on record: it was set back while no server ran. The last entry
+// alone does not say when it was written: a count of repeated denials, which agents can cause, has the time of the last of them, and
+// acts that others report have theirs.
+func (s *Server) checkLastEvents() error {
+	last := s.store.LastSeq()
+	entries, err := s.store.Entries(last-min(last, lastEntries), lastEntries)
+	if err != nil {
 		return err
 	}
-	var event struct {
-		At time.Time `json:"at"`
+	var newest time.Time
+	for _, e := range entries {
+		var event struct {
+			At   time.Time       `json:"at"`
+			Kind remit.EventKind `json:"kind"`
+		}
+		if err := json.Unmarshal(e.Body, &event); err != nil {
+			return fmt.Errorf("read the time of entry %d: %w", e.Seq, err)
+		}
+		//remit:guard S13 TestClockOfOthersHaltsNothing
+		if event.Kind == remit.EventAction || event.Kind == remit.EventFinding {
+			continue
+		}
+		if event.Kind == remit.EventClockConfirmed { // an operator has looked at what was before
+			newest = event.At
+		}
+		//remit:guard S13 TestClockSetBackBehindAFold
+		if event.At.After(newest) {
+			newest = event.At
+		}
 	}
-	if err := json.Unmarshal(e.Body, &event); err != nil {
-		return fmt.Errorf("read the time of entry %d: %w", e.Seq, err)
-	}
-	behind := s.now().Sub(event.At)
+	behind := s.now().Sub(newest)
 	//remit:guard S13 TestClockSetBackWhileDown
 	if behind < -maxJump {
 		s.halt(behind)

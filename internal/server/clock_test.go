@@ -77,10 +77,42 @@ func TestClockSetBackWhileDown(t *testing.T) {
 		t.Errorf("set back: %+v", g)
 	}
 	f.eventually("the jump is on record", func() bool { return f.events(remit.EventClockJumped) == 1 && f.srv.halted.Load() == 0 })
-	f.jumped.Store(0)
 	f.restart()
 	if g := w.ask("write"); g.code() != string(remit.ReasonHalted) {
 		t.Errorf("after another restart: %+v", g)
+	}
+	f.must("/v1/clock/confirm", api.Reasoned{Reason: "it was ahead before"}, nil)
+	f.restart()
+	if k := f.check("clock"); !k.OK {
+		t.Errorf("what an operator has confirmed halts again: %+v", k)
+	}
+}
+
+// TestClockSetBackBehindAFold: the entry that was written last tells of what was before. An agent can see to that: denials that repeat
+// themselves are counted, and written down when the server ends, with the time of the last of them.
+func TestClockSetBackBehindAFold(t *testing.T) {
+	f := setUp(t)
+	if err := f.srv.record(t.Context(), remit.Event{At: f.srv.now().Add(-30 * time.Second), Kind: remit.EventFolded, By: "agent/deploy"}); err != nil {
+		t.Fatal(err)
+	}
+	f.jumped.Store(int64(-20 * time.Second))
+	f.restart()
+	if k := f.check("clock"); k.OK {
+		t.Errorf("doctor: %+v", k)
+	}
+}
+
+// TestClockOfOthersHaltsNothing: a target's audit log may have another time than this host.
+func TestClockOfOthersHaltsNothing(t *testing.T) {
+	f := setUp(t)
+	for _, kind := range []remit.EventKind{remit.EventAction, remit.EventFinding} {
+		if err := f.srv.record(t.Context(), remit.Event{At: f.srv.now().Add(time.Minute), Kind: kind, By: "kubernetes-audit"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.restart()
+	if k := f.check("clock"); !k.OK {
+		t.Errorf("doctor: %+v", k)
 	}
 }
 

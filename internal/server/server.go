@@ -152,7 +152,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.clock, s.opinions.queue = o.clock, make(chan opinion, opinionQueue)
-	if err := errors.Join(s.checkLastEvent(), s.loadStarts()); err != nil {
+	if err := errors.Join(s.checkLastEvents(), s.loadStarts()); err != nil {
 		return nil, err
 	}
 	if err := s.openIdentities(ctx); err != nil {

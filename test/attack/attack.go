@@ -69,7 +69,7 @@ func (a *attack) commands() map[string]scriptCommand {
 		"flood": a.flood, "spoil": a.spoil, "receipt": a.receipt, "savetext": a.savetext, "protobuf": a.protobuf, "cluster": a.clusterAdmin,
 		"eventually-dead": a.eventuallyDead, "eventually-gone": a.eventuallyGone, "without": a.without,
 		"key": a.key, "person": a.person, "browse": a.browse, "approve": a.approve, "member": a.member,
-		"found": a.found, "serve": a.serve, "halt": a.halt, "signed-house": a.signedHouse, "bundle": a.bundle, "double": a.double,
+		"found": a.found, "serve": a.serve, "halt": a.halt, "signed-house": a.signedHouse, "bundle": a.bundle, "double": a.double, "skew": a.skew,
 	}
 	out := map[string]scriptCommand{}
 	for name, do := range own {

@@ -8,13 +8,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"remit"
 	"remit/internal/evidence/evidencetest"
@@ -46,6 +53,11 @@ type lab struct {
 	image   string // with digest
 	id      string // the installation's at the cluster
 
+	clock     *processClock // of the server, once it was touched
+	registry  *httptest.Server
+	index     string    // an image for two platforms, with digest
+	platforms [2]string // their digests
+
 	provider     *logintest.Provider // nil: node or its packages are not there
 	stopProvider func()
 }
@@ -59,7 +71,7 @@ func newLab(ctx context.Context, binary string, withCluster bool) (*lab, error) 
 	if l.dir, err = os.MkdirTemp("", "ra-"); err != nil { // short: sockets live in it
 		return l, err
 	}
-	steps := []func(context.Context, string) error{l.copyBinary, l.initialise, l.makeSigners, l.startDesk, l.startIssuer, l.startProvider}
+	steps := []func(context.Context, string) error{l.copyBinary, l.initialise, l.makeSigners, l.startDesk, l.startIssuer, l.startProvider, l.pushIndex}
 	if withCluster {
 		steps = append(steps, l.startCluster)
 	}
@@ -118,8 +130,35 @@ func (l *lab) run(ctx context.Context, args ...string) ([]byte, error) {
 	return exec.CommandContext(ctx, l.path("remit"), append([]string{"--dir", l.path("state")}, args...)...).CombinedOutput()
 }
 
+// pushIndex pushes an image for two platforms to a registry of the laboratory.
+func (l *lab) pushIndex(context.Context, string) error {
+	l.registry = httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	index, err := random.Index(256, 1, 2)
+	if err != nil {
+		return err
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return err
+	}
+	for i := range l.platforms {
+		l.platforms[i] = manifest.Manifests[i].Digest.String()
+	}
+	digest, err := index.Digest()
+	if err != nil {
+		return err
+	}
+	repository := strings.TrimPrefix(l.registry.URL, "http://") + "/company/foo"
+	ref, err := name.ParseReference(repository+":v1", name.Insecure)
+	if err != nil {
+		return err
+	}
+	l.index = repository + "@" + digest.String()
+	return remote.WriteIndex(ref, index)
+}
+
 func (l *lab) makeSigners(context.Context, string) error {
-	for _, name := range []string{"scanner", "builds", "stranger"} {
+	for _, name := range []string{"scanner", "builds", "agents", "stranger"} {
 		s, err := evidencetest.NewSigner("ci-" + name)
 		if err != nil {
 			return err
@@ -216,6 +255,9 @@ func (l *lab) close() {
 	if l.provider != nil {
 		l.stopProvider()
 	}
+	if l.registry != nil {
+		l.registry.Close()
+	}
 	if l.cluster != nil {
 		l.cluster.close()
 	}
@@ -228,7 +270,8 @@ func (l *lab) close() {
 func (l *lab) env() map[string]string {
 	e := map[string]string{"IMAGE": l.image, "DIGEST": l.image[strings.Index(l.image, "@")+1:], "WORKER_UID": fmt.Sprint(workerUID),
 		"READER": fmt.Sprint(readerUID), "STRANGER": fmt.Sprint(strangerUID), "CONFIG": l.path("state", "config"),
-		"OTHER_DIGEST": string(remit.DigestOf([]byte("another image"))), "GATE": "spiffe://company.com/pep/gate"}
+		"OTHER_DIGEST": string(remit.DigestOf([]byte("another image"))), "GATE": "spiffe://company.com/pep/gate",
+		"INDEX": l.index, "PLATFORM1": l.platforms[0], "PLATFORM2": l.platforms[1]}
 	if l.cluster != nil {
 		e["BROKER"] = l.cluster.broker
 	}

@@ -105,6 +105,17 @@ owner_ids: ["42"]
 ca: @DIR@/issuer.pem
 ---
 kind: EvidenceSource
+name: whole
+type: scan
+signers: [{name: ci-scanner, key: {file: @DIR@/scanner.pub}}]
+platforms: all
+---
+kind: EvidenceSource
+name: several
+type: scan
+signers: [{name: ci-scanner, key: {file: @DIR@/scanner.pub}}, {name: ci-agents, key: {file: @DIR@/agents.pub}, holder: agent/deploy}]
+---
+kind: EvidenceSource
 name: desk
 type: ticket
 url: @DESK@/api/changes/{id}
@@ -179,6 +190,18 @@ stages:
     target: desk-target
     where: {name: $app, image: $image}
     evidence: [{ci: {of: $image, source: jobs, repository: company/foo, repository_id: "4711", workflow: .github/workflows/release.yml, environment: production}}]
+  - name: whole
+    who: agent/deploy
+    action: kubernetes.restart
+    target: desk-target
+    where: {name: $app, image: $image}
+    evidence: [{scan: {of: $image, source: whole, worst: medium, within: 24h}}]
+  - name: several
+    who: agent/deploy
+    action: kubernetes.delete
+    target: desk-target
+    where: {name: $app, image: $image}
+    evidence: [{scan: {id: $scan, of: $image, source: several, worst: medium, within: 24h}}]
   - name: ticketed
     who: agent/deploy
     action: kubernetes.update

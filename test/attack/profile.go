@@ -109,6 +109,8 @@ func (p *Profile) has(need string) bool {
 		return p.Admin != "" && p.Workload != "" && p.Run.Workflow != "" && p.Act.Action != "" && p.has("agent")
 	case "lab":
 		return p.lab != nil
+	case "clock":
+		return p.lab != nil && canSkew()
 	case "login":
 		return p.lab != nil && p.lab.provider != nil
 	case "kubernetes":
