@@ -94,6 +94,7 @@ type Match struct {
 	Permission *Permission // nil: none
 	Ref        PermissionRef
 	Args       Args // the request's, with what Fill added
+	From       []FromFact
 	Needs      []Need
 	Reasons    []Reason // when Permission is nil
 	Policy     Digest   // of the revision that answered
@@ -124,6 +125,13 @@ type Judgement struct {
 	Obligations []string
 }
 
+// FromFact says that an argument's value is one that an earlier call of the run returned.
+type FromFact struct {
+	Permission string `json:"permission"` // of that call
+	Path       string `json:"path"`       // where its result had the value
+	Arg        string `json:"arg"`        // where the request has it: a JSON pointer into the arguments
+}
+
 // Decision is a recorded answer.
 type Decision struct {
 	ID         DecisionID       `json:"id"`
@@ -141,6 +149,7 @@ type Decision struct {
 	Under      DecisionID       `json:"under,omitempty"`
 	Sandbox    Tier             `json:"sandbox,omitempty"` // the actual tier; see Request
 	Permission PermissionRef    `json:"permission,omitzero"`
+	From       []FromFact       `json:"from,omitempty"`   // which arguments earlier calls of the run returned (S25)
 	Asked      string           `json:"asked,omitempty"`  // the permission's name as the caller stated it
 	Params     map[string]Value `json:"params,omitempty"` // of the run, as they were: the decision can be judged again
 	Evidence   []Evidence       `json:"evidence,omitempty"`

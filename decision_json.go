@@ -43,6 +43,13 @@ func (d *Decision) AppendSealed(b []byte, s *Seal) []byte {
 		b = appendText(b, `,"stage":`, d.Permission.Stage)
 		b = append(appendText(b, `,"permission":`, d.Permission.Name), '}')
 	}
+	for i := range d.From {
+		b = appendText(append(b, [...]string{`,"from":[`, `,`}[min(i, 1)]...), `{"permission":`, d.From[i].Permission)
+		b = append(appendText(appendText(b, `,"path":`, d.From[i].Path), `,"arg":`, d.From[i].Arg), '}')
+		if i == len(d.From)-1 {
+			b = append(b, ']')
+		}
+	}
 	b = appendSome(b, `,"asked":`, d.Asked)
 	if len(d.Params) > 0 {
 		b = s.fields(append(b, `,"params":`...), "params", d.Params)

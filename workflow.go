@@ -101,7 +101,10 @@ const (
 	PredicatePattern PredicateKind = "pattern" // a string that matches Pattern as a whole
 	PredicateAny     PredicateKind = "any"     // anything, also absent
 	PredicateObject  PredicateKind = "object"  // an object whose fields hold Fields; an unnamed field must be absent
-	PredicateFrom    PredicateKind = "from"    // a value that an earlier call returned; denies until results are kept
+	PredicateFrom    PredicateKind = "from"    // a value that an earlier call of the run returned, or a list of such (S25)
+	// PredicateChoice: a list whose every element, or a scalar that, equals one of Terms or came from one of Sources; nothing at
+	// all, or an empty list, where Empty is true.
+	PredicateChoice PredicateKind = "choice"
 )
 
 // Predicate is a condition on one argument.
@@ -112,8 +115,18 @@ type Predicate struct {
 	Above    *Value         // a number, Above < x; only in an approval's When
 	Pattern  *regexp.Regexp // anchored by the parser: ^(?:…)$
 	Fields   map[string]Predicate
-	From     string // permission name
-	Path     string // JSON pointer with * for any index
+	Source   // of a from
+	Sources  []Source
+	Empty    bool
+}
+
+// Source is where earlier calls of a run returned values.
+type Source struct {
+	From string // permission name
+	// Path is a JSON pointer into the structured result, with * for any index. A word before it says how values are found:
+	// "text:" leads into a text content that is a JSON document; "url:", "email:" and "account:" give the only value of that form in
+	// the text which stands there, and nothing where it holds two; "words:" gives each run of up to six words of it.
+	Path string
 }
 
 // Hours is a weekly window: Days[time.Weekday], minutes of the day in Zone, From inclusive and To exclusive; From > To

@@ -151,7 +151,7 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	}
 	w.match = w.policy.Match(req, &w.run)
 	m := &w.match
-	w.decision.Policy, w.decision.Permission, w.decision.Args = m.Policy, m.Ref, m.Args
+	w.decision.Policy, w.decision.Permission, w.decision.Args, w.decision.From = m.Policy, m.Ref, m.Args, m.From
 	w.rests(remit.PolicyKey, m.Epoch)
 	if m.Permission == nil {
 		return w.deny(m.Reasons...)

@@ -87,19 +87,44 @@ func (p *predicate) read(d *decoder, n *yaml.Node, is string) {
 	p.line = n.Line
 	switch n.Kind {
 	case yaml.SequenceNode:
-		p.Kind = remit.PredicateSubset
-		if len(n.Content) == 0 {
-			d.add(n, "an empty list allows nothing: list values, or leave the argument out")
-		}
-		for _, c := range n.Content {
-			p.addTerm(d, c)
-		}
+		p.readList(d, n)
 	case yaml.MappingNode:
 		p.readMapping(d, n, is)
 	default:
 		p.Kind = remit.PredicateEqual
 		p.addTerm(d, n)
 	}
+}
+
+// readList reads a subset, or a choice where null or a from stands among the values.
+func (p *predicate) readList(d *decoder, n *yaml.Node) {
+	p.Kind = remit.PredicateSubset
+	if len(n.Content) == 0 {
+		d.add(n, "an empty list allows nothing: list values, or leave the argument out")
+	}
+	for _, c := range n.Content {
+		switch {
+		case c.Kind == yaml.ScalarNode && c.Tag == "!!null":
+			p.Kind, p.Empty = remit.PredicateChoice, true
+		case c.Kind == yaml.MappingNode:
+			p.Kind = remit.PredicateChoice
+			p.addSource(d, c)
+		default:
+			p.addTerm(d, c)
+		}
+	}
+}
+
+func (p *predicate) addSource(d *decoder, n *yaml.Node) {
+	keys := map[string]*yaml.Node{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		keys[n.Content[i].Value] = n.Content[i+1]
+	}
+	if len(keys) != 2 || keys["from"] == nil || keys["path"] == nil {
+		d.add(n, "expected {from: PERMISSION, path: POINTER}, a value or null in a list")
+		return
+	}
+	p.Sources = append(p.Sources, p.source(d, keys))
 }
 
 func (p *predicate) addTerm(d *decoder, n *yaml.Node) {
@@ -167,13 +192,17 @@ func (p *predicate) readRange(d *decoder, n *yaml.Node, keys map[string]*yaml.No
 
 func (p *predicate) readFrom(d *decoder, keys map[string]*yaml.Node) {
 	p.Kind = remit.PredicateFrom
+	p.Source = p.source(d, keys)
+}
+
+func (p *predicate) source(d *decoder, keys map[string]*yaml.Node) remit.Source {
 	var from, path word
 	from.read(d, keys["from"], "label")
 	path.read(d, keys["path"], "pointer")
-	p.From, p.Path = from.s, path.s
 	if from.s != "" {
 		p.uses = append(p.uses, ref{refFrom, from.s, from.line})
 	}
+	return remit.Source{From: from.s, Path: path.s}
 }
 
 func (p *predicate) readObject(d *decoder, n *yaml.Node, is string) {

@@ -37,10 +37,16 @@ Where conditions on arguments stand (where, when), the value of each argument is
 | {any: true} | is anything, also absent |
 | {min: 1, max: 10} | is a number within; either bound may be left out |
 | {pattern: "RE"} | is text that the regular expression (RE2) matches as a whole |
-| {from: PERMISSION, path: /rows/*/id} | was returned there by an earlier call |
+| {from: PERMISSION, path: /rows/*/id} | was returned there by an earlier call of this run under that permission, or is a list of such; * is any index. The path leads into the structured result; text:/rows/*/id leads into a text that is a JSON document |
+| [1, $other, null, {from: …, path: …}] | equals one of these or was returned there, or is a list of such; with null it may also be absent or an empty list |
 | {name: …, name: …} | is an object with exactly these fields, each of which holds |
 
 An argument that is not named must be absent.
+
+A path of a from names a field. Where a value stands only in a text, a word before the path says how it is found there: url:, email:
+and account: give the one value of that form in the text, and nothing where there are two, so that whoever can only add to the text
+can take the value away but not replace it; words: gives each run of up to six words. Whoever writes the text itself decides what
+they give: that is weaker than a field, and meant for a document that the run names.
 `
 
 // Reference returns the reference of all kinds in Markdown.

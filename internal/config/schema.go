@@ -158,13 +158,14 @@ func predicateSchema(self string, bounds ...string) map[string]any {
 	keys := func(names ...string) m {
 		return m{"propertyNames": m{"enum": names}, "minProperties": len(names)}
 	}
+	source := form(m{"from": (&word{}).schema("label"), "path": (&word{}).schema("pointer")}, "from", "path")
 	forms := []any{
 		m{"$ref": "#/$defs/term"},
-		m{"type": "array", "items": m{"$ref": "#/$defs/term"}, "minItems": 1},
+		m{"type": "array", "items": m{"anyOf": []any{m{"$ref": "#/$defs/term"}, m{"type": "null"}, source}}, "minItems": 1},
 		form(m{"any": m{"const": true}}, "any"),
 		form(ranged),
 		form(m{"pattern": (&word{}).schema("regexp")}, "pattern"),
-		form(m{"from": (&word{}).schema("label"), "path": (&word{}).schema("pointer")}, "from", "path"),
+		source,
 		m{"type": "object", "additionalProperties": again, "propertyNames": m{"pattern": argFormat.String()},
 			"not": m{"anyOf": []any{keys("any"), keys("pattern"), keys("from", "path"),
 				m{"propertyNames": m{"enum": slices.Sorted(maps.Keys(ranged))}, "minProperties": 1}}}},

@@ -40,8 +40,12 @@ func within(p remit.Predicate, params map[string]remit.Parameter, most remit.Pre
 			}
 		}
 		return true
+	case p.Kind == remit.PredicateChoice && most.Kind == remit.PredicateChoice:
+		return choiceWithin(p, params, most, mostParams)
 	case p.Kind != most.Kind:
 		return false
+	case p.Kind == remit.PredicateFrom:
+		return p.Source == most.Source
 	case p.Kind == remit.PredicateRange:
 		return rangeWithin(p.Min, p.Max, most)
 	case p.Kind == remit.PredicatePattern:
@@ -50,6 +54,18 @@ func within(p remit.Predicate, params map[string]remit.Parameter, most remit.Pre
 		return fieldsWithin(p.Fields, params, most.Fields, mostParams)
 	}
 	return false
+}
+
+// choiceWithin: each value and each source of p is one of most's.
+func choiceWithin(p remit.Predicate, params map[string]remit.Parameter, most remit.Predicate, mostParams map[string]remit.Parameter) bool {
+	values := remit.Predicate{Kind: remit.PredicateSubset, Terms: most.Terms}
+	for _, t := range p.Terms {
+		if !termWithin(t, params, values, mostParams) {
+			return false
+		}
+	}
+	other := func(by remit.Source) bool { return !slices.Contains(most.Sources, by) }
+	return (most.Empty || !p.Empty) && !slices.ContainsFunc(p.Sources, other)
 }
 
 // fieldsWithin: a field that most names must stand; one that it does not name is free.
@@ -192,7 +208,13 @@ func describePredicate(p remit.Predicate) string {
 	switch p.Kind {
 	case remit.PredicateEqual:
 		return terms[0]
-	case remit.PredicateSubset:
+	case remit.PredicateSubset, remit.PredicateChoice:
+		for _, by := range p.Sources {
+			terms = append(terms, "results of "+by.From+" at "+by.Path)
+		}
+		if p.Empty {
+			terms = append(terms, "nothing")
+		}
 		return "[" + strings.Join(terms, ", ") + "]"
 	case remit.PredicateRange:
 		out := ""
@@ -212,7 +234,7 @@ func describePredicate(p remit.Predicate) string {
 		}
 		return "{" + strings.Join(fields, ", ") + "}"
 	case remit.PredicateFrom:
-		return "a result of " + p.From
+		return "a result of " + p.From + " at " + p.Path
 	}
 	return "anything"
 }

@@ -32,7 +32,7 @@ var formats = map[string]format{
 	"actions":    {expr(`^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*\.([a-z][a-z0-9_]*|\*)$`), "KIND.VERB or KIND.*"},
 	"clock":      {expr(`^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$`), `"HH:MM"`},
 	"path":       {expr(`^/.*$`), "an absolute path"},
-	"pointer":    {expr(`^(/([^~/]|~[01])*)+$`), "a JSON pointer, such as /rows/*/id"},
+	"pointer":    {expr(`^((text|url|email|account|words):)?(/([^~/]|~[01])*)+$`), "a JSON pointer, such as /rows/*/id, or one after text:, url:, email:, account: or words:"},
 	"rego":       {expr(`^[^/].{0,250}\.rego$`), "the path of a .rego file in the configuration directory"},
 	"field":      {expr(`^(scan|provenance|ticket|ci)\.[a-z][a-z0-9_]{0,62}$`), "KIND.FIELD of evidence, such as ticket.customer"},
 	"exitfact":   {expr(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])? (allowed|granted|executed)$`), "PERMISSION allowed, granted or executed"},

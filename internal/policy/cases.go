@@ -57,6 +57,15 @@ type CaseAsk struct {
 	At         time.Time        `yaml:"at"`
 	// Inside names the permission of an open call of this run, with its arguments.
 	Inside *CaseCall `yaml:"inside"`
+	// From are values that earlier calls of the run returned.
+	From []CaseFrom `yaml:"from"`
+}
+
+// CaseFrom is what calls under a permission returned at a path.
+type CaseFrom struct {
+	Permission string  `yaml:"permission"`
+	Path       string  `yaml:"path"`
+	Values     []value `yaml:"values"`
 }
 
 // CaseCall is the parent decision.
@@ -202,6 +211,12 @@ func (c *Case) check() error {
 	return nil
 }
 
+func (a *CaseAsk) returned(_ remit.RunID, permission, path string, v remit.Value) bool {
+	return slices.ContainsFunc(a.From, func(f CaseFrom) bool {
+		return f.Permission == permission && f.Path == path && slices.ContainsFunc(f.Values, func(o value) bool { return o.Equal(v) })
+	})
+}
+
 func (a *CaseAsk) caller() (remit.Principal, error) {
 	var p remit.Principal
 	levels := []string{"none", "user", "launched", "sandbox", "node"}
@@ -288,7 +303,7 @@ func (p *Plan) test(ctx context.Context, c *Case) string {
 	req := remit.Request{At: c.Request.At, Caller: caller, Agent: remit.Name(c.Request.Agent), Run: run.ID, Permission: c.Request.Permission, Sandbox: remit.Tier(c.Request.Sandbox),
 		Action: c.Request.Action, Target: c.Request.Target, Args: plain(c.Request.Args), TTL: c.Request.TTL, Via: c.Request.Via, Fill: c.Request.Fill}
 	plan := *p // the case's parent call instead of the recorded ones
-	plan.cfg.Parent = nil
+	plan.cfg.Parent, plan.cfg.From = nil, c.Request.returned
 	if in := c.Request.Inside; in != nil {
 		req.Under = "dec-test"
 		plan.cfg.Parent = func(remit.DecisionID) (remit.Decision, bool) {

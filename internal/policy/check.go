@@ -168,13 +168,24 @@ func (c *checker) predicate(m *remit.Permission, p remit.Predicate) error {
 			}
 		}
 		return nil
-	case remit.PredicateFrom:
-		if p.From == m.Name || !slices.Contains(c.earlier, p.From) {
-			return fmt.Errorf("from names %q, which is no permission of this or an earlier stage", p.From)
-		}
-		return nil
+	case remit.PredicateFrom, remit.PredicateChoice:
+		return c.choice(m, p)
 	}
 	return fmt.Errorf("there is no predicate %q", p.Kind)
+}
+
+func (c *checker) choice(m *remit.Permission, p remit.Predicate) error {
+	for i := range p.Terms {
+		if err := c.term(m, &p.Terms[i]); err != nil {
+			return err
+		}
+	}
+	for _, by := range sources(&p) {
+		if by.From == m.Name || !slices.Contains(c.earlier, by.From) {
+			return fmt.Errorf("from names %q, which is no permission of this or an earlier stage", by.From)
+		}
+	}
+	return nil
 }
 
 func checkRange(p remit.Predicate) error {

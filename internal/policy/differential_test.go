@@ -217,6 +217,7 @@ func breaks() map[string]func(*permission) {
 		"range":   loosen(remit.PredicateRange, remit.Predicate{Kind: remit.PredicateRange}),
 		"pattern": loosen(remit.PredicatePattern, remit.Predicate{Kind: remit.PredicatePattern, Pattern: regexp.MustCompile("")}),
 		"object":  loosen(remit.PredicateObject, anything), "from": loosen(remit.PredicateFrom, anything),
+		"choice":  loosen(remit.PredicateChoice, anything),
 		"any":     loosen(remit.PredicateAny, remit.Predicate{Kind: remit.PredicatePattern, Pattern: regexp.MustCompile("")}),
 		"unnamed": other(func(p *remit.Permission) { p.Where = maps.Clone(p.Where); p.Where["zz"] = anything }),
 		"hours":   other(func(p *remit.Permission) { p.Hours = nil }), "under": other(func(p *remit.Permission) { p.Under = "" }),

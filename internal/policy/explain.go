@@ -92,7 +92,7 @@ func (p *Plan) nearest(d *remit.Decision) (best *permission, how []remit.Reason)
 		if known && len(other) > 0 {
 			continue
 		}
-		s := p.scope(c, &req, &run)
+		s := p.scope(c, &req, &run, factsOf(d))
 		reasons := append(other, c.differences(&req, d.Args, &s)...)
 		if distance := 1000*len(other) + len(reasons); distance < least {
 			least, best, how = distance, c, reasons

@@ -203,9 +203,27 @@ func (w *printer) predicate(c *permission, rule, path string, p *remit.Predicate
 		w.line("%s if {\n\tis_string(%s)\n\tregex.match(%s, %s)\n}", rule, path, quote(p.Pattern.String()), path)
 	case remit.PredicateObject:
 		w.object(c, rule, path, p)
+	case remit.PredicateFrom:
+		w.line("%s if within(%s, {f.value | some f in input.from; f.permission == %s; f.path == %s})", rule, path, quote(p.From), quote(p.Path))
+	case remit.PredicateChoice:
+		w.choice(c, rule, path, p)
 	default:
-		w.line("%s if false", rule) // from: results of earlier calls are not kept yet
+		w.line("%s if false", rule)
 	}
+}
+
+// choice prints a rule for what is not there, and one for what is.
+func (w *printer) choice(c *permission, rule, path string, p *remit.Predicate) {
+	if p.Empty {
+		w.line("%s_there if present(%s)\n\n%s if not %s_there\n\n%s if %s == []", rule, path, rule, rule, rule, path)
+	}
+	w.line("%s_terms contains f.value if {\n\tsome f in input.from\n\t[f.permission, f.path] in [", rule)
+	for _, by := range p.Sources {
+		w.line("\t\t[%s, %s],", quote(by.From), quote(by.Path))
+	}
+	w.line("\t]\n}")
+	w.terms(c, rule, p)
+	w.line("%s if {\n\tpresent(%s)\n\twithin(%s, %s_terms)\n}", rule, path, path, rule)
 }
 
 func (w *printer) terms(c *permission, rule string, p *remit.Predicate) {

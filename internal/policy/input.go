@@ -25,6 +25,7 @@ import (
 //	sandbox     {tier}: in what it runs        or {kind, reason: {code, of}}
 //	action, target
 //	args        as judged                parent      {id, effect, run, permission: {workflow, stage, permission}, args} or {}
+//	from        [{permission, path, value}]: values of args that earlier calls of the run returned (printed policy only)
 //	outside     [{code, of}]: reasons from outside policy that denied (printed policy only)
 //
 // A number that OPA would round stands as {"#number": "…"}.
@@ -42,6 +43,7 @@ type document struct {
 	params                            map[string]remit.Value
 	evidence                          []remit.Found
 	parent                            *remit.Decision
+	from                              []fact
 	outside                           []remit.Reason
 }
 
@@ -68,13 +70,13 @@ func (p *Plan) ruleInput(req *remit.Request, run *remit.Run, m *remit.Match, fou
 func Input(d *remit.Decision, parent *remit.Decision) ([]byte, error) {
 	doc := document{at: d.At, agent: d.Agent, caller: d.Caller, level: d.Level, via: d.Via, action: d.Action, target: d.Target, sandbox: d.Sandbox,
 		asked: d.Asked, askedTTL: d.AskedTTL, permission: d.Permission.Name, args: d.Args, run: d.Run, workflow: d.Permission.Workflow,
-		stage: d.Permission.Stage, digest: d.WorkflowDigest, params: d.Params, parent: parent, outside: outside(d)}
+		stage: d.Permission.Stage, digest: d.WorkflowDigest, params: d.Params, parent: parent, from: factsOf(d), outside: outside(d)}
 	found, err := foundOf(d)
 	if err != nil {
 		return nil, err
 	}
 	doc.evidence = found
-	value, err := ast.JSON(doc.object(append(ruleFields(), "outside")))
+	value, err := ast.JSON(doc.object(append(ruleFields(), "from", "outside")))
 	if err != nil {
 		return nil, fmt.Errorf("input of decision %s: %w", d.ID, err)
 	}
@@ -169,6 +171,13 @@ func (d *document) field(name string) *ast.Term {
 		terms := make([]*ast.Term, len(d.evidence))
 		for i := range d.evidence {
 			terms[i] = foundTerm(&d.evidence[i])
+		}
+		return ast.ArrayTerm(terms...)
+	case "from":
+		terms := make([]*ast.Term, len(d.from))
+		for i := range d.from {
+			f := &d.from[i]
+			terms[i] = objectTerm("permission", ast.StringTerm(f.Permission), "path", ast.StringTerm(f.Path), "value", inputValue(f.value))
 		}
 		return ast.ArrayTerm(terms...)
 	case "outside":

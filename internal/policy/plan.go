@@ -31,6 +31,9 @@ type Config struct {
 	// Parent returns the recorded decision of a call that is still open. Whether the decision fits is checked here. nil: no
 	// request is ever inside a call, and what asks for that is denied.
 	Parent func(remit.DecisionID) (remit.Decision, bool)
+	// From reports whether a call of the run under the permission returned the value at the path (S25). nil: nothing is known, and
+	// what asks for that is denied.
+	From func(run remit.RunID, permission, path string, v remit.Value) bool
 }
 
 // Plan is one compiled revision. It is immutable and safe for concurrent use; the Config's slices must not change after.
@@ -44,8 +47,9 @@ type Plan struct {
 }
 
 type workflow struct {
-	digest remit.Digest
-	stages map[string]*stage
+	digest  remit.Digest
+	stages  map[string]*stage
+	sources map[string][]string // see Sources
 }
 
 type stage struct {
@@ -103,7 +107,7 @@ func Compile(cfg Config) (*Plan, error) {
 }
 
 func compileWorkflow(w *remit.Workflow, next *int) *workflow {
-	out := &workflow{digest: w.Digest, stages: make(map[string]*stage, len(w.Stages))}
+	out := &workflow{digest: w.Digest, stages: make(map[string]*stage, len(w.Stages)), sources: sourcesOf(w)}
 	for i := range w.Stages {
 		s := &stage{index: map[key][]*permission{}}
 		for j := range w.Stages[i].May {
@@ -191,12 +195,14 @@ func (p *Plan) Match(req *remit.Request, run *remit.Run) (m remit.Match) {
 		return m
 	}
 	candidates := at.index[key{req.Agent, req.Action, req.Target}]
+	from := p.facts(candidates, req, run)
+	m.From = fromFacts(from)
 	for _, c := range candidates {
 		//remit:guard S9 TestFirstInFileOrderWins
 		if req.Permission != "" && req.Permission != c.Name {
 			continue
 		}
-		s := p.scope(c, req, run)
+		s := p.scope(c, req, run, from)
 		args := req.Args
 		if req.Fill && req.Permission != "" {
 			args = c.fill(args, &s)
@@ -207,7 +213,7 @@ func (p *Plan) Match(req *remit.Request, run *remit.Run) (m remit.Match) {
 			return m
 		}
 	}
-	m.Reasons = p.refuse(candidates, req, run, m.Args)
+	m.Reasons = p.refuse(candidates, req, run, m.Args, from)
 	return m
 }
 
@@ -244,8 +250,8 @@ func (p *Plan) stage(run *remit.Run) (*stage, *remit.Reason) {
 }
 
 // scope is what references in c may resolve to. The parent decision is looked up only where c asks for one.
-func (p *Plan) scope(c *permission, req *remit.Request, run *remit.Run) scope {
-	s := scope{params: run.Params}
+func (p *Plan) scope(c *permission, req *remit.Request, run *remit.Run, from []fact) scope {
+	s := scope{params: run.Params, from: from}
 	if c.Under == "" || req.Under == "" || p.cfg.Parent == nil {
 		return s
 	}
@@ -294,13 +300,13 @@ func (c *permission) extra(args remit.Args) []string {
 }
 
 // refuse says what kept the nearest candidate, the one with the fewest reasons, from matching.
-func (p *Plan) refuse(candidates []*permission, req *remit.Request, run *remit.Run, args remit.Args) []remit.Reason {
+func (p *Plan) refuse(candidates []*permission, req *remit.Request, run *remit.Run, args remit.Args, from []fact) []remit.Reason {
 	var best []remit.Reason
 	for _, c := range candidates {
 		if req.Permission != "" && req.Permission != c.Name {
 			continue
 		}
-		s := p.scope(c, req, run)
+		s := p.scope(c, req, run, from)
 		if r := c.differences(req, args, &s); best == nil || len(r) < len(best) {
 			best = r
 		}

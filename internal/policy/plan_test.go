@@ -239,7 +239,7 @@ func TestPredicates(t *testing.T) {
 		{between, text("5"), false}, {between, remit.Value{}, false}, {between, number("999.99999999999999"), false}, {between, number("-5"), false},
 		{pattern, text("CHG-1"), true}, {pattern, text("xCHG-1"), false}, {pattern, text("CHG-1\n"), false}, {pattern, number("1"), false},
 		{remit.Predicate{Kind: remit.PredicateAny}, remit.Value{}, true},
-		{remit.Predicate{Kind: remit.PredicateFrom, From: "other", Path: "/id"}, text("x"), false},
+		{remit.Predicate{Kind: remit.PredicateFrom, Source: remit.Source{From: "other", Path: "/id"}}, text("x"), false},
 	} {
 		w := deploy()
 		w.Stages[0].May = []remit.Permission{{Name: "m", Who: "agent/deploy", Action: "kubernetes.apply", Target: "production-cluster",

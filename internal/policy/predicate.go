@@ -18,6 +18,7 @@ type scope struct {
 	params map[string]remit.Value
 	call   remit.Args // of the parent decision
 	inside bool       // whether there is a parent decision that fits
+	from   []fact
 }
 
 // resolve returns the term's value. Nothing, null, and what cannot be compared exactly are not resolved, and a predicate on
@@ -102,8 +103,12 @@ func (s *scope) holds(p *remit.Predicate, v remit.Value) bool {
 		return v.Kind() == remit.String && p.Pattern.MatchString(v.Text())
 	case remit.PredicateObject:
 		return s.object(p, v)
+	case remit.PredicateFrom:
+		return s.holdsFrom(p, v)
+	case remit.PredicateChoice:
+		return s.choice(p, v)
 	}
-	return false // PredicateFrom: results are not kept yet; anything unknown
+	return false // anything unknown
 }
 
 // subset: an empty list is refused, because a target may read "no columns" as "all columns".
@@ -259,10 +264,13 @@ func (s *scope) describe(p *remit.Predicate) string {
 	switch p.Kind {
 	case remit.PredicateEqual:
 		return clip(s.describeTerm(&p.Terms[0]))
-	case remit.PredicateSubset:
-		words := make([]string, len(p.Terms))
+	case remit.PredicateSubset, remit.PredicateChoice:
+		words := make([]string, len(p.Terms), len(p.Terms)+len(p.Sources))
 		for i := range p.Terms {
 			words[i] = s.describeTerm(&p.Terms[i])
+		}
+		for _, by := range p.Sources {
+			words = append(words, "what "+by.From+" returned at "+by.Path)
 		}
 		return clip("of [" + strings.Join(words, ", ") + "]")
 	case remit.PredicateRange:
@@ -272,7 +280,7 @@ func (s *scope) describe(p *remit.Predicate) string {
 	case remit.PredicateObject:
 		return "an object with the named fields and no other"
 	case remit.PredicateFrom:
-		return clip("a value that " + p.From + " returned at " + p.Path)
+		return clip("a value that " + p.From + " returned at " + p.Path + " in this run, since the server started")
 	}
 	return "anything"
 }

@@ -26,6 +26,7 @@ type world struct {
 	parents map[remit.DecisionID]remit.Decision
 	own     *Plan // as stageAlone printed it
 	stages  map[remit.PermissionRef]*Printed
+	self    string // the permission that is being made; it is no source of its own
 }
 
 func newWorld(seed uint64, withRules bool) *world {
@@ -41,6 +42,7 @@ func newWorld(seed uint64, withRules bool) *world {
 		w.cfg.Rules = testRules()
 	}
 	w.cfg.Parent = func(id remit.DecisionID) (remit.Decision, bool) { d, ok := w.parents[id]; return d, ok }
+	w.cfg.From = returned
 	return w
 }
 
@@ -118,15 +120,13 @@ func (w *world) workflow(i int) remit.Workflow {
 func (w *world) permission(m int) remit.Permission {
 	p := remit.Permission{Name: fmt.Sprint("m", m), Who: pick(w, remit.Name("agent/a"), "agent/b"), Action: pick(w, "k8s.apply", "db.select"),
 		Target: pick(w, "prod", "test"), Where: map[string]remit.Predicate{}, TTL: time.Duration(w.IntN(4)) * time.Minute}
+	w.self = p.Name
 	if m > 0 && w.one(4) {
 		p.Under = "m0"
 	}
 	for _, name := range []string{"a", "b", "c", "d", "e", "f", "columns"}[:1+w.IntN(7)] {
 		if !w.one(4) {
 			p.Where[name] = w.predicate(p.Under != "", 0)
-		}
-		if p.Where[name].From == p.Name {
-			delete(p.Where, name)
 		}
 	}
 	if w.one(4) {
@@ -206,8 +206,8 @@ var patterns = map[string]string{"CHG-[0-9]+": "CHG-12", "a|bc": "bc", `[^"\\]*Ã
 func (w *world) predicate(call bool, depth int) remit.Predicate {
 	p := remit.Predicate{Kind: pick(w, remit.PredicateEqual, remit.PredicateEqual, remit.PredicateSubset, remit.PredicateRange, remit.PredicatePattern,
 		remit.PredicateAny, remit.PredicateObject, remit.PredicateEqual, remit.PredicateRange, remit.PredicateSubset)}
-	if depth == 0 && w.one(40) {
-		p.Kind = remit.PredicateFrom
+	if depth < 2 && w.one(8) {
+		p.Kind = pick(w, remit.PredicateFrom, remit.PredicateChoice, remit.PredicateChoice)
 	}
 	switch p.Kind {
 	case remit.PredicateEqual:
@@ -234,9 +234,27 @@ func (w *world) predicate(call bool, depth int) remit.Predicate {
 			}
 		}
 	case remit.PredicateFrom:
-		p.From, p.Path = "m1", "/rows/*/id"
+		p.Source = w.source()
+	case remit.PredicateChoice:
+		for range w.IntN(3) {
+			p.Terms = append(p.Terms, w.term(call))
+		}
+		for range w.IntN(3) {
+			p.Sources = append(p.Sources, w.source())
+		}
+		p.Empty = w.one(2)
 	}
 	return p
+}
+
+func (w *world) source() remit.Source {
+	other := map[bool]string{true: "m2", false: "m1"}[w.self == "m1" || w.self != "m2" && w.one(2)]
+	return remit.Source{From: other, Path: pick(w, "/rows/*/id", "words:/text")}
+}
+
+// returned is what earlier calls of every run returned.
+func returned(_ remit.RunID, permission, path string, v remit.Value) bool {
+	return permission == "m1" && (v.Text() == "id" || v.Text() == "7.5") || path == "words:/text" && v.Text() == "amount"
 }
 
 // ask is one generated request with what it runs into.
@@ -328,8 +346,20 @@ func (w *world) sample(p *remit.Predicate, s *scope) remit.Value {
 			fields[name] = w.sample(&is, s)
 		}
 		return remit.ObjectValue(fields)
+	case remit.PredicateFrom:
+		return w.returned()
+	case remit.PredicateChoice:
+		if len(p.Terms) == 0 || w.one(2) {
+			return pick(w, w.returned(), remit.Value{}, remit.ListValue())
+		}
+		v, _ := s.resolve(&p.Terms[w.IntN(len(p.Terms))])
+		return pick(w, v, remit.ListValue(v, str("id")))
 	}
 	return w.literal()
+}
+
+func (w *world) returned() remit.Value {
+	return pick(w, str("id"), num("7.5"), str("amount"), remit.ListValue(str("id"), num("7.5")))
 }
 
 func (w *world) break1(a *ask) {

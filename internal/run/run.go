@@ -2,7 +2,8 @@
 
 // Package run is the state machine of runs and the tokens that name them. A transition is a pure function from a run, its
 // workflow, who asks and when to the next run and the events that describe it; storing both in one commit, with the old
-// epoch as its precondition, is the caller's. The package does no I/O, has no clock, keeps no run and starts no goroutine.
+// epoch as its precondition, is the caller's. The package does no I/O, has no clock, keeps no run and starts no goroutine; Values
+// remembers, hashed, what calls of a run returned.
 //
 //	            Advance                Finish
 //	start ──> active ──> active … ──> finished

@@ -32,7 +32,7 @@ func (s *Server) opCompare(_ context.Context, c admin.Call) (any, error) {
 func (s *Server) compare(c *candidate) (api.Applied, error) {
 	out := s.applied(s.rev.Load(), c)
 	out.DryRun = true
-	_, err := compile(c.set, 0, nil)
+	_, err := compile(c.set, 0, nil, nil)
 	return out, err
 }
 

@@ -250,6 +250,10 @@ const endWithin = 5 * time.Second
 // wait for it: it compares times itself.
 func (s *Server) expireRuns(ctx context.Context) {
 	now := s.now()
+	s.values.Retain(func(id remit.RunID) bool {
+		r, ok := s.store.Run(id)
+		return ok && !r.Over()
+	})
 	for _, r := range s.store.LiveRuns() {
 		next, events, due := run.Expire(r, now)
 		if !due {

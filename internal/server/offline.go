@@ -60,7 +60,7 @@ func Check(dir, ceiling string) (int, error) {
 		}
 		errs = append(errs, bound.Within(set))
 	}
-	_, err = compile(set, 0, nil)
+	_, err = compile(set, 0, nil, nil)
 	return len(set.Workflows), errors.Join(append(errs, err)...)
 }
 
@@ -95,7 +95,7 @@ func Export(dir string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, err := compile(set, 0, nil)
+	plan, err := compile(set, 0, nil, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +108,7 @@ func TestPolicy(ctx context.Context, dir string, files []string) ([]policy.Outco
 	if err != nil {
 		return nil, err
 	}
-	plan, err := compile(set, 0, nil)
+	plan, err := compile(set, 0, nil, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -129,7 +129,7 @@ func (j *judges) read(revision remit.Digest) error {
 	if err != nil {
 		return fmt.Errorf("read revision %s: %w", revision, err)
 	}
-	plan, err := compile(set, 0, nil)
+	plan, err := compile(set, 0, nil, nil)
 	if err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 		sources[name] = source
 	}
 	var err error
-	r.plan, err = compile(set, epoch, s.parent)
+	r.plan, err = compile(set, epoch, s.parent, s.values.Holds)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err
 	}
@@ -361,7 +361,7 @@ func (s *Server) planOf(digest remit.Digest) (*policy.Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read revision %s: %w", digest, err)
 	}
-	return compile(set, 0, nil)
+	return compile(set, 0, nil, nil)
 }
 
 // parent reads a recorded decision from the ledger, because a decision is nowhere else: what `under` asks about.
@@ -392,9 +392,12 @@ func decisionOf(e remit.Entry) (remit.Decision, error) {
 	return event.Data, nil
 }
 
+// returned reports whether a call of a run under a permission returned a value at a path.
+type returned func(run remit.RunID, permission, path string, v remit.Value) bool
+
 // compile makes the plan of a configuration.
-func compile(set *config.Set, epoch uint64, parent func(remit.DecisionID) (remit.Decision, bool)) (*policy.Plan, error) {
-	cfg := policy.Config{Workflows: set.Workflows, Digest: set.Digest, Epoch: epoch, Parent: parent,
+func compile(set *config.Set, epoch uint64, parent func(remit.DecisionID) (remit.Decision, bool), from returned) (*policy.Plan, error) {
+	cfg := policy.Config{Workflows: set.Workflows, Digest: set.Digest, Epoch: epoch, Parent: parent, From: from,
 		Agents: slices.Collect(maps.Keys(set.Agents)), Targets: slices.Collect(maps.Keys(set.Targets))}
 	for name := range set.Agents { // a tool is a target of mcp.call
 		if tool, ok := strings.CutPrefix(string(name), "tool/"); ok {

@@ -97,6 +97,7 @@ type Server struct {
 
 	management *admin.Server
 	access     *run.Access
+	values     run.Values     // what calls of live runs returned
 	agents     *gateway.Quota // of each, for all that agents ask
 	mcp        *mcp.Handler
 	login      *login.Handler // nil: nobody logs in from elsewhere
