@@ -20,6 +20,7 @@ import (
 	"remit/internal/evidence/citoken"
 	"remit/internal/evidence/registry"
 	"remit/internal/evidence/ticket"
+	"remit/internal/gateway/egress"
 	kubegateway "remit/internal/gateway/kubernetes"
 	"remit/internal/identity/federation"
 	"remit/internal/store"
@@ -29,6 +30,7 @@ import (
 var targetDrivers = map[string]func(o config.Object, d deps) (built, error){
 	"kubernetes": newKubernetes,
 	"external":   newExternal,
+	"http":       newHTTP,
 }
 
 var evidenceSources = map[string]func(o config.Object, d deps) (evidence.Source, error){
@@ -57,7 +59,8 @@ type built struct {
 	webhooks http.Handler      // what its own API server calls; nil: nothing
 	// probe is what only doctor tries, beside the driver's own check: it says what it found; nil: nothing.
 	probe  func(context.Context) (string, error)
-	target broker.Target // filled by newTarget
+	out    *egress.Target // where the egress proxy lets tools through to; nil: not there
+	target broker.Target  // filled by newTarget
 }
 
 func newTarget(o config.Object, d deps) (built, error) {
@@ -154,6 +157,21 @@ func (s *Server) seen(l remit.Lease) remit.Lease {
 // newExternal is a target where somebody else enforces what Remit decides: an enforcement point that asks by AuthZEN.
 func newExternal(o config.Object, _ deps) (built, error) {
 	return built{driver: external.Driver{}}, o.Decode(&struct{}{})
+}
+
+// newHTTP is a server that tools reach through the egress proxy, which decides each request and injects the credential: nothing is minted.
+func newHTTP(o config.Object, _ deps) (built, error) {
+	var cfg egress.TargetConfig
+	if err := o.Decode(&cfg); err != nil {
+		return built{}, err
+	}
+	t, err := egress.NewTarget(o.Name, cfg, func(r egress.SecretRef) (remit.Secret, error) {
+		return config.SecretRef{File: r.File, Env: r.Env}.Resolve()
+	})
+	if err != nil {
+		return built{}, err
+	}
+	return built{driver: external.Driver{}, client: map[string]string{"server": t.Server()}, out: t}, nil
 }
 
 func newAttestation(o config.Object, d deps) (evidence.Source, error) {

@@ -33,6 +33,7 @@ func TestDriverReference(t *testing.T) {
 	for _, d := range []struct{ title, dir, file, typ string }{
 		{"Target, type kubernetes", "../credential/kubernetes", "", "Config"},
 		{"Target, type kubernetes: how its API server proves itself", ".", "drivers.go", "kubernetesTarget"},
+		{"Target, type http", "../gateway/egress", "", "TargetConfig"},
 		{"EvidenceSource, types scan, provenance, ci", "../evidence/attestation", "", "Config"},
 		{"EvidenceSource, type ci-token", "../evidence/citoken", "", "Config"},
 		{"EvidenceSource, type ticket", "../evidence/ticket", "", "Config"},
@@ -100,7 +101,7 @@ func writeStruct(t *testing.T, b *strings.Builder, all map[string]*ast.StructTyp
 			t.Errorf("%s.%s has no comment", name, f.Names[0].Name)
 		}
 		typ := types.ExprString(f.Type)
-		if nested := strings.TrimPrefix(typ, "[]"); all[nested] != nil && nested != "SecretRef" {
+		if nested := strings.TrimLeft(typ, "[]*"); all[nested] != nil && nested != "SecretRef" {
 			inner = append(inner, [2]string{nested, strings.TrimPrefix(path+"."+key, ".")})
 		}
 		fmt.Fprintf(b, "| `%s` | %s | %s |\n", key, valueOf(typ), strings.ReplaceAll(text, "|", "\\|"))
@@ -120,7 +121,7 @@ func valueOf(typ string) string {
 	if w, ok := words[typ]; ok {
 		return w
 	}
-	if slices.Contains([]string{"Signer", "Key"}, typ) {
+	if slices.Contains([]string{"Signer", "Key"}, typ) || strings.HasPrefix(typ, "*") {
 		return "mapping"
 	}
 	return typ

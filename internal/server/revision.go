@@ -21,6 +21,7 @@ import (
 	"remit/internal/config"
 	"remit/internal/evidence"
 	"remit/internal/gateway/admin"
+	"remit/internal/gateway/egress"
 	"remit/internal/gateway/mcp"
 	"remit/internal/identity"
 	"remit/internal/policy"
@@ -39,8 +40,9 @@ type revision struct {
 	audiences      map[string]bool            // of grant tokens, at targets
 	remotes        map[remit.Name]*mcp.Server // of tools at addresses
 	pins           map[remit.Name]*mcp.Pins
-	ceiling        remit.Digest // under which it stands; empty: none
-	version        uint64       // of its bundle; 0: unsigned
+	outside        *egress.Targets // of the egress proxy
+	ceiling        remit.Digest    // under which it stands; empty: none
+	version        uint64          // of its bundle; 0: unsigned
 	signers        []string
 	ceilingSigners []string
 	epoch          uint64 // of the policy
@@ -67,6 +69,7 @@ func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 	r := &revision{set: set, epoch: epoch, targets: map[string]broker.Target{}, clients: map[string]map[string]string{}, webhooks: map[string]http.Handler{},
 		probes: map[string]func(context.Context) (string, error){}, workflows: map[string]*remit.Workflow{}, audiences: map[string]bool{}}
 	var errs []error
+	var outside []*egress.Target
 	d := s.depsOf(set)
 	for _, name := range slices.Sorted(maps.Keys(set.Targets)) {
 		b, err := newTarget(set.Targets[name], d)
@@ -74,6 +77,9 @@ func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 		r.targets[name], r.clients[name] = b.target, b.client
 		client := b.client
 		r.probes[name] = b.probe
+		if b.out != nil {
+			outside = append(outside, b.out)
+		}
 		if b.webhooks != nil {
 			r.webhooks[name] = b.webhooks
 		}
@@ -81,7 +87,9 @@ func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 			r.audiences[aud] = true
 		}
 	}
-	errs = append(errs, r.buildTools())
+	var err error
+	r.outside, err = egress.NewTargets(outside...)
+	errs = append(errs, err, r.buildTools())
 	errs = append(errs, r.checkAudiences(s.cfg.GrantIssuer), s.checkUsers(set), register(identity.NewRegistry(), set))
 	sources := map[string]evidence.Source{}
 	for _, name := range slices.Sorted(maps.Keys(set.Sources)) {
@@ -89,7 +97,6 @@ func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 		errs = append(errs, err)
 		sources[name] = source
 	}
-	var err error
 	r.plan, err = compile(set, epoch, s.parent, s.values.Holds)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err

@@ -21,7 +21,7 @@ var (
 	_ credential.Planner = Driver{}
 )
 
-var errNothing = errors.New("this target is of type external: it gives decisions, not credentials")
+var errNothing = errors.New("this target gives decisions, not credentials")
 
 // Plan refuses every scope.
 func (Driver) Plan(remit.Lease) (bounds, notBounded []string, worstCase time.Duration, err error) {

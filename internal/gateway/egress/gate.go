@@ -36,7 +36,8 @@ type Gate struct {
 
 	ctx  context.Context // of all that the gate does; ends with Close
 	stop context.CancelFunc
-	done sync.WaitGroup
+	work sync.WaitGroup // all goroutines but the recorder's
+	once sync.Once      // of Close
 
 	mu         sync.Mutex // guards the rest
 	closed     bool
@@ -49,6 +50,7 @@ func newGate(p *Proxy, b Box, a *authorityOf) *Gate {
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	g.feed = &feed{conns: make(chan net.Conn), done: g.ctx.Done()}
 	g.recorder = newRecorder(g)
+	go g.recorder.run()
 	g.http = &http.Server{Handler: http.HandlerFunc(g.serve), ReadHeaderTimeout: headTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHead,
 		ErrorLog: slog.NewLogLogger(p.cfg.Log.Handler(), slog.LevelDebug), ConnContext: withOrigin,
 		BaseContext: func(net.Listener) context.Context { return g.ctx },
@@ -62,7 +64,7 @@ func (g *Gate) Serve(ctx context.Context, ln net.Listener) error {
 	defer g.Close()
 	defer context.AfterFunc(ctx, g.stop)()
 	defer context.AfterFunc(g.ctx, func() { _ = ln.Close() })()
-	if !g.start(func() { _ = g.http.Serve(g.feed) }) || !g.start(g.recorder.run) {
+	if !g.start(func() { _ = g.http.Serve(g.feed) }) {
 		return ln.Close() // it was closed before it began
 	}
 	for {
@@ -90,8 +92,18 @@ func (g *Gate) start(f func()) bool {
 	if g.closed {
 		return false
 	}
-	g.done.Go(f)
+	g.work.Go(f)
 	return true
+}
+
+// enter is start for a request that the HTTP server answers in a goroutine of its own; leave with work.Done.
+func (g *Gate) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.closed {
+		g.work.Add(1)
+	}
+	return !g.closed
 }
 
 // Close cuts everything that is open, at once, and waits until nothing of it runs.
@@ -108,7 +120,10 @@ func (g *Gate) Close() {
 	}
 	g.mu.Unlock()
 	_ = g.http.Close()
-	g.done.Wait()
+	g.once.Do(func() {
+		g.work.Wait()
+		g.recorder.end()
+	})
 }
 
 // track notes an open connection, so that Close ends it; false: there are too many, or the gate is closed.

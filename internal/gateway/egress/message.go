@@ -236,10 +236,6 @@ func (m *message) readHeaders(r *http.Request, t *Target) error {
 			m.header.Del(h)
 		}
 		m.header.Set("Accept-Encoding", "identity")
-		if t.inject.header != "" {
-			//remit:guard S28 TestInjection
-			m.header.Del(t.inject.header)
-		}
 	}
 	return m.readUpgrade(r, t)
 }

@@ -71,6 +71,7 @@ func TestMessageRefuses(t *testing.T) {
 		"no JSON":          post("application/json", `a=1`),
 		"deep":             post("application/json", strings.Repeat("[", 20)+strings.Repeat("]", 20)),
 		"large":            post("application/json", `"`+strings.Repeat("a", maxParsed)+`"`),
+		"large form":       post("application/x-www-form-urlencoded", "a=1&b="+strings.Repeat("a", maxParsed)),
 		"large as args":    post("application/json", `"`+strings.Repeat(`\n`, 100)+`"`) + "", // refused only together with the query below
 		"UTF-7":            post("application/json; charset=utf-7", `{}`),
 		"gzip":             post("application/json", `{}`, "Content-Encoding: gzip\r\n"),

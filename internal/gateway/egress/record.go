@@ -14,6 +14,7 @@ import (
 type recorder struct {
 	gate  *Gate
 	queue chan remit.Outcome
+	done  chan struct{}
 }
 
 const (
@@ -22,7 +23,7 @@ const (
 )
 
 func newRecorder(g *Gate) *recorder {
-	return &recorder{gate: g, queue: make(chan remit.Outcome, recordQueue)}
+	return &recorder{gate: g, queue: make(chan remit.Outcome, recordQueue), done: make(chan struct{})}
 }
 
 // note queues an outcome under a decision.
@@ -31,32 +32,30 @@ func (g *Gate) note(d *remit.Decision, o remit.Outcome) {
 	if o.Verb == "" {
 		o.Verb = d.Action
 	}
-	select {
-	case g.recorder.queue <- o:
-	case <-g.ctx.Done():
-		g.recorder.last([]remit.Outcome{o})
+	g.recorder.queue <- o
+}
+
+// run writes until end.
+func (r *recorder) run() {
+	defer close(r.done)
+	for o := range r.queue {
+		r.write(r.more([]remit.Outcome{o}))
 	}
 }
 
-// run writes until the gate closes, and then what is left.
-func (r *recorder) run() {
-	for {
-		select {
-		case o := <-r.queue:
-			r.write(r.more([]remit.Outcome{o}))
-		case <-r.gate.ctx.Done():
-			if rest := r.more(nil); len(rest) > 0 {
-				r.last(rest)
-			}
-			return
-		}
-	}
+// end waits until what is queued is written. Nobody queues any more.
+func (r *recorder) end() {
+	close(r.queue)
+	<-r.done
 }
 
 func (r *recorder) more(list []remit.Outcome) []remit.Outcome {
 	for len(list) < recordQueue {
 		select {
-		case o := <-r.queue:
+		case o, ok := <-r.queue:
+			if !ok {
+				return list
+			}
 			list = append(list, o)
 		default:
 			return list

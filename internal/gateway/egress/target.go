@@ -140,10 +140,17 @@ func NewTarget(name string, cfg TargetConfig, secret func(SecretRef) (remit.Secr
 		return nil, err
 	}
 	var err error
-	if cfg.Inject != nil {
-		t.inject, err = newInjection(cfg.Inject, secret)
+	if cfg.Inject == nil {
+		return t, nil
 	}
-	return t, err
+	if t.inject, err = newInjection(cfg.Inject, secret); err != nil {
+		return nil, err
+	}
+	//remit:guard S28 TestTargetRefuses
+	if h := t.inject.header; harmless[h] || slices.Contains(t.headers, h) {
+		return nil, invalid("inject: the tool's own %s would go to the server: take it out of headers, or name another", h)
+	}
+	return t, nil
 }
 
 func (t *Target) origin(raw string) error {

@@ -57,6 +57,11 @@ func TestTargetRefuses(t *testing.T) {
 		"short secret":    in(func(i *egress.InjectConfig) { i.Secret.Env = "short" }),
 		"secret, newline": in(func(i *egress.InjectConfig) { i.Secret.Env = "longenough\nX-A: b" }),
 		"framing header":  in(func(i *egress.InjectConfig) { i.Header = "Content-Length" }),
+		"header of both": func(c *egress.TargetConfig) {
+			in(func(*egress.InjectConfig) {})(c)
+			c.Headers = []string{"x-key"}
+		},
+		"harmless key":    in(func(i *egress.InjectConfig) { i.Header = "user-agent" }),
 		"prefix, newline": in(func(i *egress.InjectConfig) { i.Prefix = "a\r\n" }),
 		"basic, colon":    in(func(i *egress.InjectConfig) { i.Header, i.Basic = "", "a:b" }),
 		"aws, no region":  in(func(i *egress.InjectConfig) { i.Header, i.AWS = "", &egress.AWSConfig{Service: "s3", AccessKeyID: "x"} }),
