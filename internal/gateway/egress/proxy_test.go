@@ -323,11 +323,11 @@ func TestCloseCutsAtOnce(t *testing.T) {
 		<-r.Context().Done()
 	})
 	w := newWorld(t, up.target(t, nil))
+	silent := w.dial() // accepted before the next one
 	resp, err := w.client().Get(up.url() + "/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	silent := w.dial()
 	began := time.Now()
 	w.gate.Close()
 	if _, err := io.ReadAll(resp.Body); err == nil {
