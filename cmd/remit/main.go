@@ -11,12 +11,14 @@ import (
 	"remit/internal/sandbox"
 	"remit/internal/sandbox/gvisor"
 	"remit/internal/sandbox/process"
+	"remit/internal/sandbox/shim"
 )
 
 func main() {
 	// First of all: this program is also the parts of a sandbox, under other names.
 	gvisor.Dispatch()
 	process.Dispatch()
+	shim.Dispatch()
 	if sandbox.Hello(os.Args, os.Stdout) {
 		return
 	}
