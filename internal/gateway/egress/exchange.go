@@ -189,7 +189,8 @@ func (x *exchange) outcome() remit.Outcome {
 		Effective: x.status >= 200 && x.status < 300 || x.status == http.StatusSwitchingProtocols, Detail: detail}
 }
 
-// run sends the request and passes the answer on. Nothing is sent a second time, and a redirect is an answer like any other.
+// run sends the request and passes the answer on. A redirect is an answer like any other. Only a request that is free of effect by its
+// method and met a kept connection that was dead already is sent again, as net/http does.
 func (x *exchange) run(ctx context.Context, cancel context.CancelCauseFunc, w http.ResponseWriter) {
 	out := x.message.upstream(x.target).WithContext(ctx)
 	if out.Body != nil {

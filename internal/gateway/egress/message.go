@@ -280,17 +280,17 @@ func (m *message) readBody(r *http.Request, t *Target) error {
 	if declared == "" {
 		media, err = "application/octet-stream", nil
 	}
-	if err != nil {
+	canonical := mime.FormatMediaType(media, params)
+	//remit:guard S29 TestMessageRefuses
+	if err != nil || canonical == "" {
 		return unacceptable("the Content-Type cannot be read")
 	}
+	m.header.Set("Content-Type", canonical)
 	json := media == typeJSON || strings.HasPrefix(media, "application/") && strings.HasSuffix(media, "+json") || strings.HasPrefix(media, "application/x-amz-json-")
 	if media != typeJSON || t.opaque {
 		m.args["content_type"] = remit.StringValue(media)
 	}
 	if t.opaque || !json && media != typeForm {
-		if declared != "" {
-			m.header.Set("Content-Type", declared)
-		}
 		m.stream, m.length = r.Body, r.ContentLength
 		//remit:guard S35 TestOpaqueBodies
 		if m.length > maxOpaque {
@@ -304,7 +304,6 @@ func (m *message) readBody(r *http.Request, t *Target) error {
 		return unacceptable("the body is decided on, so it has to come in UTF-8 and without Content-Encoding")
 	}
 	m.header.Del("Content-Encoding")
-	m.header.Set("Content-Type", mime.FormatMediaType(media, params))
 	raw, err := io.ReadAll(io.LimitReader(r.Body, maxParsed+1))
 	if err != nil {
 		return &remit.Error{Code: remit.CodeInvalid, Msg: "the body did not arrive", Cause: err}

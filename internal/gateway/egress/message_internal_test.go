@@ -77,6 +77,7 @@ func TestMessageRefuses(t *testing.T) {
 		"gzip":             post("application/json", `{}`, "Content-Encoding: gzip\r\n"),
 		"null":             post("application/json", `null`),
 		"bad type":         post("application/json; =", `{}`),
+		"two types":        post("text/plain, application/json", `{}`),
 		"form":             post("application/x-www-form-urlencoded", "a=%zz"),
 		"null in PATCH":    strings.Replace(post("application/json", `{"a":null}`), "POST", "PATCH", 1),
 		"upgrade":          "GET /a HTTP/1.1\r\nHost: api.test\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",

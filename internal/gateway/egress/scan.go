@@ -7,18 +7,20 @@ import (
 	"errors"
 	"io"
 	"strings"
+
+	"remit"
 )
 
 // form is one way in which a secret can stand in an answer.
 type form struct {
-	text string
-	fail []int // of Knuth, Morris and Pratt: for each length, the longest proper prefix that is also a suffix
+	secret remit.Secret
+	fail   []int // of Knuth, Morris and Pratt: for each length, the longest proper prefix that is also a suffix
 }
 
 type forms []form
 
 func newForm(s string) form {
-	f := form{text: s, fail: make([]int, len(s)+1)}
+	f := form{secret: remit.NewSecret(s), fail: make([]int, len(s)+1)}
 	for i, k := 1, 0; i < len(s); i++ {
 		for k > 0 && s[i] != s[k] {
 			k = f.fail[k]
@@ -33,15 +35,16 @@ func newForm(s string) form {
 
 // open is how many of the last bytes of b could be the beginning of the form.
 func (f *form) open(b []byte) int {
-	if n := len(f.text) - 1; len(b) > n {
+	text := f.secret.Reveal()
+	if n := len(text) - 1; len(b) > n {
 		b = b[len(b)-n:]
 	}
 	k := 0
 	for _, c := range b {
-		for k > 0 && (k == len(f.text) || c != f.text[k]) {
+		for k > 0 && (k == len(text) || c != text[k]) {
 			k = f.fail[k]
 		}
-		if c == f.text[k] {
+		if c == text[k] {
 			k++
 		}
 	}
@@ -53,7 +56,7 @@ var errSecret = errors.New("it carries the credential that was injected")
 
 func (in *injection) found(s string) bool {
 	for i := range in.forms {
-		if strings.Contains(s, in.forms[i].text) {
+		if strings.Contains(s, in.forms[i].secret.Reveal()) {
 			return true
 		}
 	}
@@ -104,7 +107,7 @@ func (s *scanned) fill() {
 	for i := range s.forms {
 		f := &s.forms[i]
 		//remit:guard S28 TestSecretIsCut
-		if bytes.Contains(s.buf, []byte(f.text)) {
+		if bytes.Contains(s.buf, []byte(f.secret.Reveal())) {
 			s.buf, s.ready, s.err = s.buf[:0], 0, errSecret
 			return
 		}
