@@ -25,7 +25,7 @@ import (
 var mayImport = map[string][]string{
 	"": nil,
 	// main is also the parts of a sandbox, under other names: dispatched before anything else.
-	"cmd/remit":                          {"internal/cli", "internal/sandbox", "internal/sandbox/gvisor", "internal/sandbox/process", "internal/sandbox/shim"},
+	"cmd/remit":                          {"internal/cli", "internal/sandbox", "internal/sandbox/firecracker", "internal/sandbox/gvisor", "internal/sandbox/process", "internal/sandbox/shim"},
 	"internal/authorizer":                {""},
 	"internal/identity":                  {""},
 	"internal/durable":                   nil,
@@ -60,8 +60,10 @@ var mayImport = map[string][]string{
 	"internal/sandbox/cgroup":            {"", "internal/sandbox"},
 	"internal/sandbox/gvisor":            {"", "internal/sandbox", "internal/sandbox/cgroup"},
 	"internal/sandbox/process":           {"", "internal/sandbox", "internal/sandbox/cgroup"},
+	"internal/sandbox/firecracker":       {"", "internal/sandbox", "internal/sandbox/cgroup"},
 	"internal/sandbox/shim":              nil,
 	"internal/sandbox/sandboxtest":       {"", "internal/sandbox"},
+	"internal/sandbox/sandboxtest/vm":    {"internal/sandbox/firecracker"},
 	"internal/sandbox/sandboxtest/box":   {"internal/sandbox", "internal/sandbox/gvisor", "internal/sandbox/process"},
 	"internal/ledger":                    {"", "internal/durable"},
 	"internal/ledger/witness":            {"", "internal/ledger", "internal/durable"},

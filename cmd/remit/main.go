@@ -9,6 +9,7 @@ import (
 
 	"remit/internal/cli"
 	"remit/internal/sandbox"
+	"remit/internal/sandbox/firecracker"
 	"remit/internal/sandbox/gvisor"
 	"remit/internal/sandbox/process"
 	"remit/internal/sandbox/shim"
@@ -18,6 +19,7 @@ func main() {
 	// First of all: this program is also the parts of a sandbox, under other names.
 	gvisor.Dispatch()
 	process.Dispatch()
+	firecracker.Dispatch()
 	shim.Dispatch()
 	if sandbox.Hello(os.Args, os.Stdout) {
 		return

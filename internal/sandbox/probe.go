@@ -47,14 +47,18 @@ func Hello(args []string, out io.Writer) bool {
 	return true
 }
 
-// TryOut runs a sandbox of d that answers with a fresh word, and returns what it said. executable is this program on the host.
+// TryOut runs a sandbox of d that answers with a fresh word, and returns what it said. executable is this program on the host; empty:
+// the sandbox has it of its own.
 func TryOut(ctx context.Context, d Driver, executable string) (said string, took time.Duration, err error) {
 	ctx, stop := context.WithTimeout(ctx, 30*time.Second)
 	defer stop()
 	word := rand.Text()
 	begun := time.Now()
-	i, err := d.Prepare(ctx, Spec{ID: remit.NewSandboxID(), Command: []string{helloProgram, word},
-		Mounts: []Mount{{From: executable, At: helloProgram}}, Limits: Limits{Wall: 20 * time.Second, Output: 4 << 10}})
+	spec := Spec{ID: remit.NewSandboxID(), Command: []string{helloProgram, word}, Limits: Limits{Wall: 20 * time.Second, Output: 4 << 10}}
+	if executable != "" {
+		spec.Mounts = []Mount{{From: executable, At: helloProgram}}
+	}
+	i, err := d.Prepare(ctx, spec)
 	if err != nil {
 		return "", 0, err
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"remit/internal/sandbox"
+	"remit/internal/sandbox/firecracker"
 	"remit/internal/sandbox/gvisor"
 	"remit/internal/sandbox/process"
 )
@@ -23,7 +24,11 @@ func sandboxDrivers(folder string) (*sandbox.Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sandbox.NewSet(kernel, light), nil
+	machine, err := firecracker.New(firecracker.Config{State: filepath.Join(folder, "firecracker")})
+	if err != nil {
+		return nil, err
+	}
+	return sandbox.NewSet(machine, kernel, light), nil
 }
 
 // ProbeSandboxes runs a sandbox of every driver on this host, in a folder of its own, and says what each can do.

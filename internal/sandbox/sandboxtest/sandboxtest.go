@@ -27,12 +27,20 @@ func Main(m *testing.M, executable, state *string) (int, error) {
 	}
 	defer os.RemoveAll(dir)
 	*executable, *state = filepath.Join(dir, "remit"), filepath.Join(dir, "state")
-	cmd := exec.Command("go", "build", "-trimpath", "-o", *executable, "remit/internal/sandbox/sandboxtest/box")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("build the parts of sandboxes: %w: %s", err, out)
+	if err := Build("box", *executable); err != nil {
+		return 0, err
 	}
 	return m.Run(), nil
+}
+
+// Build builds one of the programs below this package, statically.
+func Build(name, to string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", to, "remit/internal/sandbox/sandboxtest/"+name)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the parts of sandboxes: %w: %s", err, out)
+	}
+	return nil
 }
 
 // Short returns a folder whose path is short enough for sockets.
