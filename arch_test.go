@@ -76,14 +76,20 @@ var mayImport = map[string][]string{
 	"internal/quickstart":                {"*"},
 	// cli also works without a server: it verifies logs, checks, tests and signs configuration, and serves a witness.
 	"internal/cli": {"", "internal/api", "internal/config", "internal/durable", "internal/server", "internal/ledger", "internal/ledger/witness", "internal/quickstart"},
+	"test/story":   nil,
 	"test/demo":    {"*"},
-	"test/modes":   {"*"},
-	"test/report":  nil,
-	"test/guards":  nil,
-	"test/attack":  {"*"},
-	"test/bench":   {"*"},
-	"test/e2e":     {"*"},
-	"test/script":  {"*"},
+	"test/support": {"*"},
+	// A user's own: programs that know Remit by its protocols only.
+	"examples/support/agent":  nil,
+	"examples/support/desk":   nil,
+	"examples/support/runner": nil,
+	"test/modes":              {"*"},
+	"test/report":             nil,
+	"test/guards":             nil,
+	"test/attack":             {"*"},
+	"test/bench":              {"*"},
+	"test/e2e":                {"*"},
+	"test/script":             {"*"},
 }
 
 // heavy third-party packages stay where their technology is.
@@ -96,7 +102,7 @@ var heavy = map[string][]string{
 	"github.com/spf13/cobra":                 {"internal/cli"},
 	"golang.org/x/crypto/ssh":                {"internal/bundle"},
 	"github.com/coreos/go-oidc":              {"internal/gateway/login"},
-	"github.com/modelcontextprotocol/":       {"internal/gateway/mcp"},
+	"github.com/modelcontextprotocol/":       {"internal/gateway/mcp", "examples/support/agent", "examples/support/desk", "examples/support/runner"},
 	"filippo.io/age":                         {"internal/keyfile"},
 	"github.com/aws/":                        {"internal/gateway/egress"},
 	"gvisor.dev/":                            {"internal/sandbox/gvisor"},

@@ -10,10 +10,8 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"math/rand/v2"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -27,20 +25,18 @@ import (
 
 	"remit"
 	"remit/internal/evidence/evidencetest"
+	"remit/test/story"
 )
 
 // agentUID is the agent's own user where the demo runs as root.
 const agentUID = 4001
 
-// story is one playing of the demo. Everything with a name is random, so that nothing can be hard-coded anywhere.
-type story struct {
+// demo is the story of the deployment agent. Everything with a name is random, so that nothing can be hard-coded anywhere.
+type demo struct {
+	*story.Story
 	parts
-	dir     string
-	rnd     *rand.Rand
 	cluster cluster
 	scanner *evidencetest.Signer
-	stops   []func()
-	pids    []int    // of the servers
 	minted  []string // every credential that the story saw
 
 	app, namespace, otherNamespace, scan, run string
@@ -52,61 +48,27 @@ type story struct {
 
 var decisionPattern = regexp.MustCompile(`dec-[a-z2-7]{26}`)
 
-func (s *story) stopAll() {
-	for i := len(s.stops) - 1; i >= 0; i-- {
-		s.stops[i]()
-	}
-}
-
-func (s *story) word(prefix string) string { return fmt.Sprintf("%s-%06x", prefix, s.rnd.IntN(1<<24)) }
-
-func (s *story) setUp(ctx context.Context) error {
-	s.app, s.namespace, s.otherNamespace, s.scan = s.word("foo"), s.word("production"), s.word("staging"), s.word("scan")
-	for _, step := range []struct {
-		name string
-		do   func(context.Context) error
-	}{
-		{"binaries", s.copyBinaries}, {"OCI registry with two images", s.startRegistry}, {"remit init", s.initRemit},
-		{"Kubernetes API server", s.startCluster}, {"Remit's objects in the cluster", s.prepareCluster},
-		{"agent, workflow, target, evidence source", s.writeFiles}, {"remit serve", s.startRemit}, {"remit doctor", s.doctor},
-	} {
-		began := time.Now()
-		if err := step.do(ctx); err != nil {
-			return fmt.Errorf("%s: %w", step.name, err)
-		}
-		s.told("%s", step.name, time.Since(began))
-	}
-	return nil
+func (s *demo) setUp(ctx context.Context) error {
+	s.app, s.namespace, s.otherNamespace, s.scan = s.Word("foo"), s.Word("production"), s.Word("staging"), s.Word("scan")
+	return s.Steps(ctx, []story.Chapter{
+		{Name: "binaries", Do: s.copyBinaries}, {Name: "OCI registry with two images", Do: s.startRegistry}, {Name: "remit init", Do: s.initRemit},
+		{Name: "Kubernetes API server", Do: s.startCluster}, {Name: "Remit's objects in the cluster", Do: s.prepareCluster},
+		{Name: "agent, workflow, target, evidence source", Do: s.writeFiles}, {Name: "remit serve", Do: s.Serve}, {Name: "remit doctor", Do: s.doctor},
+	})
 }
 
 // copyBinaries puts them where the agent's user can execute them.
-func (s *story) copyBinaries(context.Context) error {
-	if err := os.Mkdir(s.path("bin"), 0o755); err != nil {
-		return err
-	}
+func (s *demo) copyBinaries(context.Context) error {
 	own, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	for to, from := range map[string]string{"remit": s.parts.remit, "kubectl": s.parts.kubectl, "agent": own} {
-		found, err := exec.LookPath(from)
-		if err != nil {
-			return err
-		}
-		b, err := os.ReadFile(found)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(s.path("bin", to), b, 0o755); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.Programs(map[string]string{"remit": s.parts.remit, "kubectl": s.parts.kubectl, "agent": own})
 }
 
-func (s *story) startRegistry(context.Context) error {
+func (s *demo) startRegistry(context.Context) error {
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
-	s.stops = append(s.stops, server.Close)
+	s.Stop(server.Close)
 	repo := strings.TrimPrefix(server.URL, "http://") + "/company/" + s.app
 	push := func(tag string) (string, remit.Digest, error) {
 		img, err := random.Image(256, 1)
@@ -130,7 +92,7 @@ func (s *story) startRegistry(context.Context) error {
 	return errors.Join(err, err2)
 }
 
-func (s *story) startCluster(ctx context.Context) error {
+func (s *demo) startCluster(ctx context.Context) error {
 	if os.Getenv("CLUSTER") == "own" {
 		if s.cluster.kubeconfig = os.Getenv("KUBECONFIG"); s.cluster.kubeconfig == "" {
 			return errors.New("CLUSTER=own needs KUBECONFIG")
@@ -141,19 +103,19 @@ func (s *story) startCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.start(s.path("apiserver.log"), "ready ", s.apiserver, "--dir", s.path("cluster"), "--audit-webhook-config", audit,
+	_, err = s.Start(s.Path("apiserver.log"), "ready ", s.apiserver, "--dir", s.Path("cluster"), "--audit-webhook-config", audit,
 		"--audit-policy", filepath.Join(s.manifests, "audit-policy.yaml"), "--", "--audit-webhook-batch-max-wait=1s")
 	if err != nil {
 		return err
 	}
-	s.cluster.kubeconfig = s.path("cluster", "admin.kubeconfig")
+	s.cluster.kubeconfig = s.Path("cluster", "admin.kubeconfig")
 	return s.readCluster(ctx)
 }
 
 // prepareCluster does what the Kubernetes guide tells an administrator to do.
-func (s *story) prepareCluster(ctx context.Context) error {
+func (s *demo) prepareCluster(ctx context.Context) error {
 	for _, ns := range []string{s.namespace, s.otherNamespace} {
-		if r := s.adminKubectl(ctx, "create", "namespace", ns); r.code != 0 {
+		if r := s.adminKubectl(ctx, "create", "namespace", ns); r.Code != 0 {
 			return fmt.Errorf("%s", r)
 		}
 	}
@@ -161,45 +123,45 @@ func (s *story) prepareCluster(ctx context.Context) error {
 		{"apply", "-f", filepath.Join(s.manifests, "base.yaml")}, {"apply", "-f", filepath.Join(s.manifests, "policies.yaml")},
 		{"-n", s.namespace, "apply", "-f", filepath.Join(s.manifests, "target.yaml")},
 	} {
-		if r := s.adminKubectl(ctx, args...); r.code != 0 {
+		if r := s.adminKubectl(ctx, args...); r.Code != 0 {
 			return fmt.Errorf("%s", r)
 		}
 	}
 	token := s.adminKubectl(ctx, "-n", "remit", "create", "token", "broker", "--duration=1h")
-	if token.code != 0 {
+	if token.Code != 0 {
 		return fmt.Errorf("%s", token)
 	}
 	type object = map[string]any
 	config, err := json.Marshal(object{"apiVersion": "v1", "kind": "Config", "current-context": "remit",
 		"clusters": []any{object{"name": "c", "cluster": object{"server": s.cluster.server, "certificate-authority-data": []byte(s.cluster.ca)}}},
 		"contexts": []any{object{"name": "remit", "context": object{"cluster": "c", "user": "broker"}}},
-		"users":    []any{object{"name": "broker", "user": object{"token": strings.TrimSpace(token.out)}}}})
+		"users":    []any{object{"name": "broker", "user": object{"token": strings.TrimSpace(token.Out)}}}})
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(s.path("broker.kubeconfig"), config, 0o600)
+	return os.WriteFile(s.Path("broker.kubeconfig"), config, 0o600)
 }
 
-func (s *story) initRemit(ctx context.Context) error {
-	port, err := freePort()
+func (s *demo) initRemit(ctx context.Context) error {
+	port, err := story.FreePort()
 	if err != nil {
 		return err
 	}
 	s.https = "127.0.0.1:" + strconv.Itoa(port)
-	if r := s.remit(ctx, "init", "--trust-domain", "company.com", "--operator", "ci", "--https", s.https); r.code != 0 {
+	if r := s.Remit(ctx, "init", "--trust-domain", "company.com", "--operator", "ci", "--https", s.https); r.Code != 0 {
 		return fmt.Errorf("%s", r)
 	}
 	return nil
 }
 
 // writeAudit writes how the API server tells Remit what was executed: by TLS to Remit, and with a token that only it has.
-func (s *story) writeAudit() (string, error) {
+func (s *demo) writeAudit() (string, error) {
 	secret := make([]byte, 24)
 	for i := range secret {
-		secret[i] = byte(s.rnd.UintN(256))
+		secret[i] = byte(s.Rand.UintN(256))
 	}
 	token := hex.EncodeToString(secret)
-	ca, err := os.ReadFile(s.path("remit", "bundle.pem"))
+	ca, err := os.ReadFile(s.Path("remit", "bundle.pem"))
 	if err != nil {
 		return "", err
 	}
@@ -212,11 +174,11 @@ func (s *story) writeAudit() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return s.path("audit.kubeconfig"), errors.Join(os.WriteFile(s.path("audit.kubeconfig"), config, 0o600),
-		os.WriteFile(s.path("webhook.token"), []byte(token), 0o600))
+	return s.Path("audit.kubeconfig"), errors.Join(os.WriteFile(s.Path("audit.kubeconfig"), config, 0o600),
+		os.WriteFile(s.Path("webhook.token"), []byte(token), 0o600))
 }
 
-func (s *story) writeFiles(context.Context) error {
+func (s *demo) writeFiles(context.Context) error {
 	if err := s.newScanner(); err != nil {
 		return err
 	}
@@ -224,20 +186,20 @@ func (s *story) writeFiles(context.Context) error {
 	if os.Getuid() == 0 {
 		uid = fmt.Sprintf("  uid: %d\n", agentUID)
 	}
-	kubectl, err1 := digestOf(s.path("bin", "kubectl"))
-	self, err2 := digestOf(s.path("bin", "remit"))
-	holds, err3 := digestOf(s.path("bin", "agent"))
+	kubectl, err1 := story.DigestOf(s.Path("bin", "kubectl"))
+	self, err2 := story.DigestOf(s.Path("bin", "remit"))
+	holds, err3 := story.DigestOf(s.Path("bin", "agent"))
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
 	files := map[string]string{
 		"agents.yaml":   fmt.Sprintf(agentFile, kubectl, self, holds, uid),
 		"workflow.yaml": fmt.Sprintf(workflowFile, s.namespace),
-		"target.yaml":   fmt.Sprintf(targetFile, s.path("broker.kubeconfig"), s.namespace, s.webhook()),
-		"evidence.yaml": fmt.Sprintf(sourceFile, s.path("scanner.pub")),
+		"target.yaml":   fmt.Sprintf(targetFile, s.Path("broker.kubeconfig"), s.namespace, s.webhook()),
+		"evidence.yaml": fmt.Sprintf(sourceFile, s.Path("scanner.pub")),
 	}
 	for name, content := range files {
-		if err := os.WriteFile(s.path("remit", "config", name), []byte(content), 0o644); err != nil {
+		if err := os.WriteFile(s.Path("remit", "config", name), []byte(content), 0o644); err != nil {
 			return err
 		}
 	}
@@ -245,11 +207,11 @@ func (s *story) writeFiles(context.Context) error {
 }
 
 // webhook is the target's key for audit events; a cluster of the user's own does not send any here.
-func (s *story) webhook() string {
+func (s *demo) webhook() string {
 	if os.Getenv("CLUSTER") == "own" {
 		return ""
 	}
-	return "webhook: {file: " + s.path("webhook.token") + "}\n"
+	return "webhook: {file: " + s.Path("webhook.token") + "}\n"
 }
 
 const agentFile = `kind: Agent
@@ -301,47 +263,42 @@ signers:
   key: {file: %s}
 `
 
-func (s *story) startRemit(context.Context) error {
-	_, err := s.start(s.path("remit.log"), "ready", s.path("bin", "remit"), "--dir", s.path("remit"), "serve")
-	return err
-}
-
 // doctor waits until the target is fit: admission policies that are a few seconds old may not be in force everywhere yet.
-func (s *story) doctor(ctx context.Context) error {
-	var r result
+func (s *demo) doctor(ctx context.Context) error {
+	var r story.Result
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(250 * time.Millisecond) {
-		if r = s.remit(ctx, "doctor"); r.code == 0 {
+		if r = s.Remit(ctx, "doctor"); r.Code == 0 {
 			return nil
 		}
 	}
 	return fmt.Errorf("%s", r)
 }
 
-func (s *story) startRun(ctx context.Context) error {
-	s.ask("remit run start deploy, image %s", s.tagged)
-	r := s.remit(ctx, "run", "start", "deploy", "--param", "app="+s.app, "--param", "image="+s.tagged, "--param", "scan="+s.scan, "-o", "json")
+func (s *demo) startRun(ctx context.Context) error {
+	s.Ask("remit run start deploy, image %s", s.tagged)
+	r := s.Remit(ctx, "run", "start", "deploy", "--param", "app="+s.app, "--param", "image="+s.tagged, "--param", "scan="+s.scan, "-o", "json")
 	var run remit.Run
-	if err := json.Unmarshal([]byte(r.out), &run); r.code != 0 || err != nil {
+	if err := json.Unmarshal([]byte(r.Out), &run); r.Code != 0 || err != nil {
 		return fmt.Errorf("%s", r)
 	}
 	if got := run.Params["image"].Text(); got != s.image {
 		return fmt.Errorf("the tag was resolved to %s, not to %s", got, s.image)
 	}
 	s.run = string(run.ID)
-	s.told("%s, the tag resolved to its digest", s.run, r.took)
+	s.Told("%s, the tag resolved to its digest", s.run, r.Took)
 	return nil
 }
 
-func (s *story) finishRun(ctx context.Context) error {
-	if r := s.remit(ctx, "run", "finish", s.run); r.code != 0 {
+func (s *demo) finishRun(ctx context.Context) error {
+	if r := s.Remit(ctx, "run", "finish", s.run); r.Code != 0 {
 		return fmt.Errorf("%s", r)
 	}
 	return nil
 }
 
 // manifest writes a deployment and returns its file.
-func (s *story) manifest(file, app, namespace, image string) string {
-	path := s.path(file + ".yaml")
+func (s *demo) manifest(file, app, namespace, image string) string {
+	path := s.Path(file + ".yaml")
 	_ = os.WriteFile(path, fmt.Appendf(nil, `apiVersion: apps/v1
 kind: Deployment
 metadata: {name: %[1]s, namespace: %[2]s}
@@ -359,26 +316,26 @@ spec:
 }
 
 // newScanner makes the key with which the demo plays the scanner in CI.
-func (s *story) newScanner() (err error) {
+func (s *demo) newScanner() (err error) {
 	if s.scanner, err = evidencetest.NewSigner("ci-scanner"); err != nil {
 		return err
 	}
-	return os.WriteFile(s.path("scanner.pub"), []byte(s.scanner.PublicPEM()), 0o644)
+	return os.WriteFile(s.Path("scanner.pub"), []byte(s.scanner.PublicPEM()), 0o644)
 }
 
 // addScan signs a scan of an image and hands it in.
-func (s *story) addScan(ctx context.Context, id string, digest remit.Digest) error {
+func (s *demo) addScan(ctx context.Context, id string, digest remit.Digest) error {
 	scan := evidencetest.Scan{ID: id, Image: s.app, Subjects: []remit.Digest{digest}, Finished: time.Now(),
 		Findings: []evidencetest.Finding{{ID: "CVE-2026-0001", Severity: "low"}}}
 	envelope, err := s.scanner.Sign(scan.Statement())
 	if err != nil {
 		return err
 	}
-	file := s.path(id + ".json")
+	file := s.Path(id + ".json")
 	if err := os.WriteFile(file, envelope, 0o644); err != nil {
 		return err
 	}
-	if r := s.remit(ctx, "evidence", "add", file, "--source", "trivy-ci"); r.code != 0 {
+	if r := s.Remit(ctx, "evidence", "add", file, "--source", "trivy-ci"); r.Code != 0 {
 		return fmt.Errorf("%s", r)
 	}
 	return nil

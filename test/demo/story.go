@@ -12,36 +12,36 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"remit"
+	"remit/test/story"
 )
 
 // deniedWithoutScan asks before any scan exists.
-func (s *story) deniedWithoutScan(ctx context.Context) error {
+func (s *demo) deniedWithoutScan(ctx context.Context) error {
 	if err := s.startRun(ctx); err != nil {
 		return err
 	}
-	s.ask("kubectl apply of %s in %s, claiming %s", s.image, s.namespace, s.scan)
+	s.Ask("kubectl apply of %s in %s, claiming %s", s.image, s.namespace, s.scan)
 	r := s.kubectlAsAgent(ctx, "apply", "-f", s.manifest("good", s.app, s.namespace, s.image))
 	return s.expectDenied(ctx, r, "evidence_missing")
 }
 
 // deniedOtherScan stores a properly signed scan of another image under the id that the run names.
-func (s *story) deniedOtherScan(ctx context.Context) error {
+func (s *demo) deniedOtherScan(ctx context.Context) error {
 	if err := s.addScan(ctx, s.scan, s.otherDigest); err != nil {
 		return err
 	}
-	s.ask("the same, now that %s exists, signed, about another image", s.scan)
+	s.Ask("the same, now that %s exists, signed, about another image", s.scan)
 	r := s.kubectlAsAgent(ctx, "apply", "-f", s.manifest("good", s.app, s.namespace, s.image))
 	return s.expectDenied(ctx, r, "evidence_subject")
 }
 
 // allowed adds the right scan, applies, and looks at the cluster with the administrator's own eyes.
-func (s *story) allowed(ctx context.Context) error {
-	s.scan = s.word("scan")
+func (s *demo) allowed(ctx context.Context) error {
+	s.scan = s.Word("scan")
 	if err := s.finishRun(ctx); err != nil {
 		return err
 	}
@@ -51,49 +51,49 @@ func (s *story) allowed(ctx context.Context) error {
 	if err := s.addScan(ctx, s.scan, s.digest); err != nil {
 		return err
 	}
-	s.ask("kubectl apply of %s in %s with %s", s.image, s.namespace, s.scan)
+	s.Ask("kubectl apply of %s in %s with %s", s.image, s.namespace, s.scan)
 	r := s.kubectlAsAgent(ctx, "apply", "-f", s.manifest("good", s.app, s.namespace, s.image))
-	if r.code != 0 {
+	if r.Code != 0 {
 		return fmt.Errorf("not allowed: %s", r)
 	}
-	s.told("allow: %s", strings.TrimSpace(r.out), r.took)
+	s.Told("allow: %s", strings.TrimSpace(r.Out), r.Took)
 	got := s.adminKubectl(ctx, "-n", s.namespace, "get", "deployment", s.app, "-o", "jsonpath={.spec.template.spec.containers[0].image}")
-	if got.out != s.image {
-		return fmt.Errorf("the administrator sees %q, not %s", got.out, s.image)
+	if got.Out != s.image {
+		return fmt.Errorf("the administrator sees %q, not %s", got.Out, s.image)
 	}
-	s.told("the administrator sees the deployment with exactly that image", "", got.took)
+	s.Told("the administrator sees the deployment with exactly that image", "", got.Took)
 	return nil
 }
 
 // nothingElse tries, each with a fresh credential, what was not decided.
-func (s *story) nothingElse(ctx context.Context) error {
+func (s *demo) nothingElse(ctx context.Context) error {
 	tries := []struct{ what, file string }{
 		{"another image", s.manifest("other-image", s.app, s.namespace, s.otherImage)},
 		{"another name", s.manifest("other-name", s.app+"-x", s.namespace, s.image)},
 		{"another namespace", s.manifest("other-namespace", s.app, s.otherNamespace, s.image)},
 	}
 	for _, t := range tries {
-		s.ask("kubectl apply of %s with the granted credential", t.what)
+		s.Ask("kubectl apply of %s with the granted credential", t.what)
 		r := s.kubectlAsAgent(ctx, "apply", "-f", t.file)
-		if r.code == 0 || !strings.Contains(strings.ToLower(r.errs), "forbidden") {
+		if r.Code == 0 || !strings.Contains(strings.ToLower(r.Errs), "forbidden") {
 			return fmt.Errorf("%s was not refused by the cluster: %s", t.what, r)
 		}
-		s.told("refused by the cluster: %s", lastLine(r.errs), r.took)
+		s.Told("refused by the cluster: %s", story.LastLine(r.Errs), r.Took)
 	}
 	return nil
 }
 
 // executed waits for the API server's audit events: the apply and the refused tries, each joined to its grant.
-func (s *story) executed(ctx context.Context) error {
+func (s *demo) executed(ctx context.Context) error {
 	if os.Getenv("CLUSTER") == "own" {
-		s.told("%s", "skipped: your API server does not send audit events to this Remit", 0)
+		s.Told("%s", "skipped: your API server does not send audit events to this Remit", 0)
 		return nil
 	}
-	s.ask("remit ledger list --kind action, for the deployment")
+	s.Ask("remit ledger list --kind action, for the deployment")
 	want := map[string]bool{"201": false, "403": false}
 	began := time.Now()
 	for end := began.Add(15 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
-		r := s.remit(ctx, "ledger", "list", "--kind", "action", "--limit", "1000", "-o", "json")
+		r := s.Remit(ctx, "ledger", "list", "--kind", "action", "--limit", "1000", "-o", "json")
 		var list struct {
 			Items []struct {
 				Event struct {
@@ -102,7 +102,7 @@ func (s *story) executed(ctx context.Context) error {
 				} `json:"event"`
 			} `json:"items"`
 		}
-		if err := json.Unmarshal([]byte(r.out), &list); r.code != 0 || err != nil {
+		if err := json.Unmarshal([]byte(r.Out), &list); r.Code != 0 || err != nil {
 			return fmt.Errorf("%s", r)
 		}
 		for _, e := range list.Items {
@@ -112,7 +112,7 @@ func (s *story) executed(ctx context.Context) error {
 			}
 		}
 		if want["201"] && want["403"] {
-			s.told("the API server told of %s", fmt.Sprintf("%d acts, each joined to its grant: the create (201) and the refused ones (403)", len(list.Items)), time.Since(began))
+			s.Told("the API server told of %s", fmt.Sprintf("%d acts, each joined to its grant: the create (201) and the refused ones (403)", len(list.Items)), time.Since(began))
 			return nil
 		}
 	}
@@ -120,8 +120,8 @@ func (s *story) executed(ctx context.Context) error {
 }
 
 // ends holds a short credential over its end and sees it die.
-func (s *story) ends(ctx context.Context) error {
-	s.ask("a credential for 6 seconds")
+func (s *demo) ends(ctx context.Context) error {
+	s.Ask("a credential for 6 seconds")
 	token, err := s.token("--ttl", "6s")
 	if err != nil {
 		return err
@@ -134,8 +134,8 @@ func (s *story) ends(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.told("works, and is dead %s", fmt.Sprintf("%.1f s after it was granted", dead.Sub(granted).Seconds()), 0)
-	s.ask("remit run finish while a credential is live")
+	s.Told("works, and is dead %s", fmt.Sprintf("%.1f s after it was granted", dead.Sub(granted).Seconds()), 0)
+	s.Ask("remit run finish while a credential is live")
 	if token, err = s.token(); err != nil {
 		return err
 	}
@@ -149,12 +149,12 @@ func (s *story) ends(ctx context.Context) error {
 	if dead, err = s.untilDead(ctx, token, 5*time.Second); err != nil {
 		return err
 	}
-	s.told("the run ended and the credential with it, first refused request after", "", dead.Sub(began))
+	s.Told("the run ended and the credential with it, first refused request after", "", dead.Sub(began))
 	return nil
 }
 
 // suspended measures from the command to the first refused request.
-func (s *story) suspended(ctx context.Context) error {
+func (s *demo) suspended(ctx context.Context) error {
 	if err := s.startRun(ctx); err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (s *story) suspended(ctx context.Context) error {
 	if ok, err := s.usable(ctx, token); err != nil || !ok {
 		return fmt.Errorf("the fresh credential does not work: %w", errors.Join(err, errors.New("refused")))
 	}
-	s.ask("remit agent suspend deploy, with a live credential")
+	s.Ask("remit agent suspend deploy, with a live credential")
 	type outcome struct {
 		at  time.Time
 		err error
@@ -176,106 +176,46 @@ func (s *story) suspended(ctx context.Context) error {
 		at, err := s.untilDead(ctx, token, 10*time.Second)
 		dead <- outcome{at, err}
 	}()
-	r := s.remit(ctx, "agent", "suspend", "deploy", "--reason", "the demo says so")
+	r := s.Remit(ctx, "agent", "suspend", "deploy", "--reason", "the demo says so")
 	o := <-dead
-	if r.code != 0 || o.err != nil {
+	if r.Code != 0 || o.err != nil {
 		return fmt.Errorf("suspend: %s %w", r, errors.Join(o.err))
 	}
-	s.told("%s", strings.TrimSpace(r.out), r.took)
-	s.told("first refused request after the command was typed", "", o.at.Sub(began))
-	s.ask("another credential, suspended")
+	s.Told("%s", strings.TrimSpace(r.Out), r.Took)
+	s.Told("first refused request after the command was typed", "", o.at.Sub(began))
+	s.Ask("another credential, suspended")
 	r = s.kubectlAsAgent(ctx, "get", "deployments")
-	if r.code == 0 {
+	if r.Code == 0 {
 		return fmt.Errorf("a suspended agent got through: %s", r)
 	}
-	s.told("refused: %s", lastLine(r.errs), r.took)
+	s.Told("refused: %s", story.LastLine(r.Errs), r.Took)
 	return nil
-}
-
-// ledger verifies offline, then tampers with a copy.
-func (s *story) ledger(ctx context.Context) error {
-	time.Sleep(2 * time.Second) // an event is in the log within two seconds
-	log, key := s.path("remit", "ledger"), s.path("remit", "ledger.pub")
-	s.ask("remit ledger verify, with the files and the public key only")
-	r := s.remit(ctx, "ledger", "verify", log, "--key", key)
-	if r.code != 0 {
-		return fmt.Errorf("the untouched ledger does not verify: %s", r)
-	}
-	s.told("%s", lastLine(r.out), r.took)
-	copied := s.path("tampered")
-	if err := os.CopyFS(copied, os.DirFS(log)); err != nil {
-		return fmt.Errorf("copy the ledger: %w", err)
-	}
-	where, err := flipOneBit(copied, s.rnd.IntN)
-	if err != nil {
-		return err
-	}
-	s.ask("the same of a copy with one bit flipped in %s", where)
-	r = s.remit(ctx, "ledger", "verify", copied, "--key", key)
-	if r.code == 0 {
-		return errors.New("the tampered ledger verifies")
-	}
-	s.told("found: %s", lastLine(r.errs+r.out), r.took)
-	return nil
-}
-
-// flipOneBit flips a bit in an entry bundle of the log.
-func flipOneBit(log string, intn func(int) int) (string, error) {
-	var files []string
-	err := filepath.WalkDir(filepath.Join(log, "tile", "entries"), func(p string, d os.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			files = append(files, p)
-		}
-		return err
-	})
-	if err != nil || len(files) == 0 {
-		return "", fmt.Errorf("no entries under %s: %w", log, errors.Join(err, os.ErrNotExist))
-	}
-	// Partial bundles of earlier sizes may lie beside the newest; all hold the same entries, so tamper with each.
-	offset := -1
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			return "", fmt.Errorf("read an entry bundle: %w", err)
-		}
-		if offset < 0 {
-			offset = 2 + intn(min(200, len(b)-2))
-		}
-		if offset < len(b) {
-			b[offset] ^= 1
-		}
-		if err := os.WriteFile(f, b, 0o644); err != nil {
-			return "", fmt.Errorf("write an entry bundle: %w", err)
-		}
-	}
-	rel, _ := filepath.Rel(log, files[0])
-	return fmt.Sprintf("%s, byte %d", rel, offset), nil
 }
 
 // expectDenied checks that nothing was applied and that Remit's reason is the expected one, as remit why tells it.
-func (s *story) expectDenied(ctx context.Context, r result, code string) error {
-	if r.code == 0 || !strings.Contains(r.errs, code) {
+func (s *demo) expectDenied(ctx context.Context, r story.Result, code string) error {
+	if r.Code == 0 || !strings.Contains(r.Errs, code) {
 		return fmt.Errorf("expected a denial with %s: %s", code, r)
 	}
-	dec := decisionPattern.FindString(r.errs)
-	why := s.remit(ctx, "why", dec)
-	if why.code != 0 || !strings.Contains(why.out, s.scan) {
+	dec := decisionPattern.FindString(r.Errs)
+	why := s.Remit(ctx, "why", dec)
+	if why.Code != 0 || !strings.Contains(why.Out, s.scan) {
 		return fmt.Errorf("remit why %s does not name the scan: %s", dec, why)
 	}
-	s.told("deny: %s", code, r.took)
-	for line := range strings.Lines(why.out) {
+	s.Told("deny: %s", code, r.Took)
+	for line := range strings.Lines(why.Out) {
 		fmt.Print("      ", line)
 	}
 	got := s.adminKubectl(ctx, "-n", s.namespace, "get", "deployment", s.app)
-	if got.code == 0 {
+	if got.Code == 0 {
 		return errors.New("the deployment exists all the same")
 	}
 	return nil
 }
 
 // token gets a credential as the agent and returns the bare token, which no agent would show around.
-func (s *story) token(more ...string) (string, error) {
-	args := append([]string{s.path("bin", "remit"), "credential", "token", "--for", "apply"}, more...)
+func (s *demo) token(more ...string) (string, error) {
+	args := append([]string{s.Path("bin", "remit"), "credential", "token", "--for", "apply"}, more...)
 	token, err := s.holdAsAgent(args...)
 	if err == nil {
 		s.minted = append(s.minted, token)
@@ -284,7 +224,7 @@ func (s *story) token(more ...string) (string, error) {
 }
 
 // usable asks the API server for the granted deployment with the token, over a kept connection.
-func (s *story) usable(ctx context.Context, token string) (bool, error) {
+func (s *demo) usable(ctx context.Context, token string) (bool, error) {
 	url := fmt.Sprintf("%s/apis/apps/v1/namespaces/%s/deployments/%s", s.cluster.server, s.namespace, s.app)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -307,7 +247,7 @@ func (s *story) usable(ctx context.Context, token string) (bool, error) {
 }
 
 // untilDead uses the token until it is refused.
-func (s *story) untilDead(ctx context.Context, token string, limit time.Duration) (time.Time, error) {
+func (s *demo) untilDead(ctx context.Context, token string, limit time.Duration) (time.Time, error) {
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		ok, err := s.usable(ctx, token)
 		if err != nil {
@@ -326,7 +266,7 @@ type cluster struct {
 	client                 *http.Client
 }
 
-func (s *story) readCluster(ctx context.Context) error {
+func (s *demo) readCluster(ctx context.Context) error {
 	r := s.adminKubectl(ctx, "config", "view", "--raw", "--minify", "--flatten", "-o", "json")
 	var view struct {
 		Clusters []struct {
@@ -336,7 +276,7 @@ func (s *story) readCluster(ctx context.Context) error {
 			} `json:"cluster"`
 		} `json:"clusters"`
 	}
-	if err := json.Unmarshal([]byte(r.out), &view); err != nil || len(view.Clusters) != 1 {
+	if err := json.Unmarshal([]byte(r.Out), &view); err != nil || len(view.Clusters) != 1 {
 		return fmt.Errorf("read the kubeconfig: %s %w", r, errors.Join(err))
 	}
 	pool := x509.NewCertPool()

@@ -1,37 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package story
 
 import (
 	"bytes"
-	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
-// secrets looks for every credential that the story was given, in each form in which it could have been written, in everything
-// below the story's folder (store, write-ahead log, ledger, logs) and in argv and environment of the servers.
-func (s *story) secrets(context.Context) error {
-	s.ask("every minted credential: raw, percent-encoded, in base64; in store, ledger, logs, argv and environment")
-	if len(s.minted) == 0 {
-		return errors.New("no credential was minted to look for")
+// Search looks for secrets, in each form in which one could have been written, in everything below the story's folder (store, write-ahead
+// log, ledger, logs) but programs and the files where they are kept, and in argv and environment of the servers.
+func (s *Story) Search(secrets []string, kept ...string) error {
+	s.Ask("every secret: raw, percent-encoded, in base64; in store, ledger, logs, argv and environment")
+	if len(secrets) == 0 {
+		return errors.New("there is no secret to look for")
 	}
 	places := map[string]string{}
-	err := filepath.WalkDir(s.dir, func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && !strings.HasPrefix(path, s.path("bin")) {
-			places[strings.TrimPrefix(path, s.dir)] = path
+	err := filepath.WalkDir(s.Dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() && !strings.HasPrefix(path, s.Path("bin")) && !slices.Contains(kept, path) {
+			places[strings.TrimPrefix(path, s.Dir)] = path
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	for _, pid := range s.pids {
+	for _, pid := range s.PIDs {
 		for _, file := range []string{"cmdline", "environ"} {
 			name := fmt.Sprintf("/proc/%d/%s", pid, file)
 			places[name] = name
@@ -44,9 +44,9 @@ func (s *story) secrets(context.Context) error {
 			return fmt.Errorf("search %s: %w", name, err)
 		}
 		searched += len(b)
-		for _, secret := range s.minted {
+		for _, secret := range secrets {
 			if form := written(b, secret); form != "" {
-				return fmt.Errorf("a minted credential stands in %s (%s)", name, form)
+				return fmt.Errorf("a secret stands in %s (%s)", name, form)
 			}
 		}
 	}
@@ -55,7 +55,7 @@ func (s *story) secrets(context.Context) error {
 			return fmt.Errorf("%s was not searched", must)
 		}
 	}
-	s.told("%s", fmt.Sprintf("none of %d credentials stands in %d files of %d MB", len(s.minted), len(places), searched>>20), 0)
+	s.Told("%s", fmt.Sprintf("none of %d secrets stands in %d files of %d MB", len(secrets), len(places), searched>>20), 0)
 	return nil
 }
 
