@@ -22,6 +22,7 @@ import (
 	"remit/internal/evidence/attestation"
 	"remit/internal/evidence/citoken"
 	"remit/internal/evidence/ticket"
+	"remit/internal/gateway/egress"
 	"remit/internal/policy"
 	"remit/internal/store"
 )
@@ -67,7 +68,7 @@ func Check(dir, ceiling string) (int, error) {
 // keysOf are the keys of each type of target and source, by kind: what the tables of drivers decode.
 func keysOf() map[string]map[string]any {
 	return map[string]map[string]any{
-		"Target": {"kubernetes": &kubernetesTarget{}, "external": &struct{}{}},
+		"Target": {"kubernetes": &kubernetesTarget{}, "external": &struct{}{}, "http": &egress.TargetConfig{}},
 		"EvidenceSource": {"scan": &attestation.Config{}, "provenance": &attestation.Config{}, "ci": &attestation.Config{},
 			"ci-token": &citoken.Config{}, "ticket": &ticket.Config{}},
 	}

@@ -126,3 +126,17 @@ func valueOf(typ string) string {
 	}
 	return typ
 }
+
+// What apply knows, remit workflow check knows, too.
+func TestOfflineKnowsEveryType(t *testing.T) {
+	for name := range targetDrivers {
+		if _, ok := keysOf()["Target"][name]; !ok && name != "memory" { // a test's own
+			t.Errorf("a target of type %s is unknown offline", name)
+		}
+	}
+	for name := range evidenceSources {
+		if _, ok := keysOf()["EvidenceSource"][name]; !ok {
+			t.Errorf("an evidence source of type %s is unknown offline", name)
+		}
+	}
+}
