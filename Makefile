@@ -39,8 +39,15 @@ test/node/node_modules/.package-lock.json: test/node/package.json test/node/pack
 	npm --prefix test/node ci --no-fund --no-audit
 	@touch $@
 
+# PostgreSQL, which tests start as an ordinary user: the distribution's package, where it is missing and can be installed.
+.PHONY: postgres
+postgres:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 || { \
+	  command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get install -y -q --no-install-recommends postgresql postgresql-contrib; } || \
+	  echo "PostgreSQL is not installed, and cannot be: what needs it is skipped, and says so"
+
 # Everything, against real parts. SHORT=1 leaves out what needs the API server.
-test: $(BIN)/remit node $(if $(SHORT),,apiserver $(BIN)/opa)
+test: $(BIN)/remit node postgres $(if $(SHORT),,apiserver $(BIN)/opa)
 	@[ -n "$(RACE)" ] || echo "no C compiler: running without -race"
 	$(if $(SHORT),,OPA=$(abspath $(BIN)/opa)) $(GO) test $(RACE) $(SHORTFLAG) -timeout 30m -json ./... | $(GO) run ./test/report -skips test/skips.txt $(SHORTFLAG)
 

@@ -46,6 +46,7 @@ var mayImport = map[string][]string{
 	"internal/credential/external":       {"", "internal/credential"},
 	"internal/credential/kubernetes":     {"", "internal/credential"},
 	"internal/credential/credentialtest": {"", "internal/credential"},
+	"internal/credential/postgres":       {"", "internal/credential"},
 	"internal/gateway":                   {""},
 	"internal/gateway/token":             {"", "internal/gateway"},
 	"internal/gateway/authzen":           {"", "internal/gateway"},
@@ -72,6 +73,7 @@ var mayImport = map[string][]string{
 	"internal/config":                    {""},
 	"internal/api":                       {""},
 	"internal/testcluster":               nil,
+	"internal/testpostgres":              nil,
 	"internal/server":                    {"*"},
 	"internal/quickstart":                {"*"},
 	// cli also works without a server: it verifies logs, checks, tests and signs configuration, and serves a witness.
@@ -100,6 +102,7 @@ var heavy = map[string][]string{
 	"zombiezen.com/go/sqlite":                {"internal/store"},
 	"github.com/google/go-containerregistry": {"internal/evidence/registry", "test/demo", "test/attack"},
 	"github.com/spf13/cobra":                 {"internal/cli"},
+	"github.com/jackc/":                      {"internal/credential/postgres", "test/bench"},
 	"golang.org/x/crypto/ssh":                {"internal/bundle"},
 	"github.com/coreos/go-oidc":              {"internal/gateway/login"},
 	"github.com/modelcontextprotocol/":       {"internal/gateway/mcp", "examples/support/agent", "examples/support/desk", "examples/support/runner"},

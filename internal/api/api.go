@@ -94,6 +94,11 @@ type Launched struct {
 	Client map[string]string `json:"client,omitempty"`
 }
 
+// Setup is what an administrator runs at a target.
+type Setup struct {
+	Text string `json:"text"`
+}
+
 // LaunchPID names the launched process, which waits: from here on its socket serves it, and nobody before. The server measures
 // the file that the process holds open at FD and will execute (0: what it runs now); the agent's file lists the digests.
 type LaunchPID struct {

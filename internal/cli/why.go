@@ -41,8 +41,12 @@ func (a *app) showWhy(w *api.Why) {
 }
 
 func (a *app) doctorCommand() *cobra.Command {
-	return &cobra.Command{Use: "doctor [sandbox|TARGET]", Short: "Check this installation, one target, or the sandboxes of this host, and say what to mend",
+	var setup bool
+	cmd := &cobra.Command{Use: "doctor [sandbox|TARGET]", Short: "Check this installation, one target, or the sandboxes of this host, and say what to mend",
 		Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			if setup {
+				return a.setup(c, args)
+			}
 			if len(args) == 1 && args[0] == "sandbox" {
 				return a.sandboxDoctor(c)
 			}
@@ -68,6 +72,19 @@ func (a *app) doctorCommand() *cobra.Command {
 			}
 			return nil
 		}}
+	cmd.Flags().BoolVar(&setup, "setup", false, "print what an administrator runs at the target: for a database, SQL for psql")
+	return cmd
+}
+
+func (a *app) setup(c *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return badUse("--setup needs the name of a target")
+	}
+	var s api.Setup
+	if err := a.get(c.Context(), "/v1/doctor/"+args[0]+"/setup", nil, &s); err != nil {
+		return err
+	}
+	return a.show(s, func() { fmt.Fprint(a.out, s.Text) })
 }
 
 func (a *app) showChecks(checks []api.Check) {

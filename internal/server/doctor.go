@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"remit"
@@ -44,7 +45,10 @@ func (s *Server) checkTarget(ctx context.Context, name string) api.Check {
 	defer cancel()
 	if err := t.Checker.Check(ctx); err != nil {
 		out.OK, out.Text = false, err.Error()
-		out.Fix = "docs/kubernetes.md says what an administrator applies; no grant is given until this is mended"
+		out.Fix = "docs/" + s.rev.Load().set.Targets[name].Type + ".md says what an administrator applies; no grant is given until this is mended"
+		if e, ok := errors.AsType[*remit.Error](err); ok && e.Hint != "" && e.ID == "" && remit.CodeOf(err) == remit.CodeUnavailable {
+			out.Fix = strings.ReplaceAll(e.Hint, "TARGET", name)
+		}
 		return out
 	}
 	out.Text = "reachable, its guard objects are there and unchanged"

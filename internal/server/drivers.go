@@ -31,6 +31,7 @@ var targetDrivers = map[string]func(o config.Object, d deps) (built, error){
 	"kubernetes": newKubernetes,
 	"external":   newExternal,
 	"http":       newHTTP,
+	"postgres":   newPostgres,
 }
 
 var evidenceSources = map[string]func(o config.Object, d deps) (evidence.Source, error){
@@ -59,6 +60,7 @@ type built struct {
 	webhooks http.Handler      // what its own API server calls; nil: nothing
 	// probe is what only doctor tries, beside the driver's own check: it says what it found; nil: nothing.
 	probe  func(context.Context) (string, error)
+	setup  string         // what an administrator runs there, as text; empty: nothing that Remit writes
 	out    *egress.Target // where the egress proxy lets tools through to; nil: not there
 	target broker.Target  // filled by newTarget
 }

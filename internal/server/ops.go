@@ -22,6 +22,7 @@ func (s *Server) ops() []admin.Op {
 		{Pattern: "POST /v1/apply/compare", Name: "apply.compare", Role: "author", Writes: true, Do: s.opCompare},
 		{Pattern: "GET /v1/doctor", Name: "doctor", Do: s.opDoctor},
 		{Pattern: "GET /v1/doctor/{target}", Name: "doctor", Do: s.opDoctor},
+		{Pattern: "GET /v1/doctor/{target}/setup", Name: "doctor.setup", Role: "author", Do: s.opSetup},
 		{Pattern: "POST /v1/clock/confirm", Name: "clock.confirm", Role: "admin", Writes: true, Do: s.opClockConfirm},
 		{Pattern: "POST /v1/backup", Name: "backup", Role: "admin", Writes: true, Local: true, Do: s.opBackup},
 

@@ -34,6 +34,8 @@ func TestDriverReference(t *testing.T) {
 		{"Target, type kubernetes", "../credential/kubernetes", "", "Config"},
 		{"Target, type kubernetes: how its API server proves itself", ".", "drivers.go", "kubernetesTarget"},
 		{"Target, type http", "../gateway/egress", "", "TargetConfig"},
+		{"Target, type postgres", "../credential/postgres", "", "Config"},
+		{"Target, type postgres: how Remit proves itself", ".", "postgres.go", "postgresTarget"},
 		{"EvidenceSource, types scan, provenance, ci", "../evidence/attestation", "", "Config"},
 		{"EvidenceSource, type ci-token", "../evidence/citoken", "", "Config"},
 		{"EvidenceSource, type ticket", "../evidence/ticket", "", "Config"},

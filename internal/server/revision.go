@@ -34,6 +34,7 @@ type revision struct {
 	collector      *evidence.Collector
 	targets        map[string]broker.Target
 	clients        map[string]map[string]string // per target: what its clients may know
+	setups         map[string]string            // per target: what an administrator runs there
 	webhooks       map[string]http.Handler      // per target: what its own API server calls
 	probes         map[string]func(context.Context) (string, error)
 	workflows      map[string]*remit.Workflow
@@ -67,7 +68,7 @@ func (r *revision) workflow(name string) (*remit.Workflow, bool) {
 // build checks a configuration by building all of it; epoch is what the policy's will be when it is active.
 func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 	r := &revision{set: set, epoch: epoch, targets: map[string]broker.Target{}, clients: map[string]map[string]string{}, webhooks: map[string]http.Handler{},
-		probes: map[string]func(context.Context) (string, error){}, workflows: map[string]*remit.Workflow{}, audiences: map[string]bool{}}
+		setups: map[string]string{}, probes: map[string]func(context.Context) (string, error){}, workflows: map[string]*remit.Workflow{}, audiences: map[string]bool{}}
 	var errs []error
 	var outside []*egress.Target
 	d := s.depsOf(set)
@@ -76,7 +77,7 @@ func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 		errs = append(errs, err)
 		r.targets[name], r.clients[name] = b.target, b.client
 		client := b.client
-		r.probes[name] = b.probe
+		r.probes[name], r.setups[name] = b.probe, b.setup
 		if b.out != nil {
 			outside = append(outside, b.out)
 		}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"remit"
+	"remit/internal/credential/postgres"
+)
+
+func (d *database) mint(l remit.Lease) remit.Credential {
+	d.t.Helper()
+	c, err := d.driver.Mint(d.t.Context(), l)
+	if err != nil {
+		d.t.Fatal(errorText(err))
+	}
+	return c
+}
+
+func (d *database) session(c remit.Credential) *pgx.Conn {
+	d.t.Helper()
+	conn, err := login(d.t.Context(), c, "")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+func TestMintIsNeverSentTooLate(t *testing.T) {
+	d := newDatabase(t, nil)
+	l := lease("transactions")
+	l.MintBefore = time.Now().Add(-time.Millisecond)
+	if _, err := d.driver.Mint(t.Context(), l); err == nil {
+		t.Error("minted after its time")
+	}
+	if left, err := d.standing(t.Context(), l); err != nil || len(left) > 0 {
+		t.Errorf("sent after its time: %v, %v", left, err)
+	}
+}
+
+// TestStopEndsOpenSessions: the row of scope alone, without any session being ended, takes everything from every kind of open
+// session at its next statement; and its own clock takes it from an open cursor.
+func TestStopEndsOpenSessions(t *testing.T) {
+	d := newDatabase(t, nil)
+	l := lease("transactions")
+	c := d.mint(l)
+	plain, open := d.session(c), d.session(c)
+	rowsIn := func(conn *pgx.Conn, sql string) (n int) {
+		t.Helper()
+		if err := conn.QueryRow(t.Context(), sql).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	exec(t, open, "BEGIN")
+	exec(t, plain, "PREPARE q AS SELECT count(*) FROM remit.transactions")
+	for range 6 { // five custom plans, then the generic one
+		if n := rowsIn(plain, "EXECUTE q"); n != 100 {
+			t.Fatalf("%d rows", n)
+		}
+	}
+	if n := rowsIn(open, "SELECT count(*) FROM remit.transactions"); n != 100 {
+		t.Fatalf("%d rows", n)
+	}
+	exec(t, d.admin, "SELECT remit.lease_stop('"+strings.TrimPrefix(string(l.ID), "lease-")+"')")
+	for name, n := range map[string]int{"a prepared statement": rowsIn(plain, "EXECUTE q"), "an open transaction": rowsIn(open, "SELECT count(*) FROM remit.transactions")} {
+		if n != 0 {
+			t.Errorf("%s sees %d rows after the end", name, n)
+		}
+	}
+}
+
+func TestExpiryEndsACursorWithoutRemit(t *testing.T) {
+	d := newDatabase(t, nil)
+	l := lease("transactions")
+	l.Expires = time.Now().Add(1500 * time.Millisecond)
+	conn := d.session(d.mint(l))
+	exec(t, conn, "BEGIN ISOLATION LEVEL REPEATABLE READ; DECLARE c CURSOR FOR SELECT id FROM remit.transactions; MOVE 3 IN c")
+	time.Sleep(time.Until(l.Expires) + 50*time.Millisecond)
+	tag, err := conn.Exec(t.Context(), "MOVE ALL IN c")
+	if err != nil || tag.RowsAffected() != 0 {
+		t.Errorf("an open cursor moved over %d rows after the expiry: %v", tag.RowsAffected(), err)
+	}
+}
+
+func TestRevokeEndsHardSessions(t *testing.T) {
+	for name, hold := range map[string]string{
+		"a snapshot and a cursor":      "BEGIN ISOLATION LEVEL SERIALIZABLE; DECLARE c CURSOR FOR SELECT id FROM remit.transactions; FETCH 1 FROM c",
+		"a lock on its own role":       "BEGIN READ WRITE; ALTER ROLE CURRENT_USER SET work_mem = '1MB'",
+		"a new password of its own":    "BEGIN READ WRITE; ALTER ROLE CURRENT_USER PASSWORD 'mine'; COMMIT",
+		"default rights of its own":    "BEGIN READ WRITE; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC; COMMIT",
+		"no timeouts and a long sleep": "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; BEGIN; SELECT 1",
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDatabase(t, nil)
+			l := lease("transactions")
+			conn := d.session(d.mint(l))
+			exec(t, conn, hold)
+			began := time.Now()
+			if err := d.driver.Revoke(t.Context(), l); err != nil {
+				t.Fatal(errorText(err))
+			}
+			t.Logf("ended in %v", time.Since(began))
+			if _, err := conn.Exec(t.Context(), "SELECT 1"); err == nil {
+				t.Error("the session lives on")
+			}
+			if left, err := d.standing(t.Context(), l); err != nil || len(left) > 0 {
+				t.Errorf("left: %v, %v", left, err)
+			}
+		})
+	}
+}
+
+// TestLeasesCannotAddUp: rights that one lease's role has from another's, as a mistaken administrator can give them, must not make
+// one lease with the rows of the first and the columns of the second. The holder cannot do it (PostgreSQL 15 and later).
+func TestLeasesCannotAddUp(t *testing.T) {
+	d := newDatabase(t, nil)
+	a, b := lease("amounts"), lease("transactions")
+	b.Scope["rows"] = rows(6)
+	ca, cb := d.mint(a), d.mint(b)
+	add := "GRANT " + ca.Fields["user"] + " TO " + cb.Fields["user"]
+	if err := as(t.Context(), ca, "BEGIN READ WRITE; "+add+"; COMMIT"); err == nil {
+		t.Error("a holder gave its role away")
+	}
+	exec(t, d.admin, add)
+	for view, want := range map[string]int{"transactions": 100, "amounts": 0} {
+		if n, err := count(t.Context(), cb, "SELECT count(*) FROM remit."+view); n != want {
+			t.Errorf("%s: %d rows, %v", view, n, err)
+		}
+	}
+	for range 2 {
+		if n, _ := count(t.Context(), ca, "SELECT count(*) FROM remit.amounts"); n != 100 {
+			t.Errorf("the first lease sees %d rows", n)
+		}
+		if err := d.driver.Revoke(t.Context(), b); err != nil {
+			t.Fatal(errorText(err))
+		}
+	}
+}
+
+func TestUnfitDatabase(t *testing.T) {
+	d := newDatabase(t, nil)
+	if err := d.driver.Check(t.Context()); err != nil {
+		t.Fatalf("a fresh set-up: %v", errorText(err))
+	}
+	i := d.cfg.Installation
+	for _, c := range []struct{ name, break_, mend string }{
+		{"a view with other columns", "ALTER VIEW remit.amounts RENAME COLUMN amount TO sum", "ALTER VIEW remit.amounts RENAME COLUMN sum TO amount"},
+		{"a view that everybody reads", "GRANT SELECT ON remit.amounts TO PUBLIC", "REVOKE SELECT ON remit.amounts FROM PUBLIC"},
+		{"a view without its barrier", "ALTER VIEW remit.amounts RESET (security_barrier)", "ALTER VIEW remit.amounts SET (security_barrier=true)"},
+		{"a function of somebody else", "ALTER FUNCTION remit.lease_begin OWNER TO postgres", "ALTER FUNCTION remit.lease_begin OWNER TO remit_" + i + "_definer"},
+		{"a function for everybody", "GRANT EXECUTE ON FUNCTION remit.lease_stop TO PUBLIC", "REVOKE EXECUTE ON FUNCTION remit.lease_stop FROM PUBLIC"},
+		{"a broker that makes roles", "ALTER ROLE remit_" + i + "_broker CREATEROLE", "ALTER ROLE remit_" + i + "_broker NOCREATEROLE"},
+		{"a broker that is the owner", "GRANT remit_" + i + "_owner TO remit_" + i + "_broker", "REVOKE remit_" + i + "_owner FROM remit_" + i + "_broker"},
+		{"temporary tables for all", "GRANT TEMPORARY ON DATABASE " + d.name + " TO PUBLIC", "REVOKE TEMPORARY ON DATABASE " + d.name + " FROM PUBLIC"},
+		{"large objects for all", "GRANT EXECUTE ON FUNCTION lo_create(oid) TO PUBLIC", "REVOKE EXECUTE ON FUNCTION lo_create(oid) FROM PUBLIC"},
+		{"a table for all", "GRANT USAGE ON SCHEMA public TO PUBLIC; GRANT SELECT ON public.salaries TO PUBLIC", "REVOKE SELECT ON public.salaries FROM PUBLIC"},
+		{"a definer's function for all", "CREATE FUNCTION public.f() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT count(*) FROM public.salaries'", "DROP FUNCTION public.f"},
+		{"a renamed table", "ALTER TABLE public.transactions RENAME TO tx", "ALTER TABLE public.tx RENAME TO transactions"},
+	} {
+		exec(t, d.admin, c.break_)
+		if err := d.driver.Check(t.Context()); err == nil {
+			t.Errorf("%s: nobody noticed", c.name)
+		} else {
+			t.Logf("%s: %v", c.name, errorText(err))
+		}
+		exec(t, d.admin, c.mend)
+	}
+	if err := d.driver.Check(t.Context()); err != nil {
+		t.Errorf("mended: %v", errorText(err))
+	}
+	d.cfg.Views = views[:2]
+	if err := d.remake().Check(t.Context()); err == nil || !strings.Contains(errorText(err), "other views") {
+		t.Errorf("other views than those that were set up: %v", errorText(err))
+	}
+	d.cfg.Views, d.cfg.Now = views, func() time.Time { return time.Now().Add(10 * time.Second) }
+	if err := d.remake().Check(t.Context()); err == nil || !strings.Contains(errorText(err), "clock") {
+		t.Errorf("a clock of its own: %v", errorText(err))
+	}
+}
+
+// TestBrokenTables: what an administrator does to tables makes clear errors, and nothing is left behind.
+func TestBrokenTables(t *testing.T) {
+	for name, c := range map[string]struct{ sql, says string }{
+		"view dropped":   {"DROP VIEW remit.transactions", "missing"},
+		"table dropped":  {"DROP TABLE public.transactions CASCADE", "missing"},
+		"table renamed":  {"ALTER TABLE public.transactions RENAME TO tx", "not as it was set up"},
+		"column dropped": {"ALTER TABLE public.transactions DROP COLUMN created CASCADE", "missing"},
+		"column renamed": {"ALTER TABLE public.transactions RENAME COLUMN amount TO total", "not as it was set up"},
+		"view replaced":  {"CREATE OR REPLACE VIEW remit.transactions WITH (security_barrier) AS SELECT id, customer_id, amount, created FROM public.transactions", "not as it was set up"},
+		"schema dropped": {"DROP SCHEMA remit CASCADE", "schema"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDatabase(t, nil)
+			exec(t, d.admin, c.sql)
+			l := lease("transactions")
+			if _, err := d.driver.Mint(t.Context(), l); err == nil || !strings.Contains(errorText(err), c.says) {
+				t.Errorf("minted, or said: %v", errorText(err))
+			}
+			if name == "schema dropped" {
+				return
+			}
+			if left, err := d.standing(t.Context(), l); err != nil || len(left) > 0 {
+				t.Errorf("left: %v, %v", left, err)
+			}
+		})
+	}
+}
+
+func TestConcurrentLeasesKeepApart(t *testing.T) {
+	d := newDatabase(t, nil)
+	var wg sync.WaitGroup
+	for i := range 30 {
+		wg.Go(func() {
+			l := lease("transactions")
+			l.Scope["rows"] = rows(int64(1 + i%20))
+			c, err := d.driver.Mint(t.Context(), l)
+			if err != nil {
+				t.Error(errorText(err))
+				return
+			}
+			if n, err := count(t.Context(), c, fmt.Sprintf("SELECT count(*) FROM remit.transactions WHERE customer_id <> %d", 1+i%20)); n != 0 || err != nil {
+				t.Errorf("%d rows of others, %v", n, err)
+			}
+			if err := d.driver.Revoke(t.Context(), l); err != nil {
+				t.Error(errorText(err))
+			}
+		})
+	}
+	wg.Wait()
+	if ids, err := d.driver.List(t.Context()); err != nil || len(ids) != 0 {
+		t.Errorf("left: %v, %v", ids, err)
+	}
+}
+
+func TestServerRestarts(t *testing.T) {
+	d := newDatabase(t, nil)
+	a, b := lease("transactions"), lease("transactions")
+	d.mint(a)
+	exec(t, d.admin, "CHECKPOINT")
+	d.admin.Close(t.Context()) //nolint:errcheck // it is about to break
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d.admin = connect(t, server.Admin(d.name))
+	c := d.mint(b) // over a connection that broke without a word
+	if n, err := count(t.Context(), c, "SELECT count(*) FROM remit.transactions"); n != 100 {
+		t.Errorf("%d rows, %v", n, err)
+	}
+	for _, l := range []remit.Lease{a, b} {
+		if err := d.driver.Revoke(t.Context(), l); err != nil {
+			t.Error(errorText(err))
+		}
+	}
+}
+
+func TestNoConnectionLeft(t *testing.T) {
+	d := newDatabase(t, func(c *postgres.Config) { c.Timeout = 300 * time.Millisecond })
+	exec(t, d.admin, "ALTER ROLE remit_"+d.cfg.Installation+"_broker CONNECTION LIMIT 0")
+	l := lease("transactions")
+	if _, err := d.driver.Mint(t.Context(), l); err == nil || !strings.Contains(errorText(err), "too many connections") {
+		t.Errorf("minted, or said: %v", errorText(err))
+	}
+	exec(t, d.admin, "ALTER ROLE remit_"+d.cfg.Installation+"_broker CONNECTION LIMIT -1")
+	exec(t, d.admin, "BEGIN; LOCK TABLE remit.declared IN ACCESS EXCLUSIVE MODE")
+	var wg sync.WaitGroup
+	for range 20 { // all connections for minting are stuck
+		wg.Go(func() { _, _ = d.driver.Mint(t.Context(), lease("transactions")) })
+	}
+	began := time.Now()
+	if err := d.driver.Revoke(t.Context(), l); err != nil {
+		t.Errorf("ending waits for minting: %v", errorText(err))
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("ending took %v", took)
+	}
+	wg.Wait()
+	exec(t, d.admin, "ROLLBACK")
+	d.cfg.Timeout = 0
+	d.driver = d.remake()
+	d.mint(lease("transactions"))
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	_ "embed"
+	"fmt"
+	"strconv"
+	"strings"
+	"text/template"
+
+	"remit"
+)
+
+//go:embed setup.sql
+var setupText string
+
+// functionsQuery is what the functions in the schema remit are: whatever changes one of them changes its result.
+const functionsQuery = `SELECT encode(sha256(convert_to(string_agg(concat_ws('|', p.oid::regprocedure, pg_get_functiondef(p.oid), pg_get_userbyid(p.proowner), p.proacl), E'\n' ORDER BY p.oid::regprocedure::text), 'UTF8')), 'hex') FROM pg_proc p WHERE p.pronamespace = 'remit'::regnamespace`
+
+// setup is what the template of the set-up sees.
+type setup struct {
+	Database, Installation        string
+	Prefix                        string
+	Broker, Definer, Owner, Lease string
+	Roles, Groups                 []string
+	GroupPattern, LeasePattern    string
+	Connections                   int
+	StatementTimeout, IdleTimeout string
+	Views                         []setupView
+	Digest                        string
+	FunctionsQuery                string
+}
+
+type setupView struct {
+	Name, Group, Schema, Table           string
+	Selected                             []string
+	OwnerGrants, GroupGrants, Conditions []string
+	Writes                               bool
+}
+
+var setupTemplate = template.Must(template.New("setup").Funcs(template.FuncMap{
+	"ident": quoteIdent, "idents": quoteIdents, "literal": quoteLiteral, "literals": quoteLiterals,
+}).Parse(setupText))
+
+// Setup returns the SQL that an administrator runs in the database: roles, schema, functions and views.
+func (d *Driver) Setup() string { return d.setup }
+
+// Names of roles. A lease's own is the prefix and the 26 characters of its id.
+func (c *Config) prefix() string           { return "remit_" + c.Installation + "_" }
+func (c *Config) group(view string) string { return c.prefix() + "v_" + view }
+
+// makeSetup fills the template; its digest is of everything in it, so that a set-up that was not run again after a change shows.
+func (c *Config) makeSetup(database string) (text, digest string, err error) {
+	p := c.prefix()
+	s := setup{
+		Database: database, Installation: c.Installation, Prefix: p, Broker: p + "broker", Definer: p + "definer", Owner: p + "owner", Lease: p + "lease",
+		GroupPattern: "^" + p + "v_[a-z0-9_]+$", LeasePattern: "^" + p + "[a-z2-7]{26}$", Connections: c.Connections,
+		StatementTimeout: strconv.FormatInt(c.StatementTimeout.Milliseconds(), 10), IdleTimeout: strconv.FormatInt(c.StatementTimeout.Milliseconds(), 10),
+		FunctionsQuery: functionsQuery,
+	}
+	s.Roles = []string{s.Broker, s.Definer, s.Owner, s.Lease}
+	for i := range c.Views {
+		v := &c.Views[i]
+		g := c.group(v.Name)
+		s.Roles, s.Groups = append(s.Roles, g), append(s.Groups, g)
+		s.Views = append(s.Views, setupView{Name: v.Name, Group: g, Schema: v.schema(), Table: v.table(), Selected: v.selected(),
+			OwnerGrants: v.ownerGrants(), GroupGrants: v.groupGrants(g), Conditions: v.conditions(), Writes: v.writes()})
+	}
+	fill := func() string {
+		var b strings.Builder
+		if err = setupTemplate.Execute(&b, s); err != nil {
+			err = fmt.Errorf("write the set-up: %w", err)
+		}
+		return b.String()
+	}
+	s.Digest = string(remit.DigestOf([]byte(fill())))
+	return fill(), s.Digest, err
+}
+
+// quoteIdent quotes a name. NUL, which no statement can hold, cannot come here: all names have passed a pattern.
+func quoteIdent(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
+
+// quoteLiteral quotes a text; E” makes backslashes mean the same whatever standard_conforming_strings is.
+func quoteLiteral(s string) string {
+	s = strings.ReplaceAll(s, `'`, `''`)
+	if strings.Contains(s, `\`) {
+		return ` E'` + strings.ReplaceAll(s, `\`, `\\`) + `'`
+	}
+	return `'` + s + `'`
+}
+
+func quoteIdents(names []string) string   { return joined(names, quoteIdent) }
+func quoteLiterals(texts []string) string { return joined(texts, quoteLiteral) }
+
+func joined(words []string, quote func(string) string) string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = quote(w)
+	}
+	return strings.Join(out, ", ")
+}

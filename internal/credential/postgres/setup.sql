@@ -1,0 +1,188 @@
+-- What Remit needs in database {{ident .Database}}, for the installation {{.Installation}}. Run it as a superuser, in that database, and again
+-- after every change of the target's views: it makes everything anew, in one transaction. Live leases go on.
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL client_min_messages = warning;
+
+-- 1. Roles. The broker is Remit: it can log in and call four functions. The definer runs those functions and can make roles; the owner
+-- reads and writes the tables for the views. Nobody can log in as these two.
+DO $remit$
+DECLARE r text;
+BEGIN
+  FOREACH r IN ARRAY ARRAY[{{literals .Roles}}] LOOP
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN EXECUTE format('CREATE ROLE %I NOLOGIN', r); END IF;
+  END LOOP;
+  -- Groups of views that are not declared any more.
+  FOR r IN SELECT rolname FROM pg_roles WHERE rolname ~ {{literal .GroupPattern}} AND rolname <> ALL (ARRAY[{{literals .Groups}}]) LOOP
+    EXECUTE format('DROP OWNED BY %I; DROP ROLE %I', r, r);
+  END LOOP;
+END $remit$;
+ALTER ROLE {{ident .Broker}} LOGIN NOINHERIT NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS;
+ALTER ROLE {{ident .Definer}} NOLOGIN INHERIT NOSUPERUSER CREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS;
+ALTER ROLE {{ident .Owner}} NOLOGIN NOINHERIT NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS;
+GRANT pg_signal_backend TO {{ident .Definer}};
+{{range .Views}}GRANT {{ident $.Lease}} TO {{ident .Group}};
+GRANT {{ident .Group}} TO {{ident $.Definer}} WITH ADMIN OPTION;
+{{end}}
+-- 2. What PUBLIC has, every lease has, too. Whoever else lives from it needs a grant of its own first.
+REVOKE ALL ON DATABASE {{ident .Database}} FROM PUBLIC;
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC;
+DO $remit$
+DECLARE d name;
+BEGIN
+  FOR d IN SELECT datname FROM pg_database WHERE datallowconn LOOP
+    EXECUTE format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC', d);
+  END LOOP;
+END $remit$;
+GRANT CONNECT ON DATABASE {{ident .Database}} TO {{ident .Broker}}, {{ident .Lease}};
+
+-- 3. The schema.
+CREATE SCHEMA IF NOT EXISTS remit;
+REVOKE ALL ON SCHEMA remit FROM PUBLIC;
+GRANT USAGE ON SCHEMA remit TO {{ident .Broker}}, {{ident .Definer}}, {{ident .Owner}}, {{ident .Lease}};
+DROP OWNED BY {{ident .Owner}}; -- the views of before, and the owner's rights on tables
+GRANT USAGE ON SCHEMA remit TO {{ident .Owner}};
+
+-- One row for each lease: the authority. No row, no rows.
+CREATE TABLE IF NOT EXISTS remit.scope (
+  role name PRIMARY KEY, at_view name NOT NULL, expires timestamptz NOT NULL,
+  key1 text[], key2 text[], key3 text[], key4 text[]
+);
+CREATE TABLE IF NOT EXISTS remit.declared (name name PRIMARY KEY, grp name NOT NULL, readonly boolean NOT NULL, fingerprint text);
+CREATE TABLE IF NOT EXISTS remit.installed (one boolean PRIMARY KEY DEFAULT true CHECK (one), digest text NOT NULL, functions text NOT NULL);
+REVOKE ALL ON remit.scope, remit.declared, remit.installed FROM PUBLIC;
+GRANT SELECT ON remit.scope TO {{ident .Owner}};
+GRANT SELECT, INSERT, DELETE ON remit.scope TO {{ident .Definer}};
+GRANT SELECT ON remit.declared TO {{ident .Definer}}, {{ident .Broker}};
+GRANT SELECT ON remit.installed TO {{ident .Broker}};
+
+-- 4. The functions: all that the broker can do. Below PostgreSQL 16 a login with CREATEROLE could give itself almost anything; these
+-- can make and drop roles of leases, and nothing else.
+CREATE OR REPLACE FUNCTION remit.fingerprint(of_view name) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $remit$
+  SELECT encode(sha256(convert_to(concat_ws('|', pg_get_viewdef(c.oid), pg_get_userbyid(c.relowner), c.reloptions, c.relacl, c.relhastriggers, c.relkind,
+    (SELECT count(*) FROM pg_rewrite r WHERE r.ev_class = c.oid),
+    (SELECT string_agg(concat_ws(' ', a.attname, a.atttypid::regtype, a.attacl), ',' ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0)),
+    'UTF8')), 'hex')
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'remit' AND c.relname = of_view
+$remit$;
+
+CREATE OR REPLACE FUNCTION remit.role_of(lease text) RETURNS name
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $remit$
+BEGIN
+  IF lease IS NULL OR lease !~ '^[a-z2-7]{26}$' THEN
+    RAISE EXCEPTION 'not the id of a lease' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  RETURN ({{literal .Prefix}} || lease)::name;
+END $remit$;
+
+CREATE OR REPLACE FUNCTION remit.lease_begin(lease text, verifier text, of_view text, until timestamptz, k1 text[], k2 text[], k3 text[], k4 text[])
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $remit$
+DECLARE
+  login name := remit.role_of(lease);
+  v remit.declared;
+BEGIN
+  IF verifier IS NULL OR verifier !~ '^SCRAM-SHA-256\$[1-9][0-9]{0,6}:[A-Za-z0-9+/]{22,}={0,2}\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=$' THEN
+    RAISE EXCEPTION 'not a SCRAM verifier' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  IF until IS NULL OR until <= clock_timestamp() OR until > clock_timestamp() + interval '61 minutes' THEN
+    RAISE EXCEPTION 'a lease ends within the hour' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  SELECT * INTO v FROM remit.declared d WHERE d.name = of_view;
+  IF v.name IS NULL OR v.fingerprint IS NULL OR remit.fingerprint(v.name) IS DISTINCT FROM v.fingerprint THEN
+    RAISE EXCEPTION 'view remit.% is missing, or is not as it was set up', of_view USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  EXECUTE format('CREATE ROLE %I LOGIN PASSWORD %L VALID UNTIL %L CONNECTION LIMIT {{.Connections}} IN ROLE %I', login, verifier, until, v.grp);
+  EXECUTE format('ALTER ROLE %I SET statement_timeout = {{.StatementTimeout}}', login);
+  EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = {{.IdleTimeout}}', login);
+  EXECUTE format('ALTER ROLE %I SET search_path = pg_catalog, remit', login);
+  IF v.readonly THEN EXECUTE format('ALTER ROLE %I SET default_transaction_read_only = on', login); END IF;
+  INSERT INTO remit.scope VALUES (login, v.name, until, k1, k2, k3, k4);
+END $remit$;
+
+-- Ending has three steps, each a transaction of its own. The first takes the authority and can wait for nobody.
+CREATE OR REPLACE FUNCTION remit.lease_stop(lease text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $remit$
+DECLARE login name := remit.role_of(lease);
+BEGIN
+  DELETE FROM remit.scope s WHERE s.role = login;
+END $remit$;
+
+-- The second ends its sessions and lets nobody log in again. A session that changes its own role in an open transaction
+-- holds that role's row: so sessions go first, again and again.
+CREATE OR REPLACE FUNCTION remit.lease_close(lease text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $remit$
+DECLARE
+  login name := remit.role_of(lease);
+  id oid;
+BEGIN
+  FOR i IN 1..20 LOOP
+    SELECT oid INTO id FROM pg_roles WHERE rolname = login;
+    IF NOT FOUND THEN RETURN; END IF;
+    PERFORM pg_stat_clear_snapshot();
+    PERFORM pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE usesysid = id;
+    BEGIN
+      EXECUTE format('ALTER ROLE %I NOLOGIN', login);
+      RETURN;
+    EXCEPTION WHEN lock_not_available OR undefined_object THEN NULL;
+    END;
+  END LOOP;
+  RAISE EXCEPTION 'role % is held by its own sessions', login USING ERRCODE = 'object_in_use';
+END $remit$;
+
+-- The third drops the role with all that it could have made for itself, such as default privileges. The role goes as well if somebody
+-- granted it something: rights are dropped with it.
+CREATE OR REPLACE FUNCTION remit.lease_drop(lease text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $remit$
+DECLARE
+  login name := remit.role_of(lease);
+  id oid;
+BEGIN
+  SELECT oid INTO id FROM pg_roles WHERE rolname = login;
+  IF NOT FOUND THEN RETURN; END IF;
+  PERFORM pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE usesysid = id;
+  IF EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = id) THEN
+    EXECUTE format('GRANT %I TO {{ident .Definer}}', login);
+    EXECUTE format('DROP OWNED BY %I', login);
+  END IF;
+  EXECUTE format('DROP ROLE %I', login);
+EXCEPTION
+  WHEN undefined_object THEN NULL; -- another call was faster
+  WHEN insufficient_privilege OR dependent_objects_still_exist THEN
+    RAISE EXCEPTION 'role % cannot be dropped: somebody granted it rights, which only he can revoke (%)', login, SQLERRM USING ERRCODE = 'dependent_objects_still_exist';
+END $remit$;
+
+CREATE OR REPLACE FUNCTION remit.lease_list() RETURNS SETOF text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $remit$
+  SELECT right(rolname, 26) FROM pg_roles WHERE rolname ~ {{literal .LeasePattern}}
+  UNION SELECT right(role, 26) FROM remit.scope WHERE role ~ {{literal .LeasePattern}}
+$remit$;
+
+DO $remit$
+DECLARE f text;
+BEGIN
+  FOR f IN SELECT p.oid::regprocedure::text FROM pg_proc p WHERE p.pronamespace = 'remit'::regnamespace LOOP
+    EXECUTE format('ALTER FUNCTION %s OWNER TO {{ident .Definer}}; REVOKE ALL ON FUNCTION %s FROM PUBLIC; GRANT EXECUTE ON FUNCTION %s TO {{ident .Broker}}', f, f, f);
+  END LOOP;
+END $remit$;
+
+-- 5. The views. Each shows the rows of the caller's lease until it ends, by the clock at every row: also to an open cursor.
+DELETE FROM remit.declared;
+{{range .Views}}
+GRANT USAGE ON SCHEMA {{ident .Schema}} TO {{ident $.Owner}};
+{{range .OwnerGrants}}GRANT {{.}} TO {{ident $.Owner}};
+{{end}}CREATE VIEW remit.{{ident .Name}} WITH (security_barrier) AS
+  SELECT {{idents .Selected}} FROM {{ident .Schema}}.{{ident .Table}} t
+  WHERE {{range .Conditions}}{{.}}
+    AND {{end}}clock_timestamp() < (SELECT s.expires FROM remit.scope s WHERE s.role = session_user AND s.at_view = {{literal .Name}})
+{{- if .Writes}}
+  WITH CASCADED CHECK OPTION{{end}};
+ALTER VIEW remit.{{ident .Name}} OWNER TO {{ident $.Owner}};
+REVOKE ALL ON remit.{{ident .Name}} FROM PUBLIC;
+{{range .GroupGrants}}GRANT {{.}};
+{{end}}INSERT INTO remit.declared VALUES ({{literal .Name}}, {{literal .Group}}, {{not .Writes}}, remit.fingerprint({{literal .Name}}));
+{{end}}
+INSERT INTO remit.installed VALUES (true, {{literal .Digest}}, ({{.FunctionsQuery}}))
+  ON CONFLICT (one) DO UPDATE SET digest = excluded.digest, functions = excluded.functions;
+COMMIT;
