@@ -5,6 +5,7 @@ package mcp_test
 import (
 	"context"
 	"crypto/tls"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -127,7 +128,7 @@ func (w *world) Visible(req *remit.Request) (mcp.View, []remit.Reason) {
 	case req.Agent != "agent/support":
 		return mcp.View{Stage: "work"}, nil
 	}
-	return w.view, w.why
+	return mcp.View{Stage: w.view.Stage, Call: maps.Clone(w.view.Call), List: maps.Clone(w.view.List)}, w.why
 }
 
 // Open implements mcp.Tools.
