@@ -25,9 +25,9 @@ type conn struct {
 	h      *Handler
 	key    connKey
 	server *Server
-	speak  speaker
+	speak  speaker // set under mu
 	greet  greeting
-	opened chan struct{} // closed when greet and failed are settled
+	opened chan struct{} // closed when speak, greet and failed are settled
 	failed *rpcError
 
 	mu    sync.Mutex // guards the rest
@@ -52,6 +52,10 @@ func (h *Handler) open(ctx context.Context, c *caller, view *View, server string
 		}
 	}
 	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil, closing()
+	}
 	h.sweep()
 	k, ok := h.conns[key]
 	if !ok {
@@ -117,8 +121,7 @@ func (k *conn) greetServer(ctx context.Context, s *session) *rpcError {
 	modern := &overHTTP{url: k.server.URL, client: k.server.HTTP, modern: true, event: event}
 	var ok bool
 	if k.greet, ok = discover(ctx, modern); ok {
-		k.speak = modern
-		return nil
+		return k.take(modern)
 	}
 	older := &overHTTP{url: k.server.URL, client: k.server.HTTP, event: event}
 	var e *rpcError
@@ -127,7 +130,19 @@ func (k *conn) greetServer(ctx context.Context, s *session) *rpcError {
 	}
 	older.version.Store(&k.greet.version)
 	older.notify(ctx, "notifications/initialized", nil)
-	k.speak = older
+	return k.take(older)
+}
+
+// take settles how the server is spoken to. A connection that was closed meanwhile is of no use.
+func (k *conn) take(s speaker) *rpcError {
+	k.mu.Lock()
+	ended := k.ended
+	k.speak = s
+	k.mu.Unlock()
+	if ended {
+		s.close()
+		return unreachable(errGone)
+	}
 	return nil
 }
 
@@ -141,8 +156,13 @@ func (k *conn) greetProcess(ctx context.Context, capabilities, client string) *r
 		return unreachable(errors.New("it cannot be started now"))
 	}
 	s := newOverPipe(pipe, func(m *message) { k.event(m.method, []byte(m.params)) })
-	k.speak = s
-	k.h.wg.Go(s.read)
+	if e := k.take(s); e != nil {
+		return e
+	}
+	if !k.h.spawn(s.read) {
+		s.close()
+		return closing()
+	}
 	greet, e := initialize(ctx, s, capabilities, client)
 	if e == nil {
 		k.greet = greet
@@ -172,11 +192,11 @@ func (k *conn) drop() {
 
 func (k *conn) close() {
 	k.mu.Lock()
-	ended := k.ended
+	ended, speak := k.ended, k.speak
 	k.ended = true
 	k.mu.Unlock()
-	if !ended && k.speak != nil {
-		k.speak.close()
+	if !ended && speak != nil {
+		speak.close()
 	}
 }
 

@@ -82,6 +82,11 @@ func (h *Handler) start(k *call, out *reply) (*flight, *rpcError) {
 	f := &flight{id: rand.Text(), owner: k.c.owner(), park: h.cfg.Park, can: k.a.meta.can, asks: make(chan question), answers: make(chan []byte),
 		done: make(chan struct{}), cancel: cancel, out: out}
 	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		cancel()
+		return nil, closing()
+	}
 	n := 0
 	for _, other := range h.flights {
 		if other.owner == f.owner {
@@ -90,12 +95,10 @@ func (h *Handler) start(k *call, out *reply) (*flight, *rpcError) {
 	}
 	//remit:guard S35 TestSuspendedCallsAreBounded
 	if n >= maxFlights {
-		h.mu.Unlock()
 		cancel()
 		return nil, &rpcError{code: codeDenied, message: "too many calls wait for your answers", status: 429}
 	}
 	h.flights[f.id] = f
-	h.mu.Unlock()
 	h.wg.Go(func() {
 		defer cancel()
 		f.result, f.failed = k.perform(ctx, f, "", "")

@@ -222,11 +222,12 @@ func (h *Handler) relayEvents(ctx context.Context, s *session) (stop func()) {
 		if !ok || o.modern {
 			continue
 		}
-		n++
-		h.wg.Go(func() {
+		if h.spawn(func() {
 			defer func() { done <- struct{}{} }()
 			k.hear(ctx, o)
-		})
+		}) {
+			n++
+		}
 	}
 	return func() {
 		cancel()

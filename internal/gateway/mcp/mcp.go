@@ -32,6 +32,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+
 	"remit"
 	"remit/internal/gateway"
 )
@@ -137,6 +139,7 @@ type Handler struct {
 	wg     sync.WaitGroup
 
 	mu       sync.Mutex // guards the rest
+	closed   bool       // nothing begins any more
 	sessions map[string]*session
 	conns    map[connKey]*conn
 	flights  map[string]*flight
@@ -175,17 +178,37 @@ func New(cfg Config) (*Handler, error) {
 	return h, nil
 }
 
-// Close ends all sessions, connections and suspended calls and waits for them.
+// Close ends all sessions, connections and suspended calls and waits for them; what asks for one afterwards is refused.
 func (h *Handler) Close() {
 	h.cancel()
 	h.mu.Lock()
-	conns := h.conns
+	h.closed = true
+	sessions, conns := h.sessions, h.conns
 	h.sessions, h.conns = map[string]*session{}, map[connKey]*conn{}
 	h.mu.Unlock()
+	for _, s := range sessions {
+		s.end()
+	}
 	for _, c := range conns {
 		c.close()
 	}
 	h.wg.Wait()
+}
+
+// spawn runs f in a goroutine that Close awaits, unless the gateway is closed: under mu, since a WaitGroup must not be added to
+// while it is waited for.
+func (h *Handler) spawn(f func()) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.closed {
+		h.wg.Go(f)
+	}
+	return !h.closed
+}
+
+// closing answers who asks a gateway that is closed.
+func closing() *rpcError {
+	return &rpcError{code: jsonrpc.CodeInternalError, message: "the gateway is closing", status: http.StatusServiceUnavailable, ours: true}
 }
 
 // wellKnown stands between host and path of the resource (RFC 9728 section 3.1).

@@ -58,6 +58,9 @@ func (h *Handler) begin(c *caller, a *asked) (*session, *rpcError) {
 		uris: map[string]bool{}, conns: map[*conn]bool{}}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.closed {
+		return nil, closing()
+	}
 	h.sweep()
 	own := 0
 	for _, o := range h.sessions {
