@@ -179,7 +179,7 @@ func (v *Verifier) Assertion(ctx context.Context, token string) (remit.Principal
 	}
 	p := remit.Principal{ID: j.ID, Method: remit.MethodJWT, Credential: j.JTI, Expires: j.Expires}
 	v.attested(&p)
-	return p, nil
+	return v.outside(p)
 }
 
 func (v *Verifier) acceptable(j *JWT, now time.Time) error {

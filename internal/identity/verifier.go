@@ -114,6 +114,16 @@ func (v *Verifier) Chain(certs []*x509.Certificate) (remit.Principal, error) {
 		v.seen.put(sum, changed, p)
 	}
 	v.attested(&p)
+	return v.outside(p)
+}
+
+// outside refuses an identity that was given to a sandbox: it counts over that sandbox's own sockets and nowhere else, where its key
+// may have been carried to (S27).
+func (v *Verifier) outside(p remit.Principal) (remit.Principal, error) {
+	//remit:guard S27 TestIdentityOfASandboxOutsideIt
+	if p.Level == remit.LevelSandbox && p.Launch != "" {
+		return remit.Principal{}, unauthenticated("this identity is a sandbox's, and counts over that sandbox's own socket only", nil)
+	}
 	return p, nil
 }
 

@@ -191,6 +191,23 @@ func TestForeignRecord(t *testing.T) {
 	}
 }
 
+// S27: what was issued to a sandbox counts over that sandbox's own socket, which no certificate and no assertion come over.
+func TestIdentityOfASandboxOutsideIt(t *testing.T) {
+	f := newFixture(t)
+	certs := f.x509(f.authority, id("/agent/deploy"))
+	serial := certs[0].SerialNumber.Text(16)
+	f.attested(serial, "agent/deploy")
+	if p, err := f.verifier.Chain(certs); err != nil || p.Launch == "" {
+		t.Fatalf("a launched one: %+v, %v", p, err)
+	}
+	row := f.issued[serial]
+	row.Level = remit.LevelSandbox
+	f.issued[serial] = row
+	if p, err := f.verifier.Chain(certs); err == nil {
+		t.Errorf("the certificate of a sandbox: %+v", p)
+	}
+}
+
 // ca is an authority that makes what no decent one makes.
 type ca struct {
 	key  *ecdsa.PrivateKey

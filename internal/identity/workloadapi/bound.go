@@ -25,7 +25,21 @@ type Binding struct {
 	Path string
 	// Owner of the socket, which then has mode 0600; -1: mode 0666, where the child keeps the launcher's user.
 	Owner int
+	// Sandbox, when set, makes it the socket of a sandbox: whoever reaches it is the tool in it (S27). Path's folder must be one that
+	// only the sandbox has in it, below one that nobody else may enter. No process is attached.
+	Sandbox *Sandbox
 }
+
+// Sandbox is what is known of the sandbox that a socket is in.
+type Sandbox struct {
+	// Admit checks, as well, that a process that connected is one of the sandbox's; nil: the host has no means to tell.
+	Admit func(pid int) error
+	// Workload is recorded with each of its SVIDs (S8).
+	Workload map[string]string
+}
+
+// maxInSandbox bounds the connections of one sandbox; all of them have one user on the host.
+const maxInSandbox = 16
 
 // Bound is a private socket. It serves nobody before Attach named the process. It is safe for concurrent use. Close it when the
 // process ends.
@@ -131,11 +145,11 @@ func (b *Bound) Alive() bool {
 	return !b.ended && (b.root == nil || b.root.Alive() == nil)
 }
 
-// Attached reports whether the process was named.
+// Attached reports whether the process was named, or none is to be.
 func (b *Bound) Attached() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.root != nil
+	return b.root != nil || b.Sandbox != nil
 }
 
 // admits returns nil for the launched process, and with Inherit for its descendants.
@@ -158,6 +172,10 @@ func (b *Bound) admits(p *identity.Peer) error {
 func (b *Bound) join(c *connection) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	//remit:guard S35 TestConnectionsOfASandbox
+	if b.Sandbox != nil && len(b.conns) >= maxInSandbox {
+		return false
+	}
 	if b.ended {
 		return false
 	}

@@ -53,15 +53,17 @@ func (s *Server) entitled(ctx context.Context) ([]entitled, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What runs as an operator is that operator on the admin socket, so it is no agent (S2).
-	//remit:guard S2 TestOperatorsProcessIsNoAgent
-	if s.cfg.Operator(c.peer.UID) && !s.cfg.AllowOwnUID {
-		return nil, status.Error(codes.PermissionDenied, "no identity: processes of an operator's user are no agents")
-	}
 	var out []entitled
-	if c.bound != nil {
+	switch {
+	case c.bound != nil && c.bound.Sandbox != nil:
+		out, err = s.entitledBySandbox(c)
+	// What runs as an operator is that operator on the admin socket, so it is no agent (S2). A tool in a sandbox has no such socket.
+	//remit:guard S2 TestOperatorsProcessIsNoAgent
+	case s.cfg.Operator(c.peer.UID) && !s.cfg.AllowOwnUID:
+		return nil, status.Error(codes.PermissionDenied, "no identity: processes of an operator's user are no agents")
+	case c.bound != nil:
 		out, err = s.entitledByLaunch(c)
-	} else {
+	default:
 		out, err = s.entitledBySelectors(c)
 	}
 	if err != nil {
@@ -73,6 +75,28 @@ func (s *Server) entitled(ctx context.Context) ([]entitled, error) {
 		return nil, status.Error(codes.PermissionDenied, "no identity: no agent's file attests this process, or the agent is suspended")
 	}
 	return out, nil
+}
+
+// entitledBySandbox takes the socket for the identity: nobody but the tool in the sandbox reaches it (S27).
+func (s *Server) entitledBySandbox(c *caller) ([]entitled, error) {
+	b := c.bound
+	select {
+	case <-b.done:
+		return nil, status.Error(codes.PermissionDenied, "no identity: the sandbox has ended")
+	default:
+	}
+	if b.Sandbox.Admit != nil {
+		//remit:guard S27 TestSocketOfASandbox
+		if err := b.Sandbox.Admit(c.peer.PID); err != nil {
+			s.cfg.Log.Warn("workload API: a process is not of the sandbox whose socket it uses", "launch", b.Launch, "pid", c.peer.PID, "err", err)
+			return nil, status.Error(codes.PermissionDenied, "no identity: this process is not in the sandbox")
+		}
+	}
+	agent, ok := s.cfg.Registry.Named(b.Agent)
+	if !ok || !agent.ID.MemberOf(s.cfg.Authority.TrustDomain()) {
+		return nil, status.Error(codes.PermissionDenied, "no identity: the tool is not configured")
+	}
+	return []entitled{{agent: agent, launch: b.Launch, level: remit.LevelSandbox, workload: b.Sandbox.Workload}}, nil
 }
 
 // entitledByLaunch takes the socket for the identity, and the process for the right to use it (S4).

@@ -61,14 +61,17 @@ func (t *transport) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInf
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := t.limits.enter(p.UID); err != nil {
-		p.Close()
-		return nil, nil, err
+	c := &connection{Conn: a.UnixConn, leave: p.Close}
+	if a.bound == nil || a.bound.Sandbox == nil {
+		if err := t.limits.enter(p.UID); err != nil {
+			p.Close()
+			return nil, nil, err
+		}
+		c.leave = func() { p.Close(); t.limits.leave(p.UID) }
 	}
-	c := &connection{Conn: a.UnixConn, leave: func() { p.Close(); t.limits.leave(p.UID) }}
 	if a.bound != nil && !a.bound.join(c) {
 		_ = c.Close()
-		return nil, nil, errors.New("workloadapi: the launch has ended")
+		return nil, nil, errors.New("workloadapi: the launch has ended, or its sandbox has too many connections")
 	}
 	info := &caller{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}, peer: p, bound: a.bound}
 	return c, info, nil
