@@ -123,6 +123,10 @@ func (b *builder) remoteTool(file string, f *toolFile) {
 
 func (b *builder) localTool(file string, f *toolFile, t *remit.Tool) {
 	s := f.Server
+	// The identity of a tool in a sandbox is that sandbox's socket (S27): no process outside may have it, too.
+	if f.Attest != nil || f.Launch != nil || !b.set.Agents[t.Name].ID.MemberOf(b.td) {
+		b.out.add(file, f.Name.line, "attest, launch or an id of another trust domain give its identity to processes outside its sandbox: remove them, or the server's command")
+	}
 	if s.CA.s != "" {
 		b.out.add(file, s.CA.line, "server: ca is for a url: remove it")
 	}
