@@ -30,6 +30,8 @@ const (
 	EventClockJumped    EventKind = "clock.jumped" // nothing is granted until it is confirmed (S13)
 	EventClockConfirmed EventKind = "clock.confirmed"
 	EventLaunch         EventKind = "agent.launch"
+	EventSandboxStarted EventKind = "sandbox.started" // claimed for a run, stage and tool; nothing of the tool has run
+	EventSandboxEnded   EventKind = "sandbox.ended"   // nothing of it is left
 	EventEvidence       EventKind = "evidence.added"
 	EventPolicy         EventKind = "policy.activated"
 	EventAuthority      EventKind = "authority"      // a key was prepared, activated, retired

@@ -11,11 +11,13 @@ import (
 	"remit/internal/sandbox"
 	"remit/internal/sandbox/gvisor"
 	"remit/internal/sandbox/process"
+	"remit/internal/sandbox/shim"
 )
 
 func main() {
 	gvisor.Dispatch()
 	process.Dispatch()
+	shim.Dispatch()
 	if filepath.Base(os.Args[0]) == "attack" {
 		attack(os.Args[1:])
 		return
