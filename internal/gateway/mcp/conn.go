@@ -42,7 +42,11 @@ func (h *Handler) open(ctx context.Context, c *caller, view *View, server string
 	srv, err := h.cfg.Tools.Open(ctx, claim)
 	if err != nil {
 		h.cfg.Log.Error("open a tool's server", "tool", claim.Tool, "run", claim.Run, "stage", claim.Stage, "err", err)
-		return nil, unreachable(errors.New("it cannot be started now"))
+		e := unreachable(errors.New("it cannot be started now"))
+		if ctx.Err() == nil {
+			e.unfit = err.Error()
+		}
+		return nil, e
 	}
 	key := connKey{server: srv.ID, claim: claim}
 	if srv.Pipe == nil {

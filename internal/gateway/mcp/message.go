@@ -29,9 +29,10 @@ type rpcError struct {
 	code    int64
 	message string
 	data    []byte
-	status  int  // of HTTP in the stateless era, where it matters; 0: 200
-	gone    bool // the connection to the server is of no more use
-	ours    bool // the gateway says it, not the server
+	status  int    // of HTTP in the stateless era, where it matters; 0: 200
+	gone    bool   // the connection to the server is of no more use
+	ours    bool   // the gateway says it, not the server
+	unfit   string // why the tool's server cannot be had now, for operators; a call that needs it is denied on record
 }
 
 func (e *rpcError) Error() string { return fmt.Sprintf("%s (%d)", e.message, e.code) }

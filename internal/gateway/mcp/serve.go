@@ -134,7 +134,11 @@ func (k *call) decide(ctx context.Context, reasons []remit.Reason) ([]byte, *rpc
 // look finds the tool as its server describes it now and compares it with its pin and the client's headers with its schema.
 func (k *call) look(ctx context.Context, req *remit.Request) *rpcError {
 	if e := k.open(ctx); e != nil {
-		return e
+		if e.unfit == "" {
+			return e
+		}
+		req.Refused = append(req.Refused, remit.Reason{Code: remit.ReasonTarget, Of: "server", Got: remit.Clip(e.unfit, 200)})
+		return nil
 	}
 	set, e := k.conn.listTools(ctx)
 	if e != nil {
