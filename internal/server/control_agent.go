@@ -16,6 +16,7 @@ import (
 	"remit/internal/gateway/admin"
 	"remit/internal/run"
 	"remit/internal/store"
+	"remit/internal/tool"
 )
 
 func (s *Server) agentView(a remit.Agent) api.Agent {
@@ -77,6 +78,8 @@ func (s *Server) opSuspend(ctx context.Context, c admin.Call) (any, error) {
 		s.store.Tighten(remit.RunKey(id)) // others' grants that are being decided in them
 	}
 	hit := func(l *remit.Lease) bool { return l.Agent == a.Name || slices.Contains(out.Runs, l.Run) }
+	claimed := func(c tool.Claim, _ *remit.Tool) bool { return c.Tool == a.Name || slices.Contains(out.Runs, c.Run) }
+	s.endClaims(ctx, "agent suspended", claimed)
 	before := s.store.Leases(store.LeaseFilter{})
 	endErr := s.endOf(ctx, hit, "agent suspended", c.Who.String())
 	out.MS = float64(s.now().Sub(began).Microseconds()) / 1e3
@@ -91,6 +94,7 @@ func (s *Server) opSuspend(ctx context.Context, c admin.Call) (any, error) {
 		out.Failed = append(out.Failed, "the suspension is in force but not on record: "+err.Error())
 		s.unrecorded.Store(a.Name, &suspension{why, c.Who, out})
 	}
+	s.endClaims(ctx, "agent suspended", claimed)
 	//remit:guard S23 TestGrantDuringSuspension
 	endErr = errors.Join(endErr, s.endOf(ctx, hit, "agent suspended", c.Who.String()))
 	if endErr != nil {

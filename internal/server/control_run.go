@@ -12,6 +12,7 @@ import (
 	"remit/internal/gateway/admin"
 	"remit/internal/run"
 	"remit/internal/store"
+	"remit/internal/tool"
 )
 
 func (s *Server) opRuns(_ context.Context, c admin.Call) (any, error) {
@@ -215,6 +216,8 @@ func (s *Server) leaveStage(ctx context.Context, seen uint64, next remit.Run, ev
 	//remit:guard S20 TestGrantDuringStageEnd
 	s.store.Tighten(key)
 	now := s.store.Epoch(key)
+	claimed := func(c tool.Claim, _ *remit.Tool) bool { return c.Run == next.ID }
+	s.endClaims(ctx, why, claimed)
 	s.endOf(ctx, func(l *remit.Lease) bool { return l.Run == next.ID }, why, by)
 	if now != seen+1 {
 		return nil, &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf("run %s changed meanwhile", next.ID), Hint: "remit run show " + string(next.ID)}
@@ -223,6 +226,9 @@ func (s *Server) leaveStage(ctx context.Context, seen uint64, next remit.Run, ev
 	if err != nil {
 		return nil, err
 	}
+	s.endClaims(ctx, why, func(c tool.Claim, t *remit.Tool) bool {
+		return claimed(c, t) && (next.State != remit.RunActive || c.Stage != next.Stage)
+	})
 	s.endOf(ctx, func(l *remit.Lease) bool {
 		g, ok := s.store.Grant(l.Grant)
 		return l.Run == next.ID && (!ok || next.State != remit.RunActive || g.Permission.Stage != next.Stage)

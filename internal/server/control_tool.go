@@ -21,17 +21,21 @@ func (s *Server) opToolReview(ctx context.Context, c admin.Call) (any, error) {
 	if _, ok := rev.set.Tools[name]; !ok {
 		return nil, notFound("tool with a server", string(name))
 	}
-	srv, ok := rev.remotes[name]
-	if !ok {
-		return nil, &remit.Error{Code: remit.CodeUnavailable, Msg: "only servers at addresses can be asked for their tools outside a run"}
-	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	now, err := s.mcp.Describe(ctx, srv)
+	now, err := s.describe(ctx, rev, name)
 	if err != nil {
 		return nil, err
 	}
 	return compareTools(name, rev.pins[name], now), nil
+}
+
+func (s *Server) describe(ctx context.Context, rev *revision, name remit.Name) (*mcp.Pins, error) {
+	if srv, ok := rev.remotes[name]; ok {
+		return s.mcp.Describe(ctx, srv)
+	}
+	local := rev.set.Tools[name]
+	return s.describeLocal(ctx, &local)
 }
 
 func compareTools(name remit.Name, pins, now *mcp.Pins) api.ToolReview {

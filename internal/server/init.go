@@ -25,6 +25,7 @@ const (
 	dirConfig     = "config"
 	dirKeys       = "keys"
 	dirLedger     = "ledger"
+	dirTools      = "tools" // copies of tools' files
 	fileState     = "state.db"
 	fileLedgerKey = "keys/ledger.key"
 	fileLedgerPub = "ledger.pub"

@@ -18,6 +18,7 @@ import (
 	"remit/internal/gateway"
 	"remit/internal/gateway/mcp"
 	"remit/internal/run"
+	"remit/internal/tool"
 )
 
 func (s *Server) newMCP(agents *gateway.Quota) (*mcp.Handler, error) {
@@ -62,11 +63,20 @@ func (s *Server) Visible(req *remit.Request) (mcp.View, []remit.Reason) {
 type tools struct{ s *Server }
 
 // Open implements mcp.Tools.
-func (t tools) Open(_ context.Context, c mcp.Claim) (*mcp.Server, error) {
-	if srv, ok := t.s.rev.Load().remotes[c.Tool]; ok {
+func (t tools) Open(ctx context.Context, c mcp.Claim) (*mcp.Server, error) {
+	rev := t.s.rev.Load()
+	if srv, ok := rev.remotes[c.Tool]; ok {
 		return srv, nil
 	}
-	return nil, notFound("server of", string(c.Tool))
+	local, ok := rev.set.Tools[c.Tool]
+	if !ok {
+		return nil, notFound("server of", string(c.Tool))
+	}
+	held, err := t.s.claims.Open(ctx, tool.Claim(c), &local)
+	if err != nil {
+		return nil, err
+	}
+	return &mcp.Server{ID: string(held.ID()), Pipe: func() (mcp.Pipe, error) { return held, nil }, Turn: held.Turn}, nil
 }
 
 // Pins implements mcp.Tools.

@@ -232,6 +232,7 @@ func (s *Server) put(ctx context.Context, c *candidate, by string, dry bool) (ap
 		return out, err
 	}
 	s.registry.Notify()
+	s.endChanged(ctx, next)
 	out.Ended = s.endRemoved(ctx, next, by) + s.recheckAll(ctx, by == atStart, by)
 	return out, nil
 }

@@ -29,12 +29,14 @@ import (
 	"remit/internal/evidence/registry"
 	"remit/internal/gateway"
 	"remit/internal/gateway/admin"
+	"remit/internal/gateway/egress"
 	"remit/internal/gateway/login"
 	"remit/internal/gateway/mcp"
 	"remit/internal/identity"
 	"remit/internal/ledger"
 	"remit/internal/run"
 	"remit/internal/store"
+	"remit/internal/tool"
 )
 
 // Options of a server.
@@ -50,6 +52,8 @@ type Options struct {
 	clock   *clock // both of them
 	// Reread is how often live grants that rest on a ticket are judged again; default 10 s.
 	Reread time.Duration
+	// Executable is this program on disk, of which the parts of sandboxes are made; default: the running one.
+	Executable string
 	// OnCommit is store.Config.OnCommit: for tests of crashes.
 	OnCommit func(n uint64)
 }
@@ -101,6 +105,11 @@ type Server struct {
 	agents     *gateway.Quota // of each, for all that agents ask
 	mcp        *mcp.Handler
 	login      *login.Handler // nil: nobody logs in from elsewhere
+
+	sandboxes sandboxes
+	toolFiles *tool.Files
+	egress    *egress.Proxy
+	claims    *tool.Catalogue // the tools that run in sandboxes
 }
 
 // LibraryLogs sends what client-go writes to its global logger to log. A program calls it before New.
@@ -159,13 +168,16 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := s.openIdentities(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.buildLine(); err != nil {
+	if err := errors.Join(s.buildLine(), s.openTools(o.Executable)); err != nil {
 		return nil, err
 	}
 	if err := s.openPeople(); err != nil {
 		return nil, err
 	}
 	if s.management, err = admin.New(admin.Config{Ops: s.ops(), Person: s.person, Record: s.record, Log: s.log, Now: s.now}); err != nil {
+		return nil, err
+	}
+	if err := s.sweepSandboxes(ctx); err != nil {
 		return nil, err
 	}
 	s.before = s.store.LastSeq()
@@ -295,7 +307,7 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	case <-front.ctx.Done():
 	case <-back.ctx.Done(): // the ledger cannot go on: nor can we
 	}
-	err = front.stop()
+	err = errors.Join(front.stop(), s.closeTools())
 	s.recordFolded(back.ctx, true)
 	s.drain(back.ctx)
 	return errors.Join(err, back.stop())

@@ -231,6 +231,7 @@ type fixture struct {
 	backend *backend
 	files   string // as written, with names filled in
 	stop    func() error
+	program string       // of whose parts sandboxes are made
 	ahead   atomic.Int64 // how far the server's clocks are ahead: time that went by
 	jumped  atomic.Int64 // how far its time of day is, alone
 	begun   time.Time
@@ -295,7 +296,7 @@ func (f *fixture) start() {
 	f.t.Helper()
 	srv, err := New(f.t.Context(), Options{Dir: f.dir, Log: slog.New(slog.DiscardHandler), Version: "test",
 		Now:     func() time.Time { return time.Now().Add(time.Duration(f.ahead.Load() + f.jumped.Load())) },
-		Elapsed: func() time.Duration { return time.Since(f.begun) + time.Duration(f.ahead.Load()) }, Reread: 20 * time.Millisecond})
+		Elapsed: func() time.Duration { return time.Since(f.begun) + time.Duration(f.ahead.Load()) }, Reread: 20 * time.Millisecond, Executable: f.program})
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -3,6 +3,7 @@
 package server
 
 import (
+	"context"
 	"strings"
 
 	"remit"
@@ -29,10 +30,15 @@ func (s *Server) tierOf(req *remit.Request) remit.Tier {
 	return l.Tier
 }
 
-// tierOfTool is what a tool's server would run in on this host: nothing where no driver has a sandbox of that tier.
+// tierOfTool is what a tool's server would run in on this host: nothing where no driver has a sandbox of the tier that its file asks
+// for.
 func (s *Server) tierOfTool(t *remit.Tool) remit.Tier {
 	if t.URL != "" {
 		return remit.TierRemote
 	}
-	return ""
+	d, _, err := s.sandboxes.choose(context.Background(), t)
+	if err != nil {
+		return ""
+	}
+	return d.Tier()
 }

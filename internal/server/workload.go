@@ -48,7 +48,12 @@ func (i *identities) bind(id remit.LaunchID, a *remit.Agent, path string) error 
 	if a.Launch.OwnUID {
 		owner = int(a.Launch.UID)
 	}
-	b, err := i.api.Bind(workloadapi.Binding{Launch: id, Agent: a.Name, Inherit: a.Launch.Inherit, Path: path, Owner: owner})
+	return i.hold(workloadapi.Binding{Launch: id, Agent: a.Name, Inherit: a.Launch.Inherit, Path: path, Owner: owner})
+}
+
+// hold makes a private socket, of a launch or a sandbox, which unbind takes away.
+func (i *identities) hold(of workloadapi.Binding) error {
+	b, err := i.api.Bind(of)
 	if err != nil {
 		return err
 	}
@@ -57,7 +62,7 @@ func (i *identities) bind(id remit.LaunchID, a *remit.Agent, path string) error 
 	if i.launches.bound == nil {
 		i.launches.bound = map[remit.LaunchID]*workloadapi.Bound{}
 	}
-	i.launches.bound[id] = b
+	i.launches.bound[of.Launch] = b
 	return nil
 }
 
