@@ -169,7 +169,7 @@ func (l *admitting) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		err = l.box.admitConn(c)
-		//remit:guard S27 TestSocketsOfASandbox
+		//remit:guard S27 TestSandboxRefusals
 		if err != nil {
 			l.box.server.log.Warn("a process is not of the sandbox whose way out it uses", "sandbox", l.box.about.Sandbox, "err", err)
 			_ = c.Close()
