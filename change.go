@@ -47,7 +47,7 @@ func UsedKey(issuer, jti string) EpochKey { return EpochKey("used/" + issuer + "
 func GrantKey(id GrantID) EpochKey { return EpochKey("grant/" + string(id)) }
 
 // Row is one stored noun, whole: writing it replaces what stood under its key. The set is closed: Run, AgentStatus, Grant,
-// Lease, Statement, Revision, Used, Issued, LaunchRecord, Erasure, Session and PersonRecord.
+// Lease, Statement, Revision, Used, Issued, LaunchRecord, Erasure, Session, PersonRecord and Held.
 type Row interface{ EpochKey() EpochKey }
 
 // EpochKey returns RunKey; likewise for the other rows.
@@ -101,9 +101,11 @@ type LaunchRecord struct {
 	Ended   time.Time `json:"ended,omitzero"`
 }
 
-// Erasure forgets the payloads of entries. The entries stay, and so do their commitments.
+// Erasure forgets the payloads of entries, and what was held for people in runs that are over. The entries stay, and so do their
+// commitments.
 type Erasure struct {
 	Entries []uint64 `json:"entries"`
+	Runs    []RunID  `json:"runs,omitempty"`
 }
 
 // EpochKey makes a key of its own; nothing requires it.

@@ -64,6 +64,7 @@ const (
 	ReasonEvidenceSource   ReasonCode = "evidence_unavailable" // the source did not answer in time
 	ReasonApproval         ReasonCode = "approval_needed"
 	ReasonHoldExpired      ReasonCode = "hold_expired" // nobody answered in time
+	ReasonApprovalDenied   ReasonCode = "approval_denied"
 	ReasonRule             ReasonCode = "organisation_rule"
 	ReasonLevel            ReasonCode = "attestation_level"
 	ReasonConflict         ReasonCode = "state_changed" // S11
@@ -165,6 +166,7 @@ type Decision struct {
 	Obligations    []string         `json:"obligations,omitempty"`
 	Policy         Digest           `json:"policy"`
 	Via            string           `json:"via,omitempty"`
+	Hold           HoldID           `json:"hold,omitempty"` // what waits for people, when it does
 	Receipt        *Receipt         `json:"-"`
 }
 

@@ -95,7 +95,8 @@ func (d *Decision) appendFindings(b []byte, s *Seal) []byte {
 		b = appendTexts(append(b, `,"obligations":`...), d.Obligations)
 	}
 	b = appendText(b, `,"policy":`, string(d.Policy))
-	return appendSome(b, `,"via":`, d.Via)
+	b = appendSome(b, `,"via":`, d.Via)
+	return appendSome(b, `,"hold":`, string(d.Hold))
 }
 
 func (r *Reason) appendJSON(b []byte, s *Seal, list string, i int) []byte {

@@ -33,6 +33,9 @@ const (
 	EventSandboxStarted EventKind = "sandbox.started" // claimed for a run, stage and tool; nothing of the tool has run
 	EventSandboxEnded   EventKind = "sandbox.ended"   // nothing of it is left
 	EventEvidence       EventKind = "evidence.added"
+	EventApproved       EventKind = "approval.given"   // by one person; more may be needed
+	EventRefused        EventKind = "approval.denied"  // by one person, for good
+	EventUnanswered     EventKind = "approval.expired" // nobody answered in time, or the run ended
 	EventPolicy         EventKind = "policy.activated"
 	EventAuthority      EventKind = "authority"      // a key was prepared, activated, retired
 	EventAdmin          EventKind = "admin"          // a management call, decided

@@ -42,6 +42,8 @@ type Principal struct {
 	ID         spiffeid.ID // zero for a Person
 	Person     Name        // "operator/NAME"; empty for a workload
 	Roles      []string    // a Person's roles
+	Groups     []string    // a Person's groups, as the provider stated them at the login
+	Account    string      // who a Person is at the provider: issuer and subject; empty on the admin socket and for CI jobs
 	Method     Method
 	Level      Level
 	Credential string            // certificate serial in hex, or jti; the ledger joins on it

@@ -22,6 +22,9 @@ type Request struct {
 	TTL        time.Duration // asked; 0: the permission's
 	Via        string        // the enforcement point: token, authzen, cli …
 	Fill       bool          // arguments that are absent take the permission's only possible value; only with Permission
+	// Approved is set by the server alone, for a request that is decided again for a live grant: the approvals that its decision
+	// used up count for it still.
+	Approved []Evidence
 	// Refused is set by an enforcement point that found a reason to deny on its own: a run token that is not the caller's,
 	// a subject that it may not name. The line then decides nothing; it records the denial. Nothing but Deny can follow.
 	Refused []Reason

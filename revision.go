@@ -12,6 +12,8 @@ type Revision struct {
 	By      string            `json:"by"`
 	Bundle  Signed            `json:"bundle,omitzero"`
 	Ceiling CeilingRevision   `json:"ceiling,omitzero"`
+	// Authors are, per workflow, who applied or signed it as it stands: none of them approves what it asks approval for (S39).
+	Authors map[string][]string `json:"authors,omitempty"`
 }
 
 // EpochKey returns PolicyKey.

@@ -140,6 +140,75 @@ type Remaining struct {
 	Why   string    `json:"why"`
 }
 
+// Approval is a held request as people see it: what is asked first, as typed values with what the workflow says of each, then how it
+// differs from the last one that was approved, what is proven, what it is bounded to, and who is asked.
+type Approval struct {
+	ID       remit.HoldID    `json:"id"`
+	State    remit.HeldState `json:"state"`
+	Asked    time.Time       `json:"asked"`
+	Until    time.Time       `json:"until"`           // to answer; of what is approved: to use it
+	Seconds  int64           `json:"seconds_left"`    // until then
+	Decision string          `json:"decision"`        // the first that was held
+	Used     string          `json:"used,omitempty"`  // the decision that used it up
+	Owner    string          `json:"owner,omitempty"` // of the agent
+	Agent    remit.Name      `json:"agent"`
+	Action   string          `json:"action"`
+	Target   string          `json:"target"`
+	Workflow string          `json:"workflow"`
+	Stage    string          `json:"stage"`
+	For      string          `json:"permission"`
+	Line     string          `json:"line,omitempty"` // FILE:LINE of the permission
+	Run      remit.RunID     `json:"run"`
+	Starter  remit.Name      `json:"starter"`
+	Level    string          `json:"level,omitempty"` // how well the caller is attested
+
+	Args     []AskedValue     `json:"args"`
+	Params   []AskedValue     `json:"params,omitempty"` // of the run
+	Last     *LastApproved    `json:"last,omitempty"`   // the last of this permission that was approved
+	Evidence []string         `json:"evidence,omitempty"`
+	Limits   map[string]int64 `json:"limits,omitempty"`
+	People   []AskedPeople    `json:"people"`
+	Answers  []ApprovalAnswer `json:"answers,omitempty"`
+	You      string           `json:"you,omitempty"` // why you cannot approve it; empty: you can
+}
+
+// Answered is a person's answer. The reason stands in the ledger, sealed.
+type Answered struct {
+	Reason string `json:"reason,omitempty"`
+}
+
+// AskedValue is one value of what is asked.
+type AskedValue struct {
+	Name     string `json:"name"`
+	Kind     string `json:"kind"`               // string, number, …
+	Value    string `json:"value"`              // as JSON, with everything escaped that does not print
+	Declared string `json:"declared,omitempty"` // what the permission lets it be; of a parameter, where its value comes from
+	Last     string `json:"last,omitempty"`     // the value of the last one that was approved, when it was another
+	Length   int    `json:"length,omitempty"`   // in bytes, when Value is cut
+}
+
+// LastApproved names it.
+type LastApproved struct {
+	ID   remit.HoldID `json:"id"`
+	At   time.Time    `json:"at"`
+	Same bool         `json:"same_arguments"`
+}
+
+// AskedPeople is who has to approve.
+type AskedPeople struct {
+	Group   string `json:"group"`
+	People  int    `json:"people"`
+	Missing int    `json:"missing"`
+}
+
+// ApprovalAnswer is what a person said.
+type ApprovalAnswer struct {
+	Person  remit.Name `json:"person"`
+	Approve bool       `json:"approve"`
+	At      time.Time  `json:"at"`
+	Reason  string     `json:"reason,omitempty"`
+}
+
 // AddEvidence stores a signed statement.
 type AddEvidence struct {
 	Source   string          `json:"source"`

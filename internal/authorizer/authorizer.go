@@ -2,8 +2,8 @@
 
 // Package authorizer is the straight line: one request goes through who, posture, run, permission, evidence and judgement to
 // a decision that is durable before it is answered, and, for a grant, on to a credential whose lease was on record before
-// anything was minted. It calls the rest of Remit through the small interfaces below and starts no goroutine. Beside the line it
-// remembers two things: since when a question has been held (hold.go), and which denials were just recorded (fold.go).
+// anything was minted. It calls the rest of Remit through the small interfaces below and starts no goroutine. What waits for people is
+// in the store (hold.go); beside the line it remembers only which denials were just recorded (fold.go).
 package authorizer
 
 import (
@@ -43,6 +43,10 @@ type State interface {
 	Run(id remit.RunID) (remit.Run, bool)
 	Launch(id remit.LaunchID) (remit.LaunchRecord, bool)
 	Epoch(key remit.EpochKey) uint64
+	// HeldAs returns the newest row about a request that was held, by the request's digest, with its epoch.
+	HeldAs(asked remit.Digest) (h remit.Held, epoch uint64, ok bool)
+	// HeldOf counts the held requests of a run.
+	HeldOf(run remit.RunID) int
 }
 
 // Evidence finds the verified facts for all needs, in their order, within the context's deadline.
@@ -72,8 +76,7 @@ type Broker interface {
 
 // Authorizer is the line. It is safe for concurrent use.
 type Authorizer struct {
-	cfg   Config
-	holds holds
+	cfg Config
 }
 
 // New checks that every part is there.
@@ -87,8 +90,8 @@ func New(cfg Config) (*Authorizer, error) {
 // Decide answers req. A denial is an answer; the error means that the answer could not be recorded and so there is none.
 func (a *Authorizer) Decide(ctx context.Context, req *remit.Request) (remit.Decision, error) {
 	w := a.weigh(ctx, req)
-	a.holds.expire(&w)
-	return a.answer(ctx, &w)
+	a.hold(req, &w)
+	return a.answer(ctx, req, &w)
 }
 
 // Grant answers req and, when the answer is Allow, returns a live credential for exactly what was decided.
@@ -97,27 +100,28 @@ func (a *Authorizer) Grant(ctx context.Context, req *remit.Request) (remit.Decis
 		return d, remit.Grant{}, remit.Credential{}, err
 	}
 	w := a.weigh(ctx, req)
-	a.holds.expire(&w)
+	a.hold(req, &w)
 	if w.decision.Effect != remit.Allow {
-		return none(a.answer(ctx, &w))
+		return none(a.answer(ctx, req, &w))
 	}
 	grant, lease, err := a.cfg.Broker.Prepare(ctx, &w.decision, req, &w.run)
 	if err != nil {
 		w.deny(remit.Reason{Code: remit.ReasonTarget, Of: "target " + req.Target, Got: err.Error()})
-		return none(a.answer(ctx, &w))
+		return none(a.answer(ctx, req, &w))
 	}
 	seal := w.seal()
 	grant.Sensitive = len(seal.Texts) > 0
 	lease.Sensitive = grant.Sensitive
 	change := remit.Change{Rows: []remit.Row{grant, lease}, Events: []remit.Event{grantEvent(&w.decision, &grant, &lease, seal)}}
-	if err := a.record(ctx, &w, change); err != nil || w.decision.Effect != remit.Allow {
+	if err := a.record(ctx, req, &w, change); err != nil || w.decision.Effect != remit.Allow {
 		return none(w.decision, err)
 	}
+	w.used()
 	fresh := a.fresh(ctx, req, &w)
 	//remit:guard S15 TestTicketClosedBeforeMint internal/server
 	if !fresh {
 		a.cfg.Broker.Abandon(ctx, grant, lease, "its evidence did not hold any more: "+string(w.decision.ID))
-		return none(w.decision, a.record(ctx, &w, remit.Change{}))
+		return none(w.decision, a.record(ctx, req, &w, remit.Change{}))
 	}
 	grant, cred, err := a.cfg.Broker.Mint(ctx, grant, lease, w.seen)
 	if err != nil {
@@ -162,7 +166,9 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	}
 	filled := *req // sources compare their fact with the arguments that are decided on
 	filled.Args = m.Args
-	w.judge(ctx, req, a.cfg.Evidence.Collect(ctx, m.Needs, &filled))
+	found := a.cfg.Evidence.Collect(ctx, m.Needs, &filled)
+	a.approvals(req, &w, found)
+	w.judge(ctx, req, found)
 	return w
 }
 
@@ -260,10 +266,10 @@ func (a *Authorizer) fresh(ctx context.Context, req *remit.Request, w *weighed) 
 
 // answer makes the decision durable before it is returned: by recording it, or, for a denial that was recorded a moment ago, by
 // being that one.
-func (a *Authorizer) answer(ctx context.Context, w *weighed) (remit.Decision, error) {
+func (a *Authorizer) answer(ctx context.Context, req *remit.Request, w *weighed) (remit.Decision, error) {
 	c, own := a.cfg.Fold.enter(&w.decision)
 	if own {
-		err := a.record(ctx, w, remit.Change{})
+		err := a.record(ctx, req, w, remit.Change{})
 		a.cfg.Fold.settle(c, &w.decision, err)
 		return w.decision, err
 	}
@@ -277,26 +283,30 @@ func (a *Authorizer) answer(ctx context.Context, w *weighed) (remit.Decision, er
 			return w.decision, err
 		}
 	}
-	return w.decision, a.record(ctx, w, remit.Change{})
+	return w.decision, a.record(ctx, req, w, remit.Change{})
 }
 
 // record commits the decision with what belongs to it. State that moved since it was read turns an Allow into a recorded
 // denial; then nothing of more is written.
-func (a *Authorizer) record(ctx context.Context, w *weighed, more remit.Change) error {
-	change := remit.Change{Rows: more.Rows, Events: append([]remit.Event{decisionEvent(&w.decision, w.seal())}, more.Events...)}
+func (a *Authorizer) record(ctx context.Context, req *remit.Request, w *weighed, more remit.Change) error {
+	change := remit.Change{Rows: append(w.rows(), more.Rows...), Events: append([]remit.Event{decisionEvent(&w.decision, w.seal())}, more.Events...)}
+	effect := w.decision.Effect
 	//remit:guard S11 TestNothingBetweenCheckAndUse
-	if w.decision.Effect == remit.Allow {
+	if effect == remit.Allow {
 		change.Require = w.seen
+	}
+	if effect == remit.Hold && w.opens != nil {
+		change.Require = []remit.Precondition{w.held}
 	}
 	receipt, err := a.cfg.Record.Commit(ctx, change)
 	//remit:guard S11 TestNothingBetweenCheckAndUse
-	if remit.CodeOf(err) == remit.CodeConflict && w.decision.Effect == remit.Allow {
-		w.deny(remit.Reason{Code: remit.ReasonConflict, Got: err.Error()})
-		return a.record(ctx, w, remit.Change{})
+	if remit.CodeOf(err) == remit.CodeConflict && effect != remit.Deny {
+		a.moved(req, w, err)
+		return a.record(ctx, req, w, remit.Change{})
 	}
 	if remit.CodeOf(err) == remit.CodeExhausted && !w.cut {
 		w.shorten()
-		return a.record(ctx, w, remit.Change{})
+		return a.record(ctx, req, w, remit.Change{})
 	}
 	if err != nil {
 		//remit:guard S11 TestNoAnswerWithoutRecord
@@ -305,4 +315,14 @@ func (a *Authorizer) record(ctx context.Context, w *weighed, more remit.Change) 
 	}
 	w.decision.Receipt = &receipt
 	return nil
+}
+
+// moved makes a decision whose state moved a denial; but a request that somebody else opened meanwhile is held as theirs.
+func (a *Authorizer) moved(req *remit.Request, w *weighed, err error) {
+	if w.decision.Effect == remit.Hold && !w.late {
+		w.late = true
+		a.hold(req, w)
+		return
+	}
+	w.deny(remit.Reason{Code: remit.ReasonConflict, Got: err.Error()})
 }

@@ -4,6 +4,8 @@ package authorizer_test
 
 import (
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
@@ -57,6 +59,9 @@ func (l *line) Judge(_ context.Context, _ *remit.Request, _ *remit.Run, _ *remit
 		if f.Reason != nil {
 			return remit.Judgement{Reasons: []remit.Reason{*f.Reason}}
 		}
+		if f.Evidence == nil {
+			return remit.Judgement{Effect: remit.Hold, Reasons: []remit.Reason{{Code: remit.ReasonApproval}}}
+		}
 	}
 	return l.judgement
 }
@@ -65,6 +70,9 @@ func (l *line) Collect(_ context.Context, needs []remit.Need, _ *remit.Request) 
 	l.step("collect")
 	out := make([]remit.Found, len(needs))
 	for i, n := range needs {
+		if out[i].Need = n; n.Kind == remit.EvidenceApproval {
+			continue
+		}
 		out[i] = remit.Found{Need: n, Evidence: &remit.Evidence{ID: remit.NewEvidenceID(), Kind: n.Kind, Source: n.Source}}
 	}
 	return out
@@ -110,7 +118,15 @@ const agent = remit.Name("agent/deploy")
 func setUp(t *testing.T) *line {
 	t.Helper()
 	_, key, _ := ed25519.GenerateKey(nil)
-	s, err := store.Open(store.Config{Path: filepath.Join(t.TempDir(), "db"), Sign: func(_, _ uint64, root [32]byte) (string, []byte, error) {
+	block, err := aes.NewCipher(make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(store.Config{Path: filepath.Join(t.TempDir(), "db"), Cipher: sealed, Sign: func(_, _ uint64, root [32]byte) (string, []byte, error) {
 		return "test", ed25519.Sign(key, root[:]), nil
 	}})
 	if err != nil {

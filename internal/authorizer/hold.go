@@ -3,111 +3,138 @@
 package authorizer
 
 import (
-	"sync"
+	"slices"
 	"time"
 
 	"remit"
 )
 
-// How long a held question stays open when its approval states no shorter time, how many are remembered at once, how many of one
-// run, and for how long after their time at most.
+// How long a held request stays open when its approvals state no shorter time, and how many of one run are remembered: asked again
+// it stands under the same deadline, and after it there is a denial for as long as the run lives. A hold can end, not renew itself.
 const (
-	heldFor     = 15 * time.Minute
-	maxHolds    = 10_000
-	maxRunHolds = 100
-	rememberFor = 24 * time.Hour
+	heldFor    = 15 * time.Minute
+	maxRunHeld = 100
 )
 
-// holds remembers when each question that waits for a person was first asked. Asked again it stands under the same deadline, and
-// after it there is a denial: a hold can end, not renew itself. It lives in memory; a restart opens the questions anew, at most
-// until their run ends.
-type holds struct {
-	mu    sync.Mutex // guards the rest
-	until map[heldQuestion]held
-	swept time.Time
-}
-
-type heldQuestion struct {
-	run        remit.RunID
-	permission string
-	args       remit.Digest
-}
-
-type held struct{ deadline, forget time.Time }
-
-// expire turns a Hold whose time is over into a Deny, and tells the others how long they stand.
-func (h *holds) expire(w *weighed) {
-	d := &w.decision
-	if d.Effect != remit.Hold {
+// approvals finds people's answers to exactly this request: what they are bound to is its digest, with the facts as they were found
+// now. So it is looked up last, and not at all when a fact is missing, because then nobody is asked.
+func (a *Authorizer) approvals(req *remit.Request, w *weighed, found []remit.Found) {
+	missing := func(f remit.Found) bool { return f.Evidence == nil && f.Need.Kind != remit.EvidenceApproval }
+	if !slices.ContainsFunc(w.match.Needs, ofPeople) || slices.ContainsFunc(found, missing) {
 		return
 	}
-	deadline, ok, full := h.deadline(w)
+	if len(req.Approved) > 0 { // decided again for a live grant
+		again(found, req.Approved)
+		return
+	}
+	w.asked = remit.RequestDigest(&w.decision, &w.run, found)
+	h, epoch, ok := a.cfg.State.HeldAs(w.asked)
+	//remit:guard S39 TestApprovalRaces
+	w.rests(remit.HeldKey(w.asked), epoch)
+	if !ok || h.State != remit.HeldApproved {
+		return
+	}
+	for i := range found {
+		if e := h.Fact(&w.match.Needs[i], req.At); e != nil && ofPeople(found[i].Need) {
+			found[i].Evidence, found[i].Reason = e, nil
+			w.uses = &h
+		}
+	}
+}
+
+func ofPeople(n remit.Need) bool { return n.Kind == remit.EvidenceApproval }
+
+// again puts approvals that were used up in their places: those that say what the need asks for.
+func again(found []remit.Found, given []remit.Evidence) {
+	for i := range found {
+		for j := range given {
+			if e := &given[j]; ofPeople(found[i].Need) && e.Fields["group"] == found[i].Need.Match["group"] {
+				found[i].Evidence, found[i].Reason = e, nil
+			}
+		}
+	}
+}
+
+// hold says how long a held request stands, and opens it when it is asked for the first time. One whose time is over, or that
+// somebody denied, is a Deny.
+func (a *Authorizer) hold(req *remit.Request, w *weighed) {
+	d := &w.decision
+	if w.opens = nil; d.Effect != remit.Hold {
+		return
+	}
+	if w.asked == "" {
+		w.asked = remit.RequestDigest(d, &w.run, w.found)
+	}
+	h, epoch, ok := a.cfg.State.HeldAs(w.asked)
+	switch {
+	case !ok || h.State == remit.HeldUsed: // what was approved before counted once
+		a.open(req, w, epoch)
+		return
+	//remit:guard S39 TestDeniedStaysDenied
+	case h.State == remit.HeldDenied:
+		w.deny(remit.Reason{Code: remit.ReasonApprovalDenied, Of: "approval", Got: string(h.ID)})
+		return
+	}
+	end := h.Until
+	if h.State == remit.HeldApproved { // and more is needed: a rule holds, too
+		end = h.Lapses()
+	}
+	//remit:guard S39 TestHoldEndsInDenial
+	if h.State == remit.HeldExpired || !d.At.Before(end) {
+		w.deny(remit.Reason{Code: remit.ReasonHoldExpired, Of: "approval", Want: "an answer before " + end.UTC().Format(time.RFC3339)})
+		return
+	}
+	d.Hold, d.Until = h.ID, end
+}
+
+// open asks people. What is asked is written down with the decision.
+func (a *Authorizer) open(req *remit.Request, w *weighed, epoch uint64) {
 	//remit:guard S39 TestHoldsOfOneRun
-	if full {
+	if a.cfg.State.HeldOf(w.run.ID) >= maxRunHeld {
 		w.deny(remit.Reason{Code: remit.ReasonLimit, Of: "holds of the run", Want: "at most 100", Got: "more"})
 		return
 	}
-	//remit:guard S39 TestHoldEndsInDenial
-	if !ok || !d.At.Before(deadline) {
-		w.deny(remit.Reason{Code: remit.ReasonHoldExpired, Of: "approval", Want: "an answer before " + deadline.UTC().Format(time.RFC3339)})
-		return
-	}
-	d.Until = deadline
-}
-
-// deadline returns the end of the question's time; ok is false when too many questions are open to remember this one, full is
-// true when they are of its own run.
-func (h *holds) deadline(w *weighed) (end time.Time, ok, full bool) {
-	q := heldQuestion{w.run.ID, w.match.Ref.Name, remit.DigestOf(mustJSON(w.match.Args))}
-	at := w.decision.At
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if known, ok := h.until[q]; ok {
-		return known.deadline, true, false
-	}
-	if (len(h.until) >= maxHolds || h.ofRun(q.run) >= maxRunHolds) && (at.Sub(h.swept) >= time.Second || at.Before(h.swept)) {
-		h.sweep(at)
-	}
-	if h.ofRun(q.run) >= maxRunHolds {
-		return at, false, true
-	}
-	if len(h.until) >= maxHolds {
-		return at, false, false
-	}
+	var needs []remit.Need
 	wait := heldFor
 	for _, n := range w.match.Needs {
-		if n.Kind == remit.EvidenceApproval && n.Within > 0 {
-			wait = min(wait, n.Within)
+		if ofPeople(n) {
+			needs = append(needs, n)
+			if n.Within > 0 {
+				wait = min(wait, n.Within)
+			}
 		}
 	}
-	if h.until == nil {
-		h.until = map[heldQuestion]held{}
+	until := w.decision.At.Add(wait)
+	if w.run.StageExpires.Before(until) {
+		until = w.run.StageExpires
 	}
-	end = at.Add(wait)
-	h.until[q] = held{end, end.Add(rememberFor)}
-	if w.run.Expires.Before(h.until[q].forget) {
-		h.until[q] = held{end, w.run.Expires}
+	h := remit.NewHeld(&w.decision, w.asked, needs, &w.run, until)
+	if l, ok := a.cfg.State.Launch(req.Caller.Launch); ok && req.Caller.Launch != "" {
+		h.Requester = l.By
 	}
-	return end, true, false
+	w.opens, w.held = &h, remit.Precondition{Key: h.EpochKey(), Epoch: epoch}
+	w.decision.Hold, w.decision.Until = h.ID, until
 }
 
-// ofRun counts the questions of a run.
-func (h *holds) ofRun(id remit.RunID) int {
-	n := 0
-	for q := range h.until {
-		if q.run == id {
-			n++
-		}
+// rows are what a decision writes beside its event: the request that it holds for the first time, or the approval that it uses up.
+func (w *weighed) rows() []remit.Row {
+	switch {
+	case w.decision.Effect == remit.Hold && w.opens != nil:
+		return []remit.Row{*w.opens}
+	//remit:guard S39 TestApprovalCountsOnce
+	case w.decision.Effect == remit.Allow && w.uses != nil:
+		h := *w.uses
+		h.State, h.Used, h.Ended = remit.HeldUsed, w.decision.ID, w.decision.At
+		return []remit.Row{h}
 	}
-	return n
+	return nil
 }
 
-// sweep forgets the questions of runs that are over, and those whose time was over a day ago.
-func (h *holds) sweep(now time.Time) {
-	h.swept = now
-	for q, one := range h.until {
-		if now.After(one.forget) {
-			delete(h.until, q)
+// used moves on what the mint rests on: that the approval was used is this decision's own doing.
+func (w *weighed) used() {
+	for i := range w.seen {
+		if w.uses != nil && w.seen[i].Key == w.uses.EpochKey() {
+			w.seen[i].Epoch++
 		}
 	}
 }

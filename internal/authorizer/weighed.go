@@ -20,6 +20,12 @@ type weighed struct {
 	seen     []remit.Precondition
 	cut      bool // see shorten
 
+	asked remit.Digest       // of the request, when people are asked about it
+	uses  *remit.Held        // the approval that the decision rests on
+	opens *remit.Held        // what is held for the first time
+	held  remit.Precondition // that it is the first
+	late  bool               // see moved
+
 	sensitive map[string]bool
 }
 
@@ -49,7 +55,7 @@ func (w *weighed) shorten() {
 func clip(s string) string { return remit.Clip(s, 200) }
 
 func (w *weighed) deny(reasons ...remit.Reason) weighed {
-	w.decision.Effect, w.decision.Reasons, w.decision.TTL, w.decision.Until = remit.Deny, reasons, 0, time.Time{}
+	w.decision.Effect, w.decision.Reasons, w.decision.TTL, w.decision.Until, w.decision.Hold = remit.Deny, reasons, 0, time.Time{}, ""
 	return *w
 }
 

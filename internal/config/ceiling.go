@@ -314,7 +314,7 @@ func (b *bound) exceeds(w *remit.Workflow, p *remit.Permission) string {
 		have, stands := p.Where[name]
 		//remit:guard S31 TestCeiling
 		if most := b.Where.m[name]; most.Kind != remit.PredicateAny && (!stands || !within(have, params, most, nil)) {
-			return "where: " + name + " cannot be shown to stay within " + describePredicate(most)
+			return "where: " + name + " cannot be shown to stay within " + DescribePredicate(most)
 		}
 	}
 	for i := range b.needs {

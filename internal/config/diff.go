@@ -157,12 +157,12 @@ func (c *comparison) argument(name string, old, now map[string]remit.Predicate) 
 	n, has := now[name]
 	switch {
 	case !had:
-		c.note(false, n.Kind == remit.PredicateAny, "where: %s: %s, was absent", name, describePredicate(n))
+		c.note(false, n.Kind == remit.PredicateAny, "where: %s: %s, was absent", name, DescribePredicate(n))
 	case !has:
-		c.note(o.Kind == remit.PredicateAny, false, "where: %s: absent, was %s", name, describePredicate(o))
+		c.note(o.Kind == remit.PredicateAny, false, "where: %s: absent, was %s", name, DescribePredicate(o))
 	default:
 		same := reflect.DeepEqual(o, n) && c.sameParameters(o)
-		c.note(same || exactly(n, c.now, o, c.old), same || exactly(o, c.old, n, c.now), "where: %s: %s, was %s", name, describePredicate(n), describePredicate(o))
+		c.note(same || exactly(n, c.now, o, c.old), same || exactly(o, c.old, n, c.now), "where: %s: %s, was %s", name, DescribePredicate(n), DescribePredicate(o))
 	}
 }
 

@@ -138,7 +138,7 @@ type requirementFile struct {
 	Provenance *provenanceFile `yaml:"provenance" doc:"Who built an image, from what."`
 	Ticket     *ticketFile     `yaml:"ticket" doc:"A change ticket, read from its system."`
 	CI         *provenanceFile `yaml:"ci" doc:"The CI run that built an image. The same keys as provenance."`
-	Approval   *approvalFile   `yaml:"approval" doc:"A person's answer."`
+	Approval   *approvalFile   `yaml:"approval" doc:"A person's answer to exactly this request. It counts for one decision."`
 }
 
 type scanFile struct {
@@ -179,10 +179,10 @@ type ticketFile struct {
 
 type approvalFile struct {
 	When   args `yaml:"when" is:"when" doc:"Conditions on the arguments, with {above: NUMBER} beside those of where. Left out: always."`
-	Group  word `yaml:"group" need:"yes" is:"label" doc:"Of which group the people must be."`
+	Group  word `yaml:"group" need:"yes" is:"label" doc:"Of which group the people must be, as their identity provider states it at the login."`
 	People *int `yaml:"people" doc:"How many. Left out: 1."`
-	By     word `yaml:"by" is:"notstarter" doc:"not-starter: not who started the run. Left out: anybody of the group."`
-	Within span `yaml:"within" need:"yes" doc:"How long to wait for them."`
+	By     word `yaml:"by" is:"notstarter" doc:"not-starter says what holds in any case: nobody approves what he started or asked for, what his own agent does, or what a workflow says that he applied or signed."`
+	Within span `yaml:"within" need:"yes" doc:"How long to wait for them, and how long an approval that nobody used counts."`
 }
 
 type targetFile struct {

@@ -17,6 +17,7 @@ type People struct {
 	CA       string // a PEM file; empty: the system's
 	Scopes   []string
 	Name     string // the claim that is the name
+	Groups   string // the claim that holds the groups
 	Roles    []ClaimRole
 	Session  time.Duration
 }
@@ -34,6 +35,7 @@ type peopleFile struct {
 	CA       word            `yaml:"ca" is:"text" doc:"A PEM file with the roots that the provider's certificate is verified with. Left out: the system's."`
 	Scopes   []word          `yaml:"scopes" is:"text" doc:"What is asked for beside openid, so that the claims below come. Left out: profile."`
 	Name     word            `yaml:"name" is:"text" doc:"The claim that is the person's name, operator/NAME. Who logged in with a name first keeps it. Left out: sub."`
+	Groups   word            `yaml:"groups" is:"text" doc:"The claim that holds the person's groups, which approvals name: a text, or a list of texts. Left out: groups."`
 	Roles    []claimRoleFile `yaml:"roles" need:"yes" doc:"Which claims give which roles. Who has none cannot log in."`
 	Session  span            `yaml:"session" doc:"How long a login lasts, at most 12h. Left out: 1h."`
 }
@@ -45,7 +47,7 @@ type claimRoleFile struct {
 }
 
 func (f *peopleFile) config(name, dir string, out *problems) *People {
-	p := &People{Issuer: f.Issuer.s, ClientID: f.ClientID.s, Secret: f.Secret, Name: or(f.Name.s, "sub"),
+	p := &People{Issuer: f.Issuer.s, ClientID: f.ClientID.s, Secret: f.Secret, Name: or(f.Name.s, "sub"), Groups: or(f.Groups.s, "groups"),
 		Session: f.Session.or(time.Hour, 12*time.Hour, name, "people: session", out)}
 	if f.CA.s != "" {
 		p.CA = under(dir, f.CA.s)

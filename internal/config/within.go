@@ -199,8 +199,8 @@ func stricter(r, than *remit.Requirement) bool {
 	return atLeast(r, than) && same(r.ID, than.ID) && same(r.Of, than.Of)
 }
 
-// describePredicate names a condition for people.
-func describePredicate(p remit.Predicate) string {
+// DescribePredicate names a condition for people.
+func DescribePredicate(p remit.Predicate) string {
 	var terms []string
 	for _, t := range p.Terms {
 		terms = append(terms, describeTerm(t))
@@ -230,7 +230,7 @@ func describePredicate(p remit.Predicate) string {
 	case remit.PredicateObject:
 		var fields []string
 		for _, name := range slices.Sorted(maps.Keys(p.Fields)) {
-			fields = append(fields, name+": "+describePredicate(p.Fields[name]))
+			fields = append(fields, name+": "+DescribePredicate(p.Fields[name]))
 		}
 		return "{" + strings.Join(fields, ", ") + "}"
 	case remit.PredicateFrom:

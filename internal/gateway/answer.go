@@ -89,6 +89,8 @@ func Next(code remit.ReasonCode) string {
 		return "the evidence that is named does not support this request: better evidence is needed"
 	case remit.ReasonEvidenceSource, remit.ReasonConflict, remit.ReasonFault:
 		return "ask again in a moment"
+	case remit.ReasonApprovalDenied, remit.ReasonHoldExpired:
+		return "people were asked about exactly this, and it is over: do not ask again in this run"
 	case remit.ReasonApproval:
 		return "a person has to approve; ask again then"
 	case remit.ReasonTarget:

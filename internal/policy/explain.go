@@ -190,6 +190,7 @@ var steps = map[remit.ReasonCode]string{
 	remit.ReasonFault:            "a fault of the server would have to be mended: its log has the cause; ask again",
 	remit.ReasonLevel:            "the agent would have to be attested better: launched by remit exec, or in a sandbox",
 	remit.ReasonHoldExpired:      "a person would have to answer in time: start a new run and ask again",
+	remit.ReasonApprovalDenied:   "a person denied exactly this for as long as the run lives: remit approval show says who",
 	remit.ReasonLimit:            "less would have to be asked for, or later",
 	remit.ReasonEvidenceInvalid:  "the statement would have to verify: signature, form and subject; add a good one with remit evidence add",
 	remit.ReasonEvidenceSigner:   "a signer that the source lists would have to have signed",

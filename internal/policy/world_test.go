@@ -478,6 +478,10 @@ func (a *ask) decide(t testing.TB, p *Plan) remit.Decision {
 func (a *ask) Posture(remit.Name) remit.Posture  { return remit.Posture{} }
 func (a *ask) Run(remit.RunID) (remit.Run, bool) { return a.run, true }
 func (a *ask) Epoch(remit.EpochKey) uint64       { return 0 }
+func (a *ask) HeldOf(remit.RunID) int            { return 0 }
+func (a *ask) HeldAs(remit.Digest) (h remit.Held, epoch uint64, ok bool) {
+	return h, 0, false
+}
 func (a *ask) Launch(remit.LaunchID) (remit.LaunchRecord, bool) {
 	return remit.LaunchRecord{}, true
 }

@@ -82,7 +82,7 @@ func (s *Server) erase(ctx context.Context, who remit.Principal, by, why string,
 		return err
 	}
 	e := remit.Event{At: s.now(), Kind: remit.EventErased, By: who.String(), Data: body, Payload: seal.Payload}
-	change := remit.Change{Rows: []remit.Row{remit.Erasure{Entries: seqs}}, Events: []remit.Event{e}}
+	change := remit.Change{Rows: []remit.Row{remit.Erasure{Entries: seqs, Runs: runs}}, Events: []remit.Event{e}}
 	for _, r := range rows {
 		change.Rows = append(change.Rows, r.Row)
 		//remit:guard S33 TestEraseSetsNothingBack

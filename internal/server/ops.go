@@ -14,7 +14,7 @@ import (
 )
 
 // ops is the management API: what each call does stands in the control_*.go files. Roles: author changes policy, responder
-// ends authority, auditor reads the ledger; starting and advancing runs is the workflow's own decision.
+// ends authority, approver answers what is held for people, auditor reads the ledger; starting and advancing runs is the workflow's own decision.
 func (s *Server) ops() []admin.Op {
 	return []admin.Op{
 		{Pattern: "GET /v1/status", Name: "status", Do: s.opStatus},
@@ -60,6 +60,11 @@ func (s *Server) ops() []admin.Op {
 		{Pattern: "GET /v1/evidence", Name: "evidence.list", Do: s.opEvidenceList},
 		{Pattern: "POST /v1/evidence", Name: "evidence.add", Writes: true, Do: s.opEvidenceAdd},
 		{Pattern: "GET /v1/evidence/{id}", Name: "evidence.show", Do: s.opEvidence},
+
+		{Pattern: "GET /v1/approvals", Name: "approval.list", Do: s.opApprovals},
+		{Pattern: "GET /v1/approvals/{id}", Name: "approval.show", Do: s.opApproval},
+		{Pattern: "POST /v1/approvals/{id}/approve", Name: "approval.approve", Role: "approver", Writes: true, Do: s.opApprove},
+		{Pattern: "POST /v1/approvals/{id}/deny", Name: "approval.deny", Role: "approver", Writes: true, Do: s.opDeny},
 
 		{Pattern: "GET /v1/ledger", Name: "ledger.list", Role: "auditor", Do: s.opEntries},
 		{Pattern: "GET /v1/ledger/{seq}", Name: "ledger.show", Role: "auditor", Do: s.opEntry},

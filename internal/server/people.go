@@ -42,7 +42,7 @@ func (s *Server) openPeople() error {
 		for _, r := range p.Roles {
 			cfg.Rules = append(cfg.Rules, login.Rule(r))
 		}
-		cfg.Issuer, cfg.ClientID, cfg.Scopes, cfg.Name, cfg.Life, cfg.HTTP = p.Issuer, p.ClientID, p.Scopes, p.Name, p.Session, client
+		cfg.Issuer, cfg.ClientID, cfg.Scopes, cfg.Name, cfg.Groups, cfg.Life, cfg.HTTP = p.Issuer, p.ClientID, p.Scopes, p.Name, p.Groups, p.Session, client
 	}
 	for _, j := range s.cfg.Jobs {
 		client, err := providerClient(j.CA)

@@ -288,6 +288,11 @@ func (s *Server) requestOf(d *remit.Decision, g *remit.Grant) (*remit.Request, e
 	for _, l := range leases {
 		req.Caller.Launch = l.Launch
 	}
+	for _, e := range d.Evidence {
+		if e.Kind == remit.EvidenceApproval { // it was used up for this grant
+			req.Approved = append(req.Approved, e)
+		}
+	}
 	req.Sandbox = s.tierOf(req)
 	if name, err := remit.ParseName(d.Caller); err == nil {
 		req.Caller.Person = name

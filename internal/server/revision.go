@@ -46,7 +46,8 @@ type revision struct {
 	version        uint64          // of its bundle; 0: unsigned
 	signers        []string
 	ceilingSigners []string
-	epoch          uint64 // of the policy
+	epoch          uint64              // of the policy
+	authors        map[string][]string // per workflow
 }
 
 // take notes under which signatures and ceiling a revision stands.
@@ -219,6 +220,8 @@ func (s *Server) put(ctx context.Context, c *candidate, by string, dry bool) (ap
 		return out, err
 	}
 	next.take(c)
+	next.authors = authorsOf(old, &stored, next, by)
+	c.revision.Authors = next.authors
 	if fresh {
 		if err := s.commitRevision(ctx, c, out, by, epoch-1); err != nil {
 			return out, err
@@ -235,6 +238,27 @@ func (s *Server) put(ctx context.Context, c *candidate, by string, dry bool) (ap
 	s.endChanged(ctx, next)
 	out.Ended = s.endRemoved(ctx, next, by) + s.recheckAll(ctx, by == atStart, by)
 	return out, nil
+}
+
+// authorsOf says whose each workflow is: of who put it there as it stands now, in this revision or an earlier one.
+func authorsOf(old *revision, stored *remit.Revision, next *revision, by string) map[string][]string {
+	out := map[string][]string{}
+	for name, w := range next.workflows {
+		switch before := (*remit.Workflow)(nil); {
+		case old == nil && stored.Digest == next.set.Digest:
+			if out[name] = stored.Authors[name]; stored.Authors == nil { // written by an older version
+				out[name] = []string{stored.By}
+			}
+			continue
+		case old != nil:
+			if before = old.workflows[name]; before != nil && before.Digest == w.Digest {
+				out[name] = old.authors[name]
+				continue
+			}
+		}
+		out[name] = append([]string{by}, next.signers...)
+	}
+	return out
 }
 
 func register(r *identity.Registry, set *config.Set) error {

@@ -338,6 +338,7 @@ func (s *Server) janitor(ctx context.Context) error {
 			s.expireRuns(ctx)
 			s.endDeadLaunches(ctx)
 			s.recordSuspensions(ctx)
+			s.endUnanswered(ctx)
 			s.recordFolded(ctx, false)
 		}
 	}

@@ -18,6 +18,11 @@ func putErasure(conn *sqlite.Conn, e *remit.Erasure) error {
 			return err
 		}
 	}
+	for _, run := range e.Runs {
+		if err := exec(conn, eraseHeldSQL, string(run)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -107,6 +107,7 @@ func (s *Store) purge() {
 		s.issued.drop(k)
 	}
 	s.purgeSessions(now)
+	s.purgeHeld(now)
 	if len(used) > 0 {
 		_ = exec(s.w.conn, purgeUsedSQL, now) // what stays in the database expired and is not loaded again
 	}

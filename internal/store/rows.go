@@ -5,6 +5,7 @@ package store
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"zombiezen.com/go/sqlite"
 
@@ -15,7 +16,7 @@ import (
 func (s *Store) encode(r remit.Row, require []remit.Precondition) ([]byte, error) {
 	switch v := r.(type) {
 	case remit.Run, remit.Grant, remit.Lease, remit.Statement, remit.Revision, remit.Used, remit.Issued, remit.LaunchRecord,
-		remit.Erasure, remit.Session, remit.PersonRecord:
+		remit.Erasure, remit.Session, remit.PersonRecord, remit.Held:
 	case remit.AgentStatus:
 		//remit:guard S11 TestSuspensionActsInMemory
 		if !v.Suspended && !requires(require, v.EpochKey()) {
@@ -76,6 +77,8 @@ func putRow(conn *sqlite.Conn, w *write) error {
 		return putSession(conn, &r, w)
 	case remit.PersonRecord:
 		return putPerson(conn, &r, w)
+	case remit.Held:
+		return putHeld(conn, &r, w)
 	}
 	return fmt.Errorf("row of type %T", w.row) // encode let it pass: a fault of ours, and the batch fails
 }
@@ -105,6 +108,10 @@ func (s *Store) publish(w *write) {
 		s.sessions.put(r.ID, &r, w.epoch)
 	case remit.PersonRecord:
 		s.people.put(r.Name, &r, w.epoch)
+	case remit.Held:
+		s.held.put(r.Digest, &r, w.epoch)
+	case remit.Erasure:
+		s.dropHeld(func(h *remit.Held) bool { return slices.Contains(r.Runs, h.Run) })
 	}
 }
 
@@ -119,6 +126,10 @@ func (s *Store) roomFor(rows []write) error {
 		case remit.Issued:
 			if s.issued.count.Load() >= maxSingleUse {
 				return tooLarge("more than %d issued identities are remembered", maxSingleUse)
+			}
+		case remit.Held:
+			if r.State == remit.HeldPending && s.held.count.Load() >= maxHeld { // an answer is never refused
+				return tooLarge("more than %d held requests are remembered", maxHeld)
 			}
 		case remit.Session:
 			if r.Ended.IsZero() && s.sessions.count.Load() >= maxSessions { // an end is never refused

@@ -56,6 +56,7 @@ const (
 	maxChangeItems  = 4096
 	maxSingleUse    = 1 << 20 // live Used rows, and live Issued rows
 	maxSessions     = 1 << 14 // of people
+	maxHeld         = 10_000  // requests of live runs that wait for people, or waited
 )
 
 // Store is open state. It is safe for concurrent use.
@@ -91,9 +92,10 @@ type memory struct {
 	issued     table[string, remit.Issued]
 	sessions   table[remit.SessionID, remit.Session]
 	people     table[remit.Name, remit.PersonRecord]
-	sources    table[string, struct{}]       // epochs of evidence sources
-	policy     table[string, remit.Revision] // one key: activeRevision
-	byCred     table[string, remit.LeaseID]  // credential id to live lease
+	held       table[remit.Digest, remit.Held] // the newest about each request of a live run
+	sources    table[string, struct{}]         // epochs of evidence sources
+	policy     table[string, remit.Revision]   // one key: activeRevision
+	byCred     table[string, remit.LeaseID]    // credential id to live lease
 	statements statementCache
 }
 
@@ -182,6 +184,7 @@ func (s *Store) load(conn *sqlite.Conn) error {
 		func() error { return s.loadUsed(conn, now) },
 		func() error { return s.loadIssued(conn, now) },
 		func() error { return s.loadPeople(conn, now) },
+		func() error { return s.loadHeld(conn, now) },
 		func() error { return s.loadSources(conn) },
 		func() error { return s.loadRevision(conn) },
 		func() error { return s.loadEvents(conn) },
@@ -203,6 +206,7 @@ func (m *memory) init() {
 	m.issued.init()
 	m.sessions.init()
 	m.people.init()
+	m.held.init()
 	m.sources.init()
 	m.policy.init()
 	m.byCred.init()

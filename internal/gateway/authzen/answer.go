@@ -31,7 +31,7 @@ func appendDecision(b []byte, d *remit.Decision) []byte {
 		b = append(append(append(b, `,"evaluation_id":"`...), d.ID...), '"')
 		b = appendTime(append(b, `,"evaluated_at":"`...), d.At)
 		b = appendTime(append(b, `","access_request":{"expires_at":"`...), d.Until)
-		b = append(b, `"}`...)
+		b = append(append(append(b, `","hold":"`...), d.Hold...), `"}`...)
 	}
 	if d.Receipt != nil {
 		b = gateway.AppendReceipt(append(b, `,"receipt":`...), d.Receipt)

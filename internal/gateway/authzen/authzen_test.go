@@ -128,7 +128,8 @@ type reply struct {
 		Limits        map[string]int              `json:"limits"`
 		Obligations   []struct{ ID, Type string } `json:"obligations"`
 		AccessRequest *struct {
-			ExpiresAt time.Time `json:"expires_at"`
+			ExpiresAt time.Time    `json:"expires_at"`
+			Hold      remit.HoldID `json:"hold"`
 		} `json:"access_request"`
 		Error *struct {
 			Status  int
@@ -194,11 +195,11 @@ func TestDenialIsAnAnswer(t *testing.T) {
 func TestHoldIsADenialWithAccessRequest(t *testing.T) {
 	at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	f := newFixture(t, func(*remit.Request) (remit.Decision, error) {
-		return remit.Decision{Effect: remit.Hold, Until: at.Add(time.Hour), Reasons: []remit.Reason{{Code: remit.ReasonApproval}}}, nil
+		return remit.Decision{Effect: remit.Hold, Hold: "hold-x", Until: at.Add(time.Hour), Reasons: []remit.Reason{{Code: remit.ReasonApproval}}}, nil
 	})
 	w := f.post("/agent/deploy", single, sound)
 	got := read(t, w)
-	if *got.Decision || got.Context.AccessRequest == nil || !got.Context.AccessRequest.ExpiresAt.Equal(at.Add(time.Hour)) || got.Context.EvaluationID != got.Context.DecisionID {
+	if *got.Decision || got.Context.AccessRequest == nil || got.Context.AccessRequest.Hold != "hold-x" || !got.Context.AccessRequest.ExpiresAt.Equal(at.Add(time.Hour)) || got.Context.EvaluationID != got.Context.DecisionID {
 		t.Errorf("%s", w.Body)
 	}
 }

@@ -57,6 +57,7 @@ type Config struct {
 	Secret   remit.Secret // of the client; zero for a public one
 	Scopes   []string     // beside openid
 	Name     string       // the claim that is the person's name
+	Groups   string       // the claim that holds the person's groups
 	Rules    []Rule
 	Life     time.Duration // of a session
 	HTTP     *http.Client  // to the provider

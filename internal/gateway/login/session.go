@@ -100,6 +100,9 @@ func (h *Handler) verify(ctx context.Context, p *oidc.Provider, t *oauth2.Token,
 	for _, r := range h.cfg.Rules {
 		out.claims[r.Claim] = texts(all[r.Claim])
 	}
+	if h.cfg.Groups != "" {
+		out.claims[h.cfg.Groups] = texts(all[h.cfg.Groups])
+	}
 	name, _ := all[h.cfg.Name].(string)
 	out.name, err = remit.ParseName("operator/" + name)
 	//remit:guard S2 TestNamesAreRefusedNotCleaned
@@ -267,7 +270,8 @@ func (h *Handler) Session(token, thumbprint string, at time.Time) (remit.Princip
 	if len(roles) == 0 {
 		return remit.Principal{}, &remit.Error{Code: remit.CodeForbidden, Msg: string(s.Person) + " has no role here any more"}
 	}
-	return remit.Principal{Person: s.Person, Roles: roles, Method: remit.MethodSession, Credential: string(s.ID), Expires: s.Expires}, nil
+	return remit.Principal{Person: s.Person, Roles: roles, Groups: s.Claims[h.cfg.Groups], Account: s.Issuer + "#" + s.Subject, Method: remit.MethodSession,
+		Credential: string(s.ID), Expires: s.Expires}, nil
 }
 
 // End ends a session at once, then on record. Ending what has ended succeeds.

@@ -34,7 +34,7 @@ func (h *Handler) clientCredentials(ctx context.Context, c *call) ([]byte, error
 		return granted(&got, h.cfg.Now())
 	case remit.Hold:
 		return nil, &problem{code: authorizationPending, text: "a person has to agree first", decision: got.Decision.ID,
-			reasons: got.Decision.Reasons, receipt: got.Decision.Receipt, handle: string(got.Decision.ID)}
+			reasons: got.Decision.Reasons, receipt: got.Decision.Receipt, handle: string(got.Decision.Hold)}
 	}
 	text := "denied"
 	if len(got.Decision.Reasons) > 0 {

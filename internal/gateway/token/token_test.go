@@ -336,7 +336,7 @@ func TestAnswersOfTheLine(t *testing.T) {
 	}{
 		"deny": {gateway.Granted{Decision: remit.Decision{ID: "dec-x", Reasons: []remit.Reason{{Code: remit.ReasonEvidenceMissing, Of: "evidence.scan", Want: "hidden"}}}},
 			nil, 400, "access_denied"},
-		"hold":          {gateway.Granted{Decision: remit.Decision{ID: "dec-x", Effect: remit.Hold, Reasons: []remit.Reason{{Code: remit.ReasonApproval, Got: "hidden"}}}}, nil, 400, "authorization_pending"},
+		"hold":          {gateway.Granted{Decision: remit.Decision{ID: "dec-x", Effect: remit.Hold, Hold: "hold-x", Reasons: []remit.Reason{{Code: remit.ReasonApproval, Got: "hidden"}}}}, nil, 400, "authorization_pending"},
 		"fault":         {gateway.Granted{}, errors.New("hidden"), 503, "temporarily_unavailable"},
 		"mint failed":   {gateway.Granted{Decision: remit.Decision{ID: "dec-x", Effect: remit.Allow}}, errors.New("hidden"), 503, "temporarily_unavailable"},
 		"no credential": {gateway.Granted{Decision: remit.Decision{ID: "dec-x", Effect: remit.Allow}}, nil, 503, "temporarily_unavailable"},
@@ -349,7 +349,7 @@ func TestAnswersOfTheLine(t *testing.T) {
 		if w.Code != c.status || a.Error != c.code || strings.Contains(w.Body.String(), "hidden") || a.Decision != c.got.Decision.ID {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
 		}
-		if (name == "hold") != (a.Handle == "dec-x") {
+		if (name == "hold") != (a.Handle == "hold-x") {
 			t.Errorf("%s: handle %q", name, a.Handle)
 		}
 		if name == "deny" && (a.Reasons[0].Of != "evidence.scan" || !strings.Contains(a.Text, "evidence")) {
