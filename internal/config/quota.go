@@ -17,7 +17,7 @@ type quotasFile struct {
 	Agents quotaFile      `yaml:"agents" doc:"Each agent, at the token endpoint and asking for itself. Left out: rate 500, burst 2000, concurrent 256, bytes 8388608."`
 	Points quotaFile      `yaml:"points" doc:"Each enforcement point, which speaks for many. Left out: rate 50000, burst 100000, concurrent 4096, bytes 268435456."`
 	Runs   quotaFile      `yaml:"runs" doc:"Each agent that starts, advances and finishes runs. Left out: rate 5, burst 200, concurrent 8, bytes 1048576."`
-	People quotaFile      `yaml:"people" doc:"Each person and CI job that manages the server over HTTPS. Left out: rate 20, burst 200, concurrent 8. Bytes are not counted: a call has at most 4 MiB."`
+	People quotaFile      `yaml:"people" doc:"Each person and CI job that manages the server over HTTPS. Left out: rate 20, burst 200, concurrent 8. Bytes cannot be set: a call has at most 4 MiB."`
 	Fold   *time.Duration `yaml:"fold" doc:"How long a denial that repeats itself is answered with the one that is on record, and counted; at most 1h. Left out: 10s."`
 }
 
@@ -33,7 +33,7 @@ func (f *quotasFile) config(name string, out *problems) Quotas {
 		Agents: f.Agents.config(name, "agents", out, Quota{500, 2000, 256, 8 << 20}),
 		Points: f.Points.config(name, "points", out, Quota{50000, 100000, 4096, 256 << 20}),
 		Runs:   f.Runs.config(name, "runs", out, Quota{5, 200, 8, 1 << 20}),
-		People: f.People.config(name, "people", out, Quota{20, 200, 8, 32 << 20}),
+		People: f.People.config(name, "people", out, Quota{20, 200, 8, 0}),
 		Fold:   10 * time.Second,
 	}
 	if f.Fold != nil {
@@ -42,6 +42,10 @@ func (f *quotasFile) config(name string, out *problems) Quotas {
 	//remit:guard S35 TestQuotas
 	if q.Fold > time.Hour {
 		out.add(name, 0, "quotas: fold: %s is over 1h: a count that waits longer says too late that somebody floods", q.Fold)
+	}
+	//remit:guard S35 TestQuotas
+	if f.People.Bytes != nil {
+		out.add(name, 0, "quotas: people: bytes are not counted: leave them out")
 	}
 	return q
 }

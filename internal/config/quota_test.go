@@ -24,7 +24,7 @@ func TestQuotas(t *testing.T) {
 	if s, err = parse(""); err != nil || s.Quotas.Fold != 10*time.Second {
 		t.Errorf("nothing said: %v", err)
 	}
-	for _, bad := range []string{"{agents: {rate: 0}}", "{points: {concurrent: 0}}", "{runs: {burst: 0}}", "{people: {rate: 0}}", "{agents: {bytes: 0}}", "{fold: 2h}", "{fold: 0s}",
+	for _, bad := range []string{"{agents: {rate: 0}}", "{points: {concurrent: 0}}", "{runs: {burst: 0}}", "{people: {rate: 0}}", "{agents: {bytes: 0}}", "{people: {bytes: 4096}}", "{fold: 2h}", "{fold: 0s}",
 		"{fold: -1s}", "{agents: {rate: -1}}", "{agents: {speed: 1}}", "{everybody: {rate: 1}}"} {
 		if _, err := parse("quotas: " + bad + "\n"); err == nil {
 			t.Errorf("%s was taken", bad)

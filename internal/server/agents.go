@@ -26,7 +26,7 @@ func (s *Server) agentRoutes(mux *http.ServeMux) {
 
 // asAgent verifies the caller, lets do act as it, and writes the answer or the error. What changes a run is recorded with the
 // change; a refusal is recorded here.
-func (s *Server) asAgent(op string, quota *gateway.Quota, do func(*http.Request, run.Actor) (any, error)) http.HandlerFunc {
+func (s *Server) asAgent(op string, quota *gateway.Quota, do func(*http.Request, []byte, run.Actor) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store") // an answer may hold a run token
@@ -35,15 +35,20 @@ func (s *Server) asAgent(op string, quota *gateway.Quota, do func(*http.Request,
 			s.writeAgentError(w, r, err)
 			return
 		}
-		account, ok := quota.Enter(string(by.Name), 0, s.now())
-		//remit:guard S35 TestAgentCallsAreBounded
+		body, err := gateway.ReadBody(w, r, gateway.MaxBody)
+		if err != nil {
+			s.writeAgentError(w, r, err)
+			return
+		}
+		account, ok := quota.Enter(string(by.Name), len(body), s.now())
+		//remit:guard S35 TestAgentCallsAreBounded,TestBytesOfRunsAreCounted
 		if !ok {
 			quota.Brake(r.Context())
 			s.writeAgentError(w, r, &remit.Error{Code: remit.CodeExhausted, Msg: "more calls than this agent's quota", Hint: "ask again in a second"})
 			return
 		}
 		defer account.Leave()
-		out, err := do(r, by)
+		out, err := do(r, body, by)
 		if err != nil {
 			s.recordRefusal(r, op, by, err)
 			s.writeAgentError(w, r, err)
@@ -98,12 +103,8 @@ func (s *Server) writeAgentError(w http.ResponseWriter, r *http.Request, err err
 
 // agentStarts starts a run. The token is bound to the caller's launch, else to its certificate; there is none when the caller
 // does nothing in the first stage.
-func (s *Server) agentStarts(r *http.Request, by run.Actor) (any, error) {
+func (s *Server) agentStarts(r *http.Request, body []byte, by run.Actor) (any, error) {
 	var in api.StartRun
-	body, err := gateway.ReadBody(nil, r, 64<<10)
-	if err != nil {
-		return nil, err
-	}
 	if err := gateway.DecodeBody(body, &in); err != nil {
 		return nil, err
 	}
@@ -142,7 +143,7 @@ func (s *Server) ownRun(r *http.Request, by run.Actor) (remit.Run, *remit.Workfl
 	return rn, w, nil
 }
 
-func (s *Server) agentAdvances(r *http.Request, by run.Actor) (any, error) {
+func (s *Server) agentAdvances(r *http.Request, _ []byte, by run.Actor) (any, error) {
 	rn, w, err := s.ownRun(r, by)
 	if err != nil {
 		return nil, err
@@ -150,7 +151,7 @@ func (s *Server) agentAdvances(r *http.Request, by run.Actor) (any, error) {
 	return s.advance(r.Context(), rn, w, by, r.URL.Query().Get("to"))
 }
 
-func (s *Server) agentFinishes(r *http.Request, by run.Actor) (any, error) {
+func (s *Server) agentFinishes(r *http.Request, _ []byte, by run.Actor) (any, error) {
 	rn, w, err := s.ownRun(r, by)
 	if err != nil {
 		return nil, err

@@ -532,6 +532,24 @@ func TestAgentCallsAreBounded(t *testing.T) {
 	}
 }
 
+// TestBytesOfRunsAreCounted: bodies count against the quota of calls about runs, whatever stands in them, and whichever call it is.
+func TestBytesOfRunsAreCounted(t *testing.T) {
+	f := setUp(t, "# Who manages", "quotas: {runs: {bytes: 1024}}\n# Who manages")
+	w := f.agent("agent/deploy", f.shared())
+	large := strings.Repeat(" ", 60<<10)
+	if status := w.call("/v1/runs", "application/json", strings.NewReader(large), nil); status != http.StatusBadRequest {
+		t.Errorf("the first large body: %d", status)
+	}
+	for _, path := range []string{"/v1/runs", "/v1/runs/run-x/advance", "/v1/runs/run-x/finish"} {
+		if status := w.call(path, "application/json", strings.NewReader(large), nil); status != http.StatusTooManyRequests {
+			t.Errorf("%s: %d", path, status)
+		}
+	}
+	if status := w.call("/v1/runs", "application/json", strings.NewReader(`{}`), nil); status == http.StatusTooManyRequests {
+		t.Error("a small body is beyond the quota, too")
+	}
+}
+
 // TestEveryOpIsNamed: what is recorded must say what it was.
 func TestEveryOpIsNamed(t *testing.T) {
 	f := setUp(t)
