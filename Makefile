@@ -83,7 +83,6 @@ demo: $(BIN)/remit $(if $(filter own,$(CLUSTER)),$(BIN)/kubectl,apiserver)
 # Remit beside its peers, in one run; SHORT=1 leaves out what needs the API server.
 bench: $(BIN)/remit $(BIN)/opa $(BIN)/fsck $(if $(SHORT),,apiserver)
 	$(GO) run ./test/bench $(SHORTFLAG)
-	REMIT_BENCH=1 $(GO) test ./internal/server -run '^TestFloodLeavesOthersFast$$' -count=1 -v | grep -E 'p99|FAIL|^ok'
 
 quickstart: $(BIN)/remit
 	$(BIN)/remit quickstart

@@ -137,15 +137,29 @@ func loop(conns []*conn, phase *atomic.Int32) error {
 
 var contentLength = []byte("Content-Length: ")
 
+// ask demands what is wanted.
 func (c *conn) ask(request []byte) error {
-	if _, err := c.Write(request); err != nil {
+	ok, body, err := c.exchange(request)
+	if err != nil {
 		return err
 	}
-	length, ok := -1, false
+	if !ok || !bytes.Contains(body, c.want) {
+		return fmt.Errorf("unexpected answer: %.600s", body)
+	}
+	_, err = c.in.Discard(len(body))
+	return err
+}
+
+// exchange sends and reads one answer: whether its status is 200, and its body, which must be discarded.
+func (c *conn) exchange(request []byte) (ok bool, body []byte, err error) {
+	if _, err := c.Write(request); err != nil {
+		return false, nil, err
+	}
+	length := -1
 	for first := true; ; first = false {
 		line, err := c.in.ReadSlice('\n')
 		if err != nil {
-			return err
+			return false, nil, err
 		}
 		if first {
 			ok = bytes.HasPrefix(line, []byte("HTTP/1.1 200 "))
@@ -155,22 +169,15 @@ func (c *conn) ask(request []byte) error {
 		}
 		if rest, found := bytes.CutPrefix(line, contentLength); found {
 			if length, err = strconv.Atoi(string(bytes.TrimSpace(rest))); err != nil {
-				return err
+				return false, nil, err
 			}
 		}
 	}
 	if length < 0 {
-		return errors.New("the answer has no Content-Length")
+		return false, nil, errors.New("the answer has no Content-Length")
 	}
-	body, err := c.in.Peek(length)
-	if err != nil {
-		return err
-	}
-	if !ok || !bytes.Contains(body, c.want) {
-		return fmt.Errorf("unexpected answer: %.600s", body)
-	}
-	_, err = c.in.Discard(length)
-	return err
+	body, err = c.in.Peek(length)
+	return ok, body, err
 }
 
 // post builds a request.
