@@ -23,35 +23,34 @@ import (
 	"remit/internal/testcluster"
 )
 
-// cluster is the laboratory's Kubernetes API server, prepared as deploy/kubernetes says.
+// cluster is the laboratory's Kubernetes API server, prepared as deploy/kubernetes says, and a second one on the same etcd that asks Remit
+// about every request of a lease's holder.
 type cluster struct {
 	*testcluster.Cluster
+	asking  *testcluster.Cluster
 	kubectl string
 	client  *http.Client
 	broker  string // the token by which Remit works at the cluster: what a thief of its files has
 }
 
+// Targets of the laboratory at the cluster, one in each mode.
+const (
+	inServiceAccount = "cluster"
+	inJWT            = "cluster-jwt"
+	inWebhook        = "cluster-webhook"
+)
+
 const webhookSecret = "the-api-servers-own-secret-of-the-laboratory"
 
 func (l *lab) startCluster(ctx context.Context, _ string) error {
-	audit, err := l.writeAudit()
-	if err != nil {
-		return err
-	}
 	manifests, err := filepath.Abs(filepath.Join("deploy", "kubernetes"))
 	if err != nil {
 		return err
 	}
-	dir := l.path("cluster")
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := l.startServers(ctx, manifests); err != nil {
 		return err
 	}
-	tc, err := testcluster.Start(ctx, testcluster.Config{Dir: dir, AuditWebhook: audit, AuditPolicy: filepath.Join(manifests, "audit-policy.yaml"),
-		Flags: []string{"--audit-webhook-batch-max-wait=200ms"}})
-	if err != nil {
-		return err
-	}
-	l.cluster = &cluster{Cluster: tc}
+	tc := l.cluster.Cluster
 	if l.cluster.kubectl, err = testcluster.Kubectl(ctx); err != nil {
 		return err
 	}
@@ -73,16 +72,44 @@ func (l *lab) startCluster(ctx context.Context, _ string) error {
 	}
 	l.cluster.broker = strings.TrimSpace(string(token))
 	return errors.Join(writeKubeconfig(l.path("broker.kubeconfig"), tc.URL, tc.CA, l.cluster.broker),
+		writeKubeconfig(l.path("asking.kubeconfig"), l.cluster.asking.URL, tc.CA, l.cluster.broker),
 		os.WriteFile(l.path("webhook.token"), []byte(webhookSecret), 0o600))
 }
 
-// writeAudit writes how the API server tells Remit what was executed.
-func (l *lab) writeAudit() (string, error) {
+// startServers starts both API servers with the shipped files: the first trusts grant tokens of one target, the second those of another, and
+// asks about them.
+func (l *lab) startServers(ctx context.Context, manifests string) error {
 	ca, err := os.ReadFile(l.profile.Bundle)
 	if err != nil {
-		return "", err
+		return err
 	}
-	return l.path("audit.kubeconfig"), writeKubeconfig(l.path("audit.kubeconfig"), l.profile.Server+"/kubernetes/cluster/audit", ca, webhookSecret)
+	hook := func(file, path string) error { return writeKubeconfig(l.path(file), l.profile.Server+path, ca, webhookSecret) }
+	replaced := func(file, from string, replace ...string) error {
+		b, err := os.ReadFile(filepath.Join(manifests, from))
+		return errors.Join(err, os.WriteFile(l.path(file), []byte(strings.NewReplacer(replace...).Replace(string(b))), 0o600))
+	}
+	trusted := func(file, target string) error {
+		return replaced(file, "authentication.yaml", "https://grants.example.org", l.profile.Server+"/grants", "[production-cluster]", "["+target+"]",
+			"      (of the issuer's https server)\n", "", "      -----BEGIN CERTIFICATE-----\n", "      "+strings.ReplaceAll(strings.TrimSpace(string(ca)), "\n", "\n      ")+"\n",
+			"      -----END CERTIFICATE-----\n", "")
+	}
+	err = errors.Join(os.Mkdir(l.path("cluster"), 0o700), os.Mkdir(l.path("asking"), 0o700),
+		hook("audit.kubeconfig", "/kubernetes/"+inServiceAccount+"/audit"), hook("authorize.kubeconfig", "/kubernetes/"+inWebhook+"/authorize"),
+		trusted("authentication.yaml", inJWT), trusted("asking.yaml", inWebhook),
+		replaced("authorization.yaml", "authorization.yaml", "/etc/kubernetes/remit.kubeconfig", l.path("authorize.kubeconfig")))
+	if err != nil {
+		return err
+	}
+	l.cluster = &cluster{}
+	first, err := testcluster.Start(ctx, testcluster.Config{Dir: l.path("cluster"), AuditWebhook: l.path("audit.kubeconfig"),
+		AuditPolicy: filepath.Join(manifests, "audit-policy.yaml"), Authentication: l.path("authentication.yaml"), Flags: []string{"--audit-webhook-batch-max-wait=200ms"}})
+	if err != nil {
+		return err
+	}
+	l.cluster.Cluster = first
+	l.cluster.asking, err = testcluster.Start(ctx, testcluster.Config{Dir: l.path("asking"), Join: first, Authentication: l.path("asking.yaml"),
+		Authorization: l.path("authorization.yaml")})
+	return err
 }
 
 func writeKubeconfig(path, server string, ca []byte, token string) error {
@@ -103,39 +130,64 @@ func (c *cluster) run(ctx context.Context, args ...string) ([]byte, error) {
 	return exec.CommandContext(ctx, c.kubectl, append([]string{"--kubeconfig", c.Kubeconfig}, args...)...).CombinedOutput()
 }
 
-func (c *cluster) close() { _ = c.Stop() }
+func (c *cluster) close() {
+	for _, s := range []*testcluster.Cluster{c.asking, c.Cluster} {
+		if s != nil {
+			_ = s.Stop()
+		}
+	}
+}
 
-// file declares the cluster as a target, and a workflow at it.
+// server is the API server of a target.
+func (c *cluster) server(target string) *testcluster.Cluster {
+	if target == inWebhook {
+		return c.asking
+	}
+	return c.Cluster
+}
+
+// file declares the cluster as a target in each mode, and a workflow at each.
 func (c *cluster) file(l *lab) string {
+	broker, asking := l.path("broker.kubeconfig"), l.path("asking.kubeconfig")
+	return c.target(l, inServiceAccount, "serviceaccount", broker, l.id, "rollout") + c.target(l, inJWT, "jwt", broker, l.id+"j", "rollout-jwt") +
+		c.target(l, inWebhook, "webhook", asking, l.id+"w", "rollout-webhook")
+}
+
+func (c *cluster) target(l *lab, name, mode, kubeconfig, installation, workflow string) string {
 	return fmt.Sprintf(`---
 kind: Target
-name: cluster
+name: %[1]s
 type: kubernetes
-mode: serviceaccount
-kubeconfig: %s
+mode: %[2]s
+audience: %[1]s
+kubeconfig: %[3]s
 namespaces: [production]
-installation: %s
-webhook: {file: %s}
+installation: %[4]s
+webhook: {file: %[5]s}
 ---
 kind: Workflow
-name: rollout
+name: %[6]s
 parameters: {app: {type: name}, image: {type: image}}
 start: {by: [operator/ci], expires: 1h}
 stages:
 - name: do
   end: {by: [operator/ci]}
   may:
-  - {name: apply, who: agent/deploy, action: kubernetes.apply, target: cluster, where: {namespace: production, kind: Deployment, name: $app, image: $image}}
+  - {name: apply, who: agent/deploy, action: kubernetes.apply, target: %[1]s, where: {namespace: production, kind: Deployment, name: $app, image: $image}}
 - name: after
   may:
-  - {name: late, who: agent/other, action: kubernetes.get, target: cluster, where: {namespace: production, kind: Deployment, name: $app}}
-`, l.path("broker.kubeconfig"), l.id, l.path("webhook.token"))
+  - {name: late, who: agent/other, action: kubernetes.get, target: %[1]s, where: {namespace: production, kind: Deployment, name: $app}}
+`, name, mode, kubeconfig, installation, l.path("webhook.token"), workflow)
 }
 
-// grant NAME HOLDER RUN-TOKEN APP: the holder gets the credential that workflow rollout gives for APP and the laboratory's image, and NAME becomes it. It works
-// before the command ends: a fresh binding takes the API server some milliseconds.
+// grant NAME HOLDER RUN-TOKEN APP [TARGET]: the holder gets the credential that the target's workflow gives for APP and the laboratory's image, and NAME
+// becomes it. It works before the command ends: a fresh binding takes the API server some milliseconds.
 func (a *attack) grant(ts *testscript.TestScript, args []string) error {
-	got, err := a.ask(ts, []string{args[1], "token=" + args[2], "target=cluster", "name=" + args[3], "image=" + a.profile.lab.image})
+	target := inServiceAccount
+	if len(args) > 4 {
+		target = args[4]
+	}
+	got, err := a.ask(ts, []string{args[1], "token=" + args[2], "target=" + target, "name=" + args[3], "image=" + a.profile.lab.image})
 	if err != nil {
 		return err
 	}
@@ -150,7 +202,7 @@ func (a *attack) grant(ts *testscript.TestScript, args []string) error {
 	ts.Setenv(args[0], v.Token)
 	ts.Setenv("GRANT", v.Grant)
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		seen, err := a.kube(ts, []string{v.Token, "GET", "/apis/apps/v1/namespaces/production/deployments/" + args[3]})
+		seen, err := a.kube(ts, []string{v.Token, "GET", target + ":/apis/apps/v1/namespaces/production/deployments/" + args[3]})
 		if err != nil {
 			return err
 		}
@@ -163,9 +215,14 @@ func (a *attack) grant(ts *testscript.TestScript, args []string) error {
 	}
 }
 
-// kube TOKEN METHOD PATH [FILE] [CONTENT-TYPE]: a request straight to the API server with a bare credential. @NAME@ in the file becomes the variable.
+// kube TOKEN METHOD [TARGET:]PATH [FILE] [CONTENT-TYPE]: a request straight to the target's API server with a bare credential. @NAME@ in the file becomes
+// the variable.
 func (a *attack) kube(ts *testscript.TestScript, args []string) (*answer, error) {
 	c := a.profile.lab.cluster
+	target, path, ok := strings.Cut(args[2], ":/")
+	if !ok {
+		target, path = inServiceAccount, strings.TrimPrefix(args[2], "/")
+	}
 	var body []byte
 	kind := "application/apply-patch+yaml"
 	if len(args) > 3 && args[3] != "-" {
@@ -177,7 +234,7 @@ func (a *attack) kube(ts *testscript.TestScript, args []string) (*answer, error)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, args[1], c.URL+args[2], bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, args[1], c.server(target).URL+"/"+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}

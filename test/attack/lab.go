@@ -219,7 +219,7 @@ func (l *lab) settle(ctx context.Context, _ string) error {
 		return nil
 	}
 	for end := time.Now().Add(time.Minute); ; time.Sleep(250 * time.Millisecond) {
-		out, err := l.run(ctx, "doctor", "cluster")
+		out, err := l.run(ctx, "doctor", inServiceAccount, inJWT, inWebhook)
 		if err == nil {
 			return nil
 		}
