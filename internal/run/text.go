@@ -60,16 +60,21 @@ func find(form string, texts []remit.Value) (out []remit.Value) {
 	return out
 }
 
-// spellings: an address of the web is written with and without its scheme and the slash at its end.
+// spellings: an address of the web is written with and without its scheme and the slash at its end. One with https is never one with http.
 func spellings(form, s string) (out []remit.Value) {
 	if form != "url" {
 		return []remit.Value{remit.StringValue(s)}
 	}
 	bare := strings.TrimSuffix(s, "/")
-	if i := strings.Index(bare, "://"); i >= 0 {
-		bare = bare[i+3:]
+	prefixes := []string{"", "https://", "http://"}
+	if scheme, rest, ok := strings.Cut(bare, "://"); ok {
+		bare = rest
+		//remit:guard S25 TestSchemeIsKept
+		if strings.EqualFold(scheme, "https") {
+			prefixes = prefixes[:2]
+		}
 	}
-	for _, prefix := range []string{"", "http://", "https://"} {
+	for _, prefix := range prefixes {
 		out = append(out, remit.StringValue(prefix+bare), remit.StringValue(prefix+bare+"/"))
 	}
 	return out

@@ -65,6 +65,21 @@ func TestOneOfAForm(t *testing.T) {
 	}
 }
 
+// TestSchemeIsKept: an address that was named with https does not become one without.
+func TestSchemeIsKept(t *testing.T) {
+	for text, want := range map[string]string{
+		"see https://site.example/a/": `"https://site.example/a" "https://site.example/a/" "site.example/a" "site.example/a/"`,
+		"see HTTPS://site.example":    `"https://site.example" "https://site.example/" "site.example" "site.example/"`,
+		"see http://site.example":     `"http://site.example" "http://site.example/" "https://site.example" "https://site.example/" "site.example" "site.example/"`,
+	} {
+		got := selected(t, `{"t":"`+text+`"}`, "url:/t")
+		slices.Sort(got)
+		if s := strings.Join(got, " "); s != want {
+			t.Errorf("%q: %s, want %s", text, s, want)
+		}
+	}
+}
+
 // TestValuesAreBounded: what does not fit is not remembered, other runs are not asked, and a run's values go with it.
 func TestValuesAreBounded(t *testing.T) {
 	var v run.Values

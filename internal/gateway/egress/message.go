@@ -176,9 +176,10 @@ func encode(pairs []pair) string {
 
 func escape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 
-// harmless headers go upstream as they are. They say how to answer, not what to do.
+// harmless headers go upstream as they are. They say how to answer, not what to do; Prefer is none, since it makes an insertion an update
+// at some servers.
 var harmless = set("Accept", "Accept-Encoding", "Accept-Language", "Cache-Control", "Content-Encoding", "Content-Language", "If-Match",
-	"If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Last-Event-Id", "Pragma", "Prefer", "Range", "Traceparent", "Tracestate",
+	"If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Last-Event-Id", "Pragma", "Range", "Traceparent", "Tracestate",
 	"User-Agent", "X-Request-Id")
 
 // overriding headers tell some servers to act on another method or path than the one that was decided.

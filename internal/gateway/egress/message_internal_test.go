@@ -122,7 +122,7 @@ func TestDecidedHeaders(t *testing.T) {
 	if err := target.readHeaders([]string{"stripe-account"}); err != nil {
 		t.Fatal(err)
 	}
-	m, err := read(parse(t, "GET /a HTTP/1.1\r\nHost: api.test\r\nStripe-Account: acct_1\r\nX-Other: a\r\nAccept: b\r\n\r\n"), target)
+	m, err := read(parse(t, "GET /a HTTP/1.1\r\nHost: api.test\r\nStripe-Account: acct_1\r\nX-Other: a\r\nPrefer: resolution=merge-duplicates\r\nAccept: b\r\n\r\n"), target)
 	if err != nil || string(m.args.AppendJSON(nil)) != `{"headers":{"stripe-account":"acct_1"},"path":"/a"}` || len(m.header) != 2 {
 		t.Error(m, err)
 	}

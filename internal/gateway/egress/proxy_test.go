@@ -376,6 +376,28 @@ func TestQuotaOfATool(t *testing.T) {
 	}
 }
 
+// TestQuotaCountsUnknownLengths: a body that comes in pieces counts, too.
+func TestQuotaCountsUnknownLengths(t *testing.T) {
+	up := newUpstream(t, false, nil)
+	w := newWorld(t, up.target(t, nil))
+	w.gate, w.sock = w.open(w.newProxy(gateway.NewQuota(gateway.Limits{Rate: 100, Burst: 100, Concurrent: 5, Bytes: 1})))
+	for i, want := range []int{200, 429} {
+		r, err := http.NewRequest(http.MethodPost, up.url()+"/", io.MultiReader(strings.NewReader(`{"a":"b"}`))) // of no length that a client knows
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/json")
+		resp, err := w.client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("request %d: %s", i, resp.Status)
+		}
+	}
+}
+
 // TestBoxNeedsAnIdentity: a box without one is no box.
 func TestBoxNeedsAnIdentity(t *testing.T) {
 	w := newWorld(t)

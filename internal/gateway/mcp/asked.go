@@ -88,12 +88,10 @@ func shown(server, tool string) string {
 // meta is what counts of a request's _meta; nothing else of it goes upstream.
 type meta struct {
 	version      string // stateless era
-	client       string // JSON of clientInfo
 	capabilities string // JSON of clientCapabilities
 	logLevel     string
 	progress     string // JSON of progressToken
 	traceparent  string
-	tracestate   string
 }
 
 // asked is one request of a client.
@@ -219,8 +217,6 @@ func (m *meta) member(d *gateway.Decoder, name string) (err error) {
 	switch name {
 	case metaPrefix + "protocolVersion":
 		text(&m.version)
-	case metaPrefix + "clientInfo":
-		m.client = raw
 	case metaPrefix + "clientCapabilities":
 		m.capabilities = raw
 	case metaPrefix + "logLevel":
@@ -229,18 +225,31 @@ func (m *meta) member(d *gateway.Decoder, name string) (err error) {
 		m.progress = raw
 	case "traceparent":
 		text(&m.traceparent)
-	case "tracestate":
-		text(&m.tracestate)
 	}
 	return err
 }
+
+// traceparent is version 00 of W3C Trace Context. Its companion tracestate is free text, and does not go upstream.
+var traceparent = regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
+
+var levels = []string{"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"}
 
 const metaPrefix = "io.modelcontextprotocol/"
 
 // settle checks what the method needs, splits the name where many servers are behind one address, and writes params.
 func (a *asked) settle() *rpcError {
-	if a.meta.client != "" && a.meta.client[0] != '{' || a.meta.capabilities != "" && a.meta.capabilities[0] != '{' {
-		return invalid("_meta: clientInfo and clientCapabilities are objects")
+	if a.meta.capabilities != "" && a.meta.capabilities[0] != '{' {
+		return invalid("_meta: clientCapabilities is an object")
+	}
+	//remit:guard S29 TestNothingUndecidedGoesUpstream
+	if a.meta.traceparent != "" && !traceparent.MatchString(a.meta.traceparent) {
+		return invalid("_meta: traceparent is none of W3C Trace Context")
+	}
+	for _, l := range []string{a.meta.logLevel, a.level} {
+		//remit:guard S29 TestNothingUndecidedGoesUpstream
+		if l != "" && !slices.Contains(levels, l) {
+			return invalid("no such level of logging")
+		}
 	}
 	p := func(name, value string) {
 		a.params = append(a.params, member{name, remit.AppendJSONString(nil, value)})
@@ -318,12 +327,16 @@ func (a *asked) settleCompletion() *rpcError {
 			*into = withoutNulls(v)
 		}
 	}
-	filled := map[string]remit.Value{}
-	for k, v := range context.Field("arguments").Fields() {
-		filled[k] = v
-	}
 	if argument.Field("name").Kind() != remit.String || argument.Field("value").Kind() != remit.String {
 		return invalid("argument must have name and value")
+	}
+	filled := map[string]remit.Value{}
+	for k, v := range context.Field("arguments").Fields() {
+		//remit:guard S29 TestCompletionsAreDecided
+		if k == argument.Field("name").Text() {
+			return invalid("the argument that is completed stands in the context, too")
+		}
+		filled[k] = v
 	}
 	filled[argument.Field("name").Text()] = argument.Field("value")
 	out := map[string]remit.Value{"type": ref.Field("type")}
@@ -332,7 +345,7 @@ func (a *asked) settleCompletion() *rpcError {
 		a.action, a.args = "mcp.prompt", remit.Args{"name": ref.Field("name"), "arguments": remit.ObjectValue(filled)}
 		out["name"] = ref.Field("name")
 	case "ref/resource":
-		a.action, a.args = "mcp.read", remit.Args{"uri": ref.Field("uri")}
+		a.action, a.args = "mcp.read", remit.Args{"uri": ref.Field("uri"), "arguments": remit.ObjectValue(filled)}
 		out["uri"] = ref.Field("uri")
 	default:
 		return invalid("ref must be of ref/prompt or ref/resource")

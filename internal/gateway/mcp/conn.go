@@ -114,12 +114,12 @@ func (h *Handler) sweep() {
 func (k *conn) greetServer(ctx context.Context, s *session) *rpcError {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	capabilities, client := everything, ourselves
-	if s != nil && k.server.Pipe == nil {
-		capabilities, client = s.capabilities, s.client
-	}
 	if k.server.Pipe != nil {
-		return k.greetProcess(ctx, capabilities, client)
+		return k.greetProcess(ctx)
+	}
+	capabilities := everything
+	if s != nil {
+		capabilities = s.capabilities
 	}
 	event := func(m *message) { k.event(m.method, []byte(m.params)) }
 	modern := &overHTTP{url: k.server.URL, client: k.server.HTTP, modern: true, event: event}
@@ -129,7 +129,7 @@ func (k *conn) greetServer(ctx context.Context, s *session) *rpcError {
 	}
 	older := &overHTTP{url: k.server.URL, client: k.server.HTTP, event: event}
 	var e *rpcError
-	if k.greet, e = initialize(ctx, older, capabilities, client); e != nil {
+	if k.greet, e = initialize(ctx, older, capabilities); e != nil {
 		return e
 	}
 	older.version.Store(&k.greet.version)
@@ -154,7 +154,7 @@ func (k *conn) take(s speaker) *rpcError {
 // then fails.
 const everything = `{"elicitation":{"form":{},"url":{}},"sampling":{},"roots":{}}`
 
-func (k *conn) greetProcess(ctx context.Context, capabilities, client string) *rpcError {
+func (k *conn) greetProcess(ctx context.Context) *rpcError {
 	pipe, err := k.server.Pipe()
 	if err != nil {
 		return unreachable(errors.New("it cannot be started now"))
@@ -167,7 +167,7 @@ func (k *conn) greetProcess(ctx context.Context, capabilities, client string) *r
 		s.close()
 		return closing()
 	}
-	greet, e := initialize(ctx, s, capabilities, client)
+	greet, e := initialize(ctx, s, everything)
 	if e == nil {
 		k.greet = greet
 		s.notify(ctx, "notifications/initialized", nil)

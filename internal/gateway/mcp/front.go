@@ -298,6 +298,9 @@ func (h *Handler) answerModern(ctx context.Context, k *call, out *reply) ([]byte
 			return nil, e
 		}
 	}
+	if e := state.answers(k.a); e != nil {
+		return nil, e
+	}
 	if state.Flight != "" {
 		f, e := h.resume(ctx, k, state.Flight, out)
 		if e != nil {

@@ -121,10 +121,22 @@ func (h *Handler) answerLegacy(r *http.Request, c *caller, m *message, s *sessio
 		}
 	}
 	if e == nil {
+		s.in(k.view.Stage)
 		s.subscribed(a)
 	}
 	out.end(m.id, result, e, false)
 	k.record(ctx)
+}
+
+// in notes the stage that the session is used in: what was subscribed to in another is not heard in this one.
+func (s *session) in(stage string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	//remit:guard S12 TestStreamsEnd
+	if s.stage != stage {
+		clear(s.uris)
+	}
+	s.stage = stage
 }
 
 func (s *session) subscribed(a *asked) {
@@ -145,6 +157,12 @@ func (h *Handler) get(w http.ResponseWriter, r *http.Request, server string) {
 		h.challenge(w, r, server, err)
 		return
 	}
+	stage, why := h.hears(&c, server)
+	//remit:guard S23 TestStreamsEnd
+	if why != nil {
+		refuse(w, http.StatusForbidden, "", denial(*why))
+		return
+	}
 	s, ok := h.found(&c, r.Header.Get("Mcp-Session-Id"), server)
 	if !ok {
 		http.Error(w, "no such session", map[bool]int{true: http.StatusBadRequest, false: http.StatusNotFound}[r.Header.Get("Mcp-Session-Id") == ""])
@@ -160,7 +178,8 @@ func (h *Handler) get(w http.ResponseWriter, r *http.Request, server string) {
 		return
 	}
 	defer leave()
-	ctx, cancel := h.long(r, &c)
+	s.in(stage)
+	ctx, cancel := h.long(r.Context(), &c, server, stage)
 	defer cancel()
 	if stop := h.relayEvents(ctx, s); stop != nil {
 		defer stop()
@@ -196,14 +215,6 @@ func (o *reply) alive() bool {
 	_ = rc.SetWriteDeadline(time.Now().Add(time.Minute))
 	_, err := o.w.Write([]byte(": \n\n"))
 	return err == nil && rc.Flush() == nil
-}
-
-// long is the context of a stream that no request ends: it ends with the caller's credential, with the gateway, and after an hour.
-func (h *Handler) long(r *http.Request, c *caller) (context.Context, context.CancelFunc) {
-	left := min(time.Hour, c.who.Expires.Sub(c.at))
-	ctx, cancel := context.WithTimeout(r.Context(), left)
-	stop := context.AfterFunc(h.ctx, cancel)
-	return ctx, func() { stop(); cancel() }
 }
 
 // relayEvents opens the same stream at the servers behind a session that are at addresses.

@@ -5,7 +5,6 @@ package mcp
 import (
 	"context"
 	"encoding/json"
-	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 )
@@ -16,11 +15,8 @@ func (h *Handler) listenModern(ctx context.Context, k *call, out *reply) ([]byte
 	if e := k.open(ctx); e != nil {
 		return nil, e
 	}
-	left := max(0, min(time.Hour, k.c.who.Expires.Sub(k.c.at)))
-	ctx, cancel := context.WithTimeout(ctx, left)
+	ctx, cancel := h.long(ctx, k.c, k.a.server, k.view.Stage)
 	defer cancel()
-	stop := context.AfterFunc(h.ctx, cancel)
-	defer stop()
 	if !k.conn.greet.modern {
 		return nil, &rpcError{code: jsonrpc.CodeMethodNotFound, message: "this tool's server does not tell of changes: ask again", status: 404}
 	}

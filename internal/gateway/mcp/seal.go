@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -32,7 +33,9 @@ func newAEAD() (cipher.AEAD, error) {
 type sealed struct {
 	Flight string `json:"f,omitempty"`
 	State  string `json:"s,omitempty"`
-	Until  int64  `json:"u"`
+	// Asked are the names under which the server asks; there is no answer under another.
+	Asked []string `json:"a,omitempty"`
+	Until int64    `json:"u"`
 }
 
 // bound is what a state is bound to: the caller with its run, and the request that it belongs to. Whoever changes the arguments
@@ -66,4 +69,25 @@ func (h *Handler) unseal(c *caller, a *asked, text string) (sealed, *rpcError) {
 		return s, invalid("requestState is over: make the request again")
 	}
 	return s, nil
+}
+
+// answers leaves of what a client answers that which the server asked for: anything else nobody decided (S29), and is ignored.
+func (s *sealed) answers(a *asked) *rpcError {
+	if a.inputs == "" || s.Flight != "" {
+		return nil
+	}
+	given, err := parseObject([]byte(a.inputs))
+	if err != nil {
+		return invalid("inputResponses cannot be read")
+	}
+	asked := object{}
+	for _, m := range given {
+		//remit:guard S29 TestOnlyQuestionsAreAnswered
+		if !slices.Contains(s.Asked, m.name) {
+			continue
+		}
+		asked = append(asked, m)
+	}
+	a.inputs = string(asked.append(nil))
+	return nil
 }

@@ -249,7 +249,7 @@ func (k *call) finish(ctx context.Context, raw []byte) ([]byte, *rpcError) {
 	}
 	if o.text("resultType") == "input_required" {
 		k.acted = nil // it goes on with the client's next round
-		return k.sealState(o), nil
+		return k.sealState(o)
 	}
 	if k.acted == nil {
 		return raw, nil
@@ -270,13 +270,19 @@ func (k *call) finish(ctx context.Context, raw []byte) ([]byte, *rpcError) {
 	return raw, nil
 }
 
-// sealState binds the server's state to this caller and request: the server cannot tell who brings it back.
-func (k *call) sealState(o object) []byte {
-	state := o.text("requestState")
-	if state != "" {
-		o = o.with("requestState", remit.AppendJSONString(nil, k.h.seal(k.c, k.a, sealed{State: state})))
+// sealState binds the server's state, and what it asks, to this caller and request: the server cannot tell who brings it back.
+func (k *call) sealState(o object) ([]byte, *rpcError) {
+	s := sealed{State: o.text("requestState")}
+	if raw := o.get("inputRequests"); raw != nil {
+		requests, err := parseObject(raw)
+		if err != nil {
+			return nil, unreachable(errors.New("what it asks cannot be read"))
+		}
+		for _, q := range requests {
+			s.Asked = append(s.Asked, q.name)
+		}
 	}
-	return o.append(nil)
+	return o.with("requestState", remit.AppendJSONString(nil, k.h.seal(k.c, k.a, s))).append(nil), nil
 }
 
 // failed notes that a call did not return a result.

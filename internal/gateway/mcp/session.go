@@ -19,7 +19,6 @@ type session struct {
 	server       string // of the address; "" for all
 	version      string
 	capabilities string // of the client, JSON
-	client       string // clientInfo, JSON
 	gone         chan struct{}
 	once         sync.Once
 
@@ -30,30 +29,17 @@ type session struct {
 	next     uint64
 	listener chan []byte // of the stream that belongs to no request; nil: none is open
 	uris     map[string]bool
+	stage    string // of the run when it was used last
 	conns    map[*conn]bool
 }
 
 // begin makes a session.
 func (h *Handler) begin(c *caller, a *asked) (*session, *rpcError) {
-	capabilities, client := "{}", ourselves
-	if o, err := parseObject(a.about.get("capabilities")); err == nil {
-		kept := object{}
-		for _, m := range o {
-			switch m.name {
-			case "elicitation", "sampling", "roots":
-				kept = append(kept, m)
-			}
-		}
-		capabilities = string(kept.append(nil))
-	}
-	if _, err := parseObject(a.about.get("clientInfo")); err == nil {
-		client = string(a.about.get("clientInfo"))
-	}
 	version := a.given
 	if !sessionful(version) {
 		version = newestSession
 	}
-	s := &session{id: rand.Text(), owner: c.owner(), server: a.server, version: version, capabilities: capabilities, client: client,
+	s := &session{id: rand.Text(), owner: c.owner(), server: a.server, version: version, capabilities: capabilitiesOf(a.about.get("capabilities")),
 		gone: make(chan struct{}), at: c.at, calls: map[string]context.CancelFunc{}, asked: map[string]chan message{},
 		uris: map[string]bool{}, conns: map[*conn]bool{}}
 	h.mu.Lock()

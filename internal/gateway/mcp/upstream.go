@@ -68,21 +68,10 @@ func (o *outgoing) body(id string, modern bool) []byte {
 	if o.meta.traceparent != "" {
 		m = append(m, member{"traceparent", remit.AppendJSONString(nil, o.meta.traceparent)})
 	}
-	if o.meta.tracestate != "" {
-		m = append(m, member{"tracestate", remit.AppendJSONString(nil, o.meta.tracestate)})
-	}
 	params := o.params
 	if modern {
-		capabilities := o.meta.capabilities
-		if capabilities == "" {
-			capabilities = "{}"
-		}
-		client := o.meta.client
-		if client == "" {
-			client = ourselves
-		}
 		m = append(m, member{metaPrefix + "protocolVersion", []byte(`"` + stateless + `"`)},
-			member{metaPrefix + "clientInfo", []byte(client)}, member{metaPrefix + "clientCapabilities", []byte(capabilities)})
+			member{metaPrefix + "clientInfo", []byte(ourselves)}, member{metaPrefix + "clientCapabilities", []byte(capabilitiesOf([]byte(o.meta.capabilities)))})
 		if o.meta.logLevel != "" {
 			m = append(m, member{metaPrefix + "logLevel", remit.AppendJSONString(nil, o.meta.logLevel)})
 		}
@@ -99,8 +88,38 @@ func (o *outgoing) body(id string, modern bool) []byte {
 	return appendMessage(nil, id, o.method, params.append(nil))
 }
 
-// ourselves is the clientInfo where there is no client's.
+// ourselves is the clientInfo that servers get. Nothing that a client says of itself goes upstream as it came: a tool would get what nobody
+// decided (S29).
 const ourselves = `{"name":"remit","version":"1"}`
+
+// capable are the capabilities of clients that servers are told of, with their parts.
+var capable = []struct {
+	name  string
+	parts []string
+}{{"elicitation", []string{"form", "url"}}, {"sampling", []string{"context", "tools"}}, {"roots", nil}}
+
+// capabilitiesOf writes a client's capabilities anew: which of those that are known it has, and nothing else of what it sent.
+func capabilitiesOf(raw []byte) string {
+	given, err := parseObject(raw)
+	out := object{}
+	if err != nil {
+		return string(out.append(nil))
+	}
+	for _, c := range capable {
+		has, err := parseObject(given.get(c.name))
+		if err != nil {
+			continue
+		}
+		parts := object{}
+		for _, p := range c.parts {
+			if _, err := parseObject(has.get(p)); err == nil {
+				parts = append(parts, member{p, []byte("{}")})
+			}
+		}
+		out = append(out, member{c.name, parts.append(nil)})
+	}
+	return string(out.append(nil))
+}
 
 // forward hands a notification of the server to the client, with the client's own progress token. What belongs to no call is
 // dropped.
@@ -184,9 +203,9 @@ func discover(ctx context.Context, s speaker) (greeting, bool) {
 }
 
 // initialize opens a session of the older era.
-func initialize(ctx context.Context, s speaker, capabilities, client string) (greeting, *rpcError) {
+func initialize(ctx context.Context, s speaker, capabilities string) (greeting, *rpcError) {
 	o := &outgoing{method: "initialize", params: object{{"protocolVersion", []byte(`"` + newestSession + `"`)},
-		{"capabilities", []byte(capabilities)}, {"clientInfo", []byte(client)}}}
+		{"capabilities", []byte(capabilities)}, {"clientInfo", []byte(ourselves)}}}
 	raw, e := s.exchange(ctx, o, nobody{})
 	if e != nil {
 		return greeting{}, e
