@@ -83,7 +83,9 @@ func (l *lab) startServers(ctx context.Context, manifests string) error {
 	if err != nil {
 		return err
 	}
-	hook := func(file, path string) error { return writeKubeconfig(l.path(file), l.profile.Server+path, ca, webhookSecret) }
+	hook := func(file, path string) error {
+		return writeKubeconfig(l.path(file), l.profile.Server+path, ca, webhookSecret)
+	}
 	replaced := func(file, from string, replace ...string) error {
 		b, err := os.ReadFile(filepath.Join(manifests, from))
 		return errors.Join(err, os.WriteFile(l.path(file), []byte(strings.NewReplacer(replace...).Replace(string(b))), 0o600))
