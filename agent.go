@@ -5,6 +5,7 @@ package remit
 import (
 	"fmt"
 	"regexp"
+	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -13,11 +14,14 @@ import (
 // Name is how files write a principal: KIND/NAME, such as "agent/deploy", "tool/kubectl" or "operator/ci".
 type Name string
 
-var namePattern = regexp.MustCompile(`^(agent|tool|pep|operator)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+// Compiled when first asked: each part of a sandbox is this program, and none of them asks.
+var namePattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(agent|tool|pep|operator)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+})
 
 // ParseName accepts agent/, tool/, pep/ (an enforcement point) and operator/ followed by a DNS label.
 func ParseName(s string) (Name, error) {
-	if !namePattern.MatchString(s) {
+	if !namePattern().MatchString(s) {
 		return "", &Error{Code: CodeInvalid, Msg: fmt.Sprintf("%.80q is not the name of an agent, tool, pep or operator", s),
 			Hint: "write agent/NAME, tool/NAME, pep/NAME or operator/NAME, in lower case"}
 	}

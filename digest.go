@@ -8,16 +8,17 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // Digest is "sha256:" and 64 lower-case hex digits. The zero Digest is empty and equals no content.
 type Digest string
 
-var digestPattern = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+var digestPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^sha256:[0-9a-f]{64}$`) })
 
 // ParseDigest accepts only the sha256 form; other algorithms are refused, not ignored.
 func ParseDigest(s string) (Digest, error) {
-	if !digestPattern.MatchString(s) {
+	if !digestPattern().MatchString(s) {
 		return "", &Error{Code: CodeInvalid, Msg: fmt.Sprintf("%.80q is not a digest", s), Hint: "write sha256: and 64 hex digits"}
 	}
 	return Digest(s), nil
@@ -41,11 +42,13 @@ type Image struct {
 }
 
 // Repository and tag as the OCI distribution specification writes them, with an optional host and port in front.
-var imagePattern = regexp.MustCompile(`^([a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]{1,5})?(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*)(?::([A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(?:@(sha256:[0-9a-f]{64}))?$`)
+var imagePattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]{1,5})?(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*)(?::([A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(?:@(sha256:[0-9a-f]{64}))?$`)
+})
 
 // ParseImage parses REPOSITORY[:TAG][@sha256:HEX], at most 512 bytes.
 func ParseImage(s string) (Image, error) {
-	m := imagePattern.FindStringSubmatch(s)
+	m := imagePattern().FindStringSubmatch(s)
 	if m == nil || len(s) > 512 {
 		return Image{}, &Error{Code: CodeInvalid, Msg: fmt.Sprintf("%.80q is not an image reference", s),
 			Hint: "write REPOSITORY@sha256:HEX or REPOSITORY:TAG"}

@@ -10,15 +10,12 @@ import (
 	"remit/internal/cli"
 	"remit/internal/sandbox"
 	"remit/internal/sandbox/firecracker"
-	"remit/internal/sandbox/gvisor"
-	"remit/internal/sandbox/process"
 	"remit/internal/sandbox/shim"
 )
 
 func main() {
-	// First of all: this program is also the parts of a sandbox, under other names.
-	gvisor.Dispatch()
-	process.Dispatch()
+	// First of all: this program is also the parts of a sandbox, under other names. Those of gVisor and of the process tier did not
+	// come so far (their packages' init).
 	firecracker.Dispatch()
 	shim.Dispatch()
 	if sandbox.Hello(os.Args, os.Stdout) {

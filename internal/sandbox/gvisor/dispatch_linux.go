@@ -3,11 +3,14 @@
 package gvisor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"gvisor.dev/gvisor/runsc/cli"
 	"gvisor.dev/gvisor/runsc/cmd"
@@ -26,20 +29,35 @@ const (
 // joinVariable names the files by which the process that makes a sandbox joins its control groups, before anything else.
 const joinVariable = "REMIT_SANDBOX_JOIN"
 
-// Dispatch becomes a part of gVisor if this process was started as one, and then does not return. It comes before anything else in
-// main: gVisor has flags and exits of its own, which never meet ours.
+// Dispatch becomes a part of gVisor if this process was started as one, and then does not return. It comes before anything else:
+// gVisor has flags and exits of its own, which never meet ours.
 func Dispatch() {
 	name := os.Args[0]
 	switch base := filepath.Base(name); {
 	case base == prewarmerName:
 		prewarm()
+	case base == sentryName && len(os.Args) > 1: // by a prewarmer that is a script: its name is the first argument
+		os.Args = os.Args[1:]
+		settle()
+		runsc()
 	case base == runscName, strings.HasPrefix(base, runscName+"-"), name == umountName:
 		if err := join(); err != nil {
 			fmt.Fprintf(os.Stderr, "join the control group of the sandbox: %v\n", err)
 			os.Exit(1)
 		}
+		settle()
 		runsc()
 	}
+}
+
+// settle keeps what waits beside a tool small: kernel and file server collect garbage early, and once they stand, give back what only
+// their start needed.
+func settle() {
+	if os.Args[0] == runscName { // makes the sandbox, and ends
+		return
+	}
+	debug.SetGCPercent(25)
+	time.AfterFunc(time.Second, debug.FreeOSMemory)
 }
 
 func runsc() {
@@ -60,10 +78,7 @@ func prewarm() {
 
 func join() error {
 	files := os.Getenv(joinVariable)
-	if files == "" {
-		return nil
-	}
-	if err := os.Unsetenv(joinVariable); err != nil {
+	if err := errors.Join(os.Unsetenv(joinVariable), os.Unsetenv("GOGC")); err != nil || files == "" {
 		return err
 	}
 	for _, file := range strings.Split(files, ":") {

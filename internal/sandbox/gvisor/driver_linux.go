@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,12 +76,8 @@ func New(c Config) (*Driver, error) {
 			return nil, fmt.Errorf("make the folder of sandboxes: %w", err)
 		}
 	}
-	for _, name := range []string{sentryName, prewarmerName} {
-		link := filepath.Join(d.sidecars(), name)
-		_ = os.Remove(link) // the program may stand elsewhere than the last time
-		if err := os.Symlink(d.executable, link); err != nil {
-			return nil, fmt.Errorf("name this program as gVisor's: %w", err)
-		}
+	if err := d.nameSidecars(); err != nil {
+		return nil, fmt.Errorf("name this program as gVisor's: %w", err)
 	}
 	d.groups, d.groupsErr = cgroup.Open(fmt.Sprintf("remit-%x", sha256.Sum256([]byte(state)))[:14])
 	// Groups are ours, made before gVisor starts: its own way moves the whole process in and out of ten of them.
@@ -100,6 +97,22 @@ func New(c Config) (*Driver, error) {
 	}
 	quiet.Do(func() { log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}}) })
 	return d, nil
+}
+
+// nameSidecars lets gVisor find its kernel and what starts that. It is one start of this program less where a shell does the second: it
+// is to execute its arguments, and nothing more.
+func (d *Driver) nameSidecars() error {
+	kernel, starter := filepath.Join(d.sidecars(), sentryName), filepath.Join(d.sidecars(), prewarmerName)
+	for _, name := range []string{kernel, starter} { // the program may stand elsewhere than the last time
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	err := os.Symlink(d.executable, kernel)
+	if _, none := os.Stat("/bin/sh"); none != nil {
+		return errors.Join(err, os.Symlink(d.executable, starter))
+	}
+	return errors.Join(err, os.WriteFile(starter, []byte("#!/bin/sh\nexec \"$@\"\n"), 0o700))
 }
 
 // Name is "gvisor".
@@ -167,7 +180,8 @@ func (d *Driver) create(ctx context.Context, g *guest, s sandbox.Spec) (*sandbox
 func (d *Driver) runCreate(ctx context.Context, g *guest, flags []string, pipes *sandbox.Pipes) error {
 	cmd := exec.CommandContext(ctx, d.executable)
 	cmd.Args = append(append([]string{runscName}, flags...), "create", "--bundle="+g.folder, g.id)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GVISOR_SIDECAR_BINARIES_DIR=" + d.sidecars()}
+	// It ends too soon to collect garbage; Dispatch takes the variable away from what it starts.
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOGC=off", "GVISOR_SIDECAR_BINARIES_DIR=" + d.sidecars()}
 	if g.group != nil {
 		cmd.Env = append(cmd.Env, joinVariable+"="+strings.Join(g.group.Join(), ":"))
 	}

@@ -126,7 +126,7 @@ func (d *Driver) spawn(ctx context.Context, g *guest, s sandbox.Spec, pipes *san
 	defer answers.Close()
 	ends := pipes.Guest()
 	cmd := exec.Command(d.executable)
-	cmd.Args, cmd.Env, cmd.Dir = []string{childName, string(s.ID)}, []string{}, "/"
+	cmd.Args, cmd.Env, cmd.Dir = []string{childName, string(s.ID)}, []string{"GOGC=off"}, "/" // it becomes the tool too soon to collect
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = ends[0], ends[1], ends[2]
 	cmd.ExtraFiles = []*os.File{theirs, ready}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true,

@@ -198,8 +198,12 @@ func (s Suite) limits(t *testing.T) {
 	t.Run("processor", func(t *testing.T) {
 		i := Start(t, d, sandbox.Spec{Command: []string{attackAt, "spin"}, Limits: sandbox.Limits{CPU: 20}, Mounts: []sandbox.Mount{{From: s.Executable, At: attackAt}}})
 		_, _ = io.Copy(io.Discard, i.Stdout())
-		if u, err := i.Usage(); err != nil || u.Throttled == 0 {
+		u, err := i.Usage()
+		if err != nil || u.Throttled == 0 && u.CPU > 600*time.Millisecond {
 			t.Errorf("it was not held: %+v, %v", u, err)
+		}
+		if u.Throttled == 0 {
+			t.Logf("the host is too busy to tell: it got %s of 400ms", u.CPU)
 		}
 	})
 }
