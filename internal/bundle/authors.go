@@ -19,7 +19,7 @@ type Authors struct {
 func (a Authors) Configured() bool { return len(a.Keys) > 0 }
 
 func (a Authors) find(keyID string) *PublicKey {
-	i := slices.IndexFunc(a.Keys, func(k *PublicKey) bool { return k.id == keyID })
+	i := slices.IndexFunc(a.Keys, func(k *PublicKey) bool { return k.ID() == keyID })
 	if i < 0 {
 		return nil
 	}
@@ -50,7 +50,7 @@ func (a Authors) Standing(b *Bundle) ([]string, error) {
 			continue
 		}
 		//remit:guard S31 TestVerifyRefuses
-		if !key.verifies(text, s.value) {
+		if !key.Verifies(text, s.value) {
 			return nil, refuse(BadSigning, fmt.Sprintf("the signature of %s is not one of version %d's manifest", key.Name, b.Version), remake)
 		}
 		//remit:guard S31 TestVerifyRefuses

@@ -8,91 +8,56 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 
 	"golang.org/x/crypto/ssh"
+
+	"remit/internal/signing"
 )
 
 // PublicKey is an author's key: Ed25519, or ECDSA on P-256 or P-384.
 type PublicKey struct {
+	signing.Key
 	Name string // who, as the configuration says
-	key  crypto.PublicKey
-	id   string
 }
-
-// ID is the SHA-256 of the key's SubjectPublicKeyInfo in hex, the key id in envelopes.
-func (k *PublicKey) ID() string { return k.id }
 
 // ParsePublicKey reads PEM (PUBLIC KEY, as openssl pkey -pubout writes it) or a line of OpenSSH (ssh-ed25519 AAAA…).
 func ParsePublicKey(name string, text []byte) (*PublicKey, error) {
-	var key crypto.PublicKey
-	block, _ := pem.Decode(text)
-	switch {
-	case block == nil:
-		line, _, _, rest, err := ssh.ParseAuthorizedKey(text)
-		if err != nil || len(rest) > 0 {
-			return nil, errors.New("this is neither one PEM public key nor one line of OpenSSH")
+	if block, _ := pem.Decode(text); block != nil {
+		key, err := signing.Parse(text)
+		if err != nil {
+			return nil, err
 		}
-		wrapped, ok := line.(ssh.CryptoPublicKey)
-		if !ok {
-			return nil, fmt.Errorf("a key of type %s is not taken: use Ed25519 or ECDSA", line.Type())
-		}
-		key = wrapped.CryptoPublicKey()
-	case block.Type != "PUBLIC KEY":
-		return nil, fmt.Errorf("this is PEM of type %.40s, not a PUBLIC KEY", block.Type)
-	default:
-		var err error
-		if key, err = x509.ParsePKIXPublicKey(block.Bytes); err != nil {
-			return nil, fmt.Errorf("parse the public key: %w", err)
-		}
+		return newPublicKey(name, key.Public())
 	}
-	return newPublicKey(name, key)
+	line, _, _, rest, err := ssh.ParseAuthorizedKey(text)
+	if err != nil || len(rest) > 0 {
+		return nil, errors.New("this is neither one PEM public key nor one line of OpenSSH")
+	}
+	wrapped, ok := line.(ssh.CryptoPublicKey)
+	if !ok {
+		return nil, fmt.Errorf("a key of type %s is not taken: use Ed25519 or ECDSA", line.Type())
+	}
+	return newPublicKey(name, wrapped.CryptoPublicKey())
 }
 
-func newPublicKey(name string, key crypto.PublicKey) (*PublicKey, error) {
-	switch k := key.(type) {
-	case ed25519.PublicKey:
-	case *ecdsa.PublicKey:
-		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
-			return nil, fmt.Errorf("curve %s is not taken: use P-256 or P-384", k.Curve.Params().Name)
-		}
-	default:
-		return nil, fmt.Errorf("a key of type %T is not taken: use Ed25519 or ECDSA", key)
+// newPublicKey takes no RSA: nothing makes such keys for authors.
+func newPublicKey(name string, public crypto.PublicKey) (*PublicKey, error) {
+	if _, ok := public.(*rsa.PublicKey); ok {
+		return nil, errors.New("an RSA key is not taken: use Ed25519 or ECDSA")
 	}
-	der, err := x509.MarshalPKIXPublicKey(key)
+	key, err := signing.New(public)
 	if err != nil {
-		return nil, fmt.Errorf("encode the public key: %w", err)
+		return nil, fmt.Errorf("%w: use Ed25519 or ECDSA on P-256 or P-384", err)
 	}
-	sum := sha256.Sum256(der)
-	return &PublicKey{Name: name, key: key, id: hex.EncodeToString(sum[:])}, nil
-}
-
-// verifies reports whether sig is a signature over text. The key decides the algorithm, never the envelope.
-func (k *PublicKey) verifies(text, sig []byte) bool {
-	switch key := k.key.(type) {
-	case ed25519.PublicKey:
-		return len(sig) == ed25519.SignatureSize && ed25519.Verify(key, text, sig)
-	case *ecdsa.PublicKey:
-		return ecdsa.VerifyASN1(key, hashFor(key.Curve, text), sig)
-	}
-	return false
-}
-
-// hashFor is SHA-256 for P-256 and SHA-384 for P-384, as securesystemslib has it.
-func hashFor(curve elliptic.Curve, text []byte) []byte {
-	if curve == elliptic.P384() {
-		sum := sha512.Sum384(text)
-		return sum[:]
-	}
-	sum := sha256.Sum256(text)
-	return sum[:]
+	return &PublicKey{key, name}, nil
 }
 
 // PrivateKey signs for an author. It exists only in the author's own process, never in a server.
@@ -147,24 +112,25 @@ func (k *PrivateKey) PEM() (private, public []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	pub, err := x509.MarshalPKIXPublicKey(k.key)
+	pub, err := x509.MarshalPKIXPublicKey(k.Public())
 	if err != nil {
 		return nil, nil, err
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: pub}), nil
 }
 
+// sign hashes with SHA-384 for P-384, else SHA-256, as securesystemslib has it; Ed25519 hashes by itself.
 func (k *PrivateKey) sign(text []byte) ([]byte, error) {
-	switch key := k.key.(type) {
-	case *ecdsa.PublicKey:
-		hash := crypto.SHA256
-		if key.Curve == elliptic.P384() {
-			hash = crypto.SHA384
-		}
-		return k.signer.Sign(rand.Reader, hashFor(key.Curve, text), hash)
-	default:
+	public, ok := k.Public().(*ecdsa.PublicKey)
+	if !ok {
 		return k.signer.Sign(rand.Reader, text, crypto.Hash(0))
 	}
+	if public.Curve == elliptic.P384() {
+		sum := sha512.Sum384(text)
+		return k.signer.Sign(rand.Reader, sum[:], crypto.SHA384)
+	}
+	sum := sha256.Sum256(text)
+	return k.signer.Sign(rand.Reader, sum[:], crypto.SHA256)
 }
 
 func encode(b []byte) string { return base64.StdEncoding.EncodeToString(b) }

@@ -30,7 +30,7 @@ func (s *Server) federate(own identity.Bundles) (*federation.Bundles, error) {
 		}
 		domains = append(domains, d)
 	}
-	return federation.New(federation.Config{Own: own, Domains: domains, Log: s.log, Now: s.now})
+	return federation.New(federation.Config{Own: own, Domains: domains, Dir: s.path(dirFederation), Log: s.log, Now: s.now})
 }
 
 // vouched is what the agent's file states for an SVID of another trust domain (S8): none, unless it says so.

@@ -21,6 +21,7 @@ import (
 
 // The layout of a server's directory.
 const (
+	dirFederation = "federation" // the last bundles of other trust domains
 	fileServer    = "remit.yaml"
 	dirConfig     = "config"
 	dirKeys       = "keys"

@@ -60,7 +60,7 @@ func openEnvelope(b []byte, signers []signer) (opened, *remit.Reason) {
 		listed = listed || keyID == ""
 		for i := range signers {
 			listed = listed || slices.Contains(signers[i].ids, keyID)
-			if signers[i].signed(text, raw) && !slices.Contains(o.signers, &signers[i]) {
+			if signers[i].key.Verifies(text, raw) && !slices.Contains(o.signers, &signers[i]) {
 				o.signers = append(o.signers, &signers[i])
 			}
 		}

@@ -44,8 +44,11 @@ type Domain struct {
 type Config struct {
 	Own     identity.Bundles
 	Domains []Domain
-	Log     *slog.Logger
-	Now     func() time.Time // default time.Now
+	// Dir is where the last bundles are remembered, so that after a restart an endpoint is verified with them, and not with a first bundle
+	// whose keys may have been replaced since. Empty: they are not.
+	Dir string
+	Log *slog.Logger
+	Now func() time.Time // default time.Now
 }
 
 // How often bundles are fetched, and when they count no more.
@@ -69,7 +72,7 @@ type Bundles struct {
 
 type held struct {
 	bundle  *spiffebundle.Bundle // never changed once it is here
-	fetched time.Time
+	fetched time.Time            // zero: before this start, so that no workload counts by it
 }
 
 var _ identity.Bundles = (*Bundles)(nil)
@@ -92,7 +95,8 @@ func New(cfg Config) (*Bundles, error) {
 		}
 		seen[d.TrustDomain] = true
 	}
-	return &Bundles{cfg: cfg, held: map[spiffeid.TrustDomain]held{}}, nil
+	b := &Bundles{cfg: cfg, held: map[spiffeid.TrustDomain]held{}}
+	return b, b.recall()
 }
 
 // GetX509BundleForTrustDomain implements x509bundle.Source.
@@ -172,6 +176,9 @@ func (b *Bundles) Refresh(ctx context.Context, d Domain) (time.Duration, error) 
 		return 0, err
 	}
 	if err := b.take(d.TrustDomain, got); err != nil {
+		return 0, err
+	}
+	if err := b.remember(&d, got); err != nil {
 		return 0, err
 	}
 	hint, _ := got.RefreshHint()

@@ -192,6 +192,58 @@ func TestRolledBackBundle(t *testing.T) {
 	}
 }
 
+// TestRestartRemembersBundles: after a restart an endpoint is verified with the last bundle, not with the first one, whose keys somebody may have
+// got since; a rollback is noticed; and nobody counts before a bundle was fetched.
+func TestRestartRemembersBundles(t *testing.T) {
+	f := setUp(t, true)
+	dir := t.TempDir()
+	restart := func() {
+		t.Helper()
+		var err error
+		f.bundles, err = federation.New(federation.Config{Own: f.own, Domains: []federation.Domain{f.domain}, Dir: dir, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return f.now }})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	restart()
+	first := f.served.bundle
+	// The domain moves on to keys of which the first bundle knows nothing, and says so at its endpoint.
+	next := authority(t, theirs).Bundle()
+	next.SetSequenceNumber(100)
+	f.served.bundle = next
+	if err := f.refresh(); err != nil {
+		t.Fatal(err)
+	}
+	restart()
+	if _, err := f.bundles.GetX509BundleForTrustDomain(theirs); err == nil {
+		t.Error("a bundle of before the restart counts for workloads")
+	}
+	f.served.bundle = first
+	if err := f.refresh(); err == nil {
+		t.Error("an endpoint with the keys of the first bundle is believed again")
+	}
+	// With another first bundle an operator begins anew.
+	f.domain.Bootstrap = f.domain.Bootstrap.Clone()
+	f.domain.Bootstrap.SetSequenceNumber(7)
+	restart()
+	if err := f.refresh(); err != nil {
+		t.Errorf("begun anew: %v", err)
+	}
+
+	web := setUp(t, false)
+	web.served.bundle = next
+	f = web
+	restart()
+	if err := f.refresh(); err != nil {
+		t.Fatal(err)
+	}
+	restart()
+	f.served.bundle = first
+	if err := f.refresh(); err == nil {
+		t.Error("after a restart an older bundle is taken")
+	}
+}
+
 func TestStaleBundle(t *testing.T) {
 	f := setUp(t, false)
 	if err := f.refresh(); err != nil {
