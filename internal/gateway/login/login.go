@@ -183,7 +183,10 @@ func (h *Handler) start(ctx context.Context, in Start, thumbprint, address strin
 	now := h.cfg.Now()
 	w := &waiting{thumbprint: thumbprint, address: address, redirect: in.Redirect, begun: now, until: now.Add(waitFor),
 		state: rand.Text(), nonce: rand.Text(), verifier: oauth2.GenerateVerifier()}
-	if err := h.room(address, now); err != nil {
+	h.mu.Lock()
+	_, err := h.room(address, now) // before the provider is asked anything for it
+	h.mu.Unlock()
+	if err != nil {
 		return Started{}, err
 	}
 	out := Started{Login: rand.Text(), Seconds: int(waitFor.Seconds())}
@@ -227,31 +230,15 @@ func loopback(redirect string) error {
 	return nil
 }
 
-// room refuses a login when too many wait already, before the provider is asked anything for it.
-func (h *Handler) room(address string, now time.Time) error {
+// keep lets a login wait; others may have come since there was room for it.
+func (h *Handler) keep(id string, w *waiting, now time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	same := 0
-	for id, w := range h.waiting {
-		if !now.Before(w.until) {
-			delete(h.waiting, id)
-		} else if w.address == address {
-			same++
-		}
-	}
-	//remit:guard S35 TestWaitingLoginsAreBounded
-	if len(h.waiting) >= maxWaiting || same >= maxWaitingAddress {
-		return &remit.Error{Code: remit.CodeExhausted, Msg: "too many logins wait for their person", Hint: "try again in some minutes"}
-	}
-	return nil
-}
-
-func (h *Handler) keep(id string, w *waiting, now time.Time) error {
-	if err := h.room(w.address, now); err != nil { // others may have come meanwhile
+	instead, err := h.room(w.address, now)
+	if err != nil {
 		return err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	delete(h.waiting, instead)
 	h.waiting[id] = w
 	return nil
 }

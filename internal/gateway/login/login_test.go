@@ -322,6 +322,44 @@ func TestWaitingLoginsAreBounded(t *testing.T) {
 	}
 }
 
+// TestStrangersKeepThemselvesOut: one host of IPv6 is one, whatever of its addresses it comes from; and who has a whole network takes the last
+// place from himself, not from others.
+func TestStrangersKeepThemselvesOut(t *testing.T) {
+	f := newHandler(t)
+	n := 0
+	keep := func(address string) error {
+		n++
+		f.now = f.now.Add(time.Millisecond)
+		return f.keep(fmt.Sprint(n), &waiting{address: address, until: f.now.Add(waitFor)}, f.now)
+	}
+	for i := range maxWaitingAddress {
+		if err := keep(fmt.Sprintf("2001:db8:1:1::%x", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := keep("2001:db8:1:1:ffff::1"); remit.CodeOf(err) != remit.CodeExhausted {
+		t.Errorf("one host with many addresses: %v", err)
+	}
+	if err := keep("192.0.2.1"); err != nil { // somebody
+		t.Fatal(err)
+	}
+	mine := fmt.Sprint(n)
+	for i := range 2 * maxWaiting {
+		_ = keep(fmt.Sprintf("2001:db8:2:%x::1", i))
+	}
+	if len(f.waiting) != maxWaiting || f.waiting[mine] == nil {
+		t.Fatalf("%d wait; the login that began before the flood: %v", len(f.waiting), f.waiting[mine])
+	}
+	for _, address := range []string{"198.51.100.7", "203.0.113.9", "2001:db8:3::1"} {
+		if err := keep(address); err != nil || len(f.waiting) != maxWaiting {
+			t.Errorf("%s while a stranger floods: %v, %d wait", address, err, len(f.waiting))
+		}
+	}
+	if f.waiting[mine] == nil {
+		t.Error("a login of somebody else made room")
+	}
+}
+
 // session makes one without a provider.
 func (f *fixture) session(name, subject string, groups ...string) (Granted, error) {
 	return f.open(f.t.Context(), verified{subject: subject, name: remit.Name("operator/" + name), claims: map[string][]string{"groups": groups}}, mine)
