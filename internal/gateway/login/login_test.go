@@ -345,7 +345,9 @@ func TestStrangersKeepThemselvesOut(t *testing.T) {
 	}
 	mine := fmt.Sprint(n)
 	for i := range 2 * maxWaiting {
-		_ = keep(fmt.Sprintf("2001:db8:2:%x::1", i))
+		if err := keep(fmt.Sprintf("2001:db8:2:%x::1", i)); i >= maxWaiting && remit.CodeOf(err) != remit.CodeExhausted {
+			t.Fatalf("the flooder's own place is given up for him: %v", err)
+		}
 	}
 	if len(f.waiting) != maxWaiting || f.waiting[mine] == nil {
 		t.Fatalf("%d wait; the login that began before the flood: %v", len(f.waiting), f.waiting[mine])
