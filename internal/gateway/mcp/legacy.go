@@ -160,7 +160,7 @@ func (h *Handler) get(w http.ResponseWriter, r *http.Request, server string) {
 	stage, why := h.hears(&c, server)
 	//remit:guard S23 TestStreamsEnd
 	if why != nil {
-		refuse(w, http.StatusForbidden, "", denial(*why))
+		refuse(w, http.StatusForbidden, "", (&call{c: &c, view: View{Stage: stage}}).denial(*why))
 		return
 	}
 	s, ok := h.found(&c, r.Header.Get("Mcp-Session-Id"), server)

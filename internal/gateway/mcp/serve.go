@@ -55,16 +55,16 @@ func (k *call) prepare(ctx context.Context) ([]byte, *rpcError) {
 		return k.decide(ctx, reasons)
 	case own, listed, streamed:
 		if len(reasons) > 0 {
-			return nil, denial(reasons[0])
+			return nil, k.denial(reasons[0])
 		}
 	}
 	//remit:guard S29 TestListsAreCut
 	if k.a.server != "" && !k.view.sees(k.a.server) {
-		return nil, denial(remit.Reason{Code: remit.ReasonNoPermission})
+		return nil, k.denial(remit.Reason{Code: remit.ReasonNoPermission})
 	}
 	//remit:guard S29 TestListsAreCut
 	if k.a.kind == listed && k.a.verb != "tools/list" && !k.view.List[k.a.server] {
-		return nil, denial(remit.Reason{Code: remit.ReasonNoPermission, Of: "mcp.list"})
+		return nil, k.denial(remit.Reason{Code: remit.ReasonNoPermission, Of: "mcp.list"})
 	}
 	if k.a.kind == streamed {
 		if e := k.decideListen(ctx); e != nil {
@@ -119,9 +119,9 @@ func (k *call) decide(ctx context.Context, reasons []remit.Reason) ([]byte, *rpc
 	//remit:guard S29 TestCallIsDecided
 	if d.Effect != remit.Allow {
 		if a.verb == "tools/call" {
-			return deniedResult(&d), nil
+			return k.deniedResult(&d), nil
 		}
-		return nil, deniedError(&d)
+		return nil, k.deniedError(&d)
 	}
 	if a.verb == "tools/call" {
 		k.acted = &remit.Outcome{At: k.c.at, Target: at, Decision: d.ID, Permission: d.Permission, Agent: d.Agent, Run: d.Run, Verb: a.verb,
@@ -176,7 +176,7 @@ func (k *call) decideListen(ctx context.Context) *rpcError {
 			return &rpcError{code: jsonrpc.CodeInternalError, message: "no decision could be recorded", status: 503}
 		}
 		if d.Effect != remit.Allow {
-			return deniedError(&d)
+			return k.deniedError(&d)
 		}
 	}
 	for _, list := range []string{"toolsListChanged", "promptsListChanged", "resourcesListChanged"} {
@@ -304,19 +304,25 @@ func (k *call) record(ctx context.Context) {
 }
 
 // denial is a refusal that needs no decision, since nothing was asked of a target.
-func denial(r remit.Reason) *rpcError {
-	return &rpcError{code: codeDenied, message: "denied: " + string(r.Code) + ": " + gateway.Next(r.Code), data: denialData("", []remit.Reason{r})}
+func (k *call) denial(r remit.Reason) *rpcError {
+	return &rpcError{code: codeDenied, message: "denied: " + string(r.Code) + ": " + gateway.Next(r.Code), data: k.denialData("", []remit.Reason{r})}
 }
 
-func deniedError(d *remit.Decision) *rpcError {
-	return &rpcError{code: codeDenied, message: deniedText(d), data: denialData(d.ID, d.Reasons)}
+func (k *call) deniedError(d *remit.Decision) *rpcError {
+	return &rpcError{code: codeDenied, message: k.deniedText(d), data: k.denialData(d.ID, d.Reasons)}
 }
 
-// denialData is what a program reads of a denial: codes and parts, never limits or others' evidence (S30).
-func denialData(id remit.DecisionID, reasons []remit.Reason) []byte {
+// denialData is what a program reads of a denial: codes and parts, never limits or others' evidence (S30), and where its run is, so
+// that a trace can be laid beside the ledger.
+func (k *call) denialData(id remit.DecisionID, reasons []remit.Reason) []byte {
 	b := []byte(`{`)
 	if id != "" {
 		b = append(append(append(b, `"decision_id":"`...), id...), `",`...)
+	}
+	for _, at := range []struct{ name, value string }{{"run", string(k.c.run)}, {"stage", k.view.Stage}} {
+		if at.value != "" {
+			b = append(remit.AppendJSONString(append(append(append(b, '"'), at.name...), `":`...), at.value), ',')
+		}
 	}
 	b = gateway.AppendReasons(append(b, `"reasons":`...), reasons)
 	if len(reasons) > 0 {
@@ -325,8 +331,8 @@ func denialData(id remit.DecisionID, reasons []remit.Reason) []byte {
 	return append(b, '}')
 }
 
-// deniedText is what a model reads of a denial.
-func deniedText(d *remit.Decision) string {
+// deniedText is what a model reads of a denial. Some frameworks keep nothing but the text: it names the run and its stage, too.
+func (k *call) deniedText(d *remit.Decision) string {
 	var b strings.Builder
 	if d.Effect == remit.Hold {
 		b.WriteString("Held: a person has to agree first")
@@ -348,7 +354,11 @@ func deniedText(d *remit.Decision) string {
 	if len(d.Reasons) > 0 {
 		b.WriteString("To go on: " + gateway.Next(d.Reasons[0].Code) + ". ")
 	}
-	fmt.Fprintf(&b, "Decision %s.", d.ID)
+	fmt.Fprintf(&b, "Decision %s", d.ID)
+	if k.view.Stage != "" {
+		fmt.Fprintf(&b, ", run %s, stage %s", k.c.run, k.view.Stage)
+	}
+	b.WriteByte('.')
 	return b.String()
 }
 
@@ -356,10 +366,10 @@ func deniedText(d *remit.Decision) string {
 const metaDenial = "remit.internal/denial"
 
 // deniedResult is a denial as frameworks show it to their model: a result that is an error.
-func deniedResult(d *remit.Decision) []byte {
-	b := remit.AppendJSONString([]byte(`{"content":[{"type":"text","text":`), deniedText(d))
+func (k *call) deniedResult(d *remit.Decision) []byte {
+	b := remit.AppendJSONString([]byte(`{"content":[{"type":"text","text":`), k.deniedText(d))
 	b = append(b, `}],"isError":true,"_meta":{"`+metaDenial+`":`...)
-	data := denialData(d.ID, d.Reasons)
+	data := k.denialData(d.ID, d.Reasons)
 	if d.Effect == remit.Hold {
 		data = append([]byte(`{"held":true,`), data[1:]...)
 	}
