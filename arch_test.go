@@ -81,7 +81,8 @@ var mayImport = map[string][]string{
 	"internal/server":                    {"*"},
 	"internal/quickstart":                {"*"},
 	// cli also works without a server: it verifies logs, checks, tests and signs configuration, and serves a witness.
-	"internal/cli": {"", "internal/api", "internal/config", "internal/durable", "internal/server", "internal/ledger", "internal/ledger/witness", "internal/quickstart"},
+	"internal/cli": {"", "internal/api", "internal/config", "internal/durable", "internal/gateway/mcp", "internal/server", "internal/ledger", "internal/ledger/witness", "internal/quickstart"},
+	"test/clients": {"*"},
 	"test/story":   nil,
 	"test/demo":    {"*"},
 	"test/support": {"*"},

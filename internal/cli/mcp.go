@@ -31,7 +31,8 @@ const (
 	maxMCPLine    = 16 << 20 // of either side
 	mcpAtOnce     = 32       // messages of the client under way
 	statelessEra  = "2026-07-28"
-	metaVersion   = "io.modelcontextprotocol/protocolVersion"
+	metaPrefix    = "io.modelcontextprotocol/"
+	metaVersion   = metaPrefix + "protocolVersion"
 	headerSession = "Mcp-Session-Id"
 )
 
@@ -67,7 +68,8 @@ type bridge struct {
 	session string
 	version string
 	calls   map[string]context.CancelFunc
-	hearing context.CancelFunc // ends the stream of what belongs to no request; nil: none is open
+	tools   map[string]json.RawMessage // as tools/list last described them to a stateless client
+	hearing context.CancelFunc         // ends the stream of what belongs to no request; nil: none is open
 }
 
 func (a *app) bridgeMCP(ctx context.Context, url, token, tool string) error {
@@ -118,16 +120,7 @@ func (b *bridge) run(ctx context.Context, in io.Reader) error {
 	lines := make(chan []byte)
 	ended := make(chan error, 1)
 	go func() { // a read of standard input cannot be ended; it goes with the process
-		scan := bufio.NewScanner(in)
-		scan.Buffer(make([]byte, 0, 4096), maxMCPLine)
-		for scan.Scan() {
-			select {
-			case lines <- bytes.Clone(scan.Bytes()):
-			case <-ctx.Done():
-				return
-			}
-		}
-		ended <- scan.Err()
+		ended <- b.read(ctx, in, lines)
 	}()
 	slots := make(chan struct{}, mcpAtOnce)
 	for {
@@ -154,15 +147,64 @@ func (b *bridge) run(ctx context.Context, in io.Reader) error {
 	}
 }
 
+// read hands lines on until the input ends. One that is too long is skipped and refused, and costs no memory.
+func (b *bridge) read(ctx context.Context, in io.Reader, lines chan<- []byte) error {
+	src := bufio.NewReader(in)
+	for {
+		line, err := nextLine(src, maxMCPLine)
+		if errors.Is(err, errLongLine) {
+			b.fail(mcpMessage{ID: json.RawMessage("null"), Method: "?"}, err.Error())
+			continue
+		}
+		if len(bytes.TrimSpace(line)) > 0 {
+			select {
+			case lines <- line:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return err
+		}
+	}
+}
+
+var errLongLine = fmt.Errorf("a message of more than %d bytes", maxMCPLine)
+
+// nextLine reads a line of at most so many bytes; a longer one is read to its end and dropped.
+func nextLine(src *bufio.Reader, most int) ([]byte, error) {
+	var out []byte
+	long := false
+	for {
+		part, err := src.ReadSlice('\n')
+		if long = long || len(out)+len(part) > most; long {
+			out = nil
+		} else {
+			out = append(out, part...)
+		}
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+		case long && err == nil:
+			return nil, errLongLine
+		default:
+			return out, err
+		}
+	}
+}
+
 // mcpMessage is as much of a message as the bridge needs.
 type mcpMessage struct {
 	ID     json.RawMessage `json:"id"`
 	Method string          `json:"method"`
 	Params struct {
-		Name    string                     `json:"name"`
-		URI     string                     `json:"uri"`
-		Request json.RawMessage            `json:"requestId"`
-		Meta    map[string]json.RawMessage `json:"_meta"`
+		Name      string                     `json:"name"`
+		URI       string                     `json:"uri"`
+		Arguments json.RawMessage            `json:"arguments"`
+		Request   json.RawMessage            `json:"requestId"`
+		Meta      map[string]json.RawMessage `json:"_meta"`
 	} `json:"params"`
 }
 
@@ -198,6 +240,9 @@ func (b *bridge) pass(ctx context.Context, line []byte, m mcpMessage, all *sync.
 		b.idle()
 		res, err = b.send(ctx, line, m)
 	}
+	if err == nil {
+		res, err = b.again(ctx, line, m, res)
+	}
 	if err != nil {
 		b.fail(m, err.Error())
 		return
@@ -219,12 +264,15 @@ func (b *bridge) send(ctx context.Context, line []byte, m mcpMessage) (*http.Res
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json, text/event-stream")
-	if version := m.Params.Meta[metaVersion]; string(version) == `"`+statelessEra+`"` {
+	if m.stateless() {
 		req.Header.Del(headerSession)
 		req.Header.Set("Mcp-Protocol-Version", statelessEra)
 		req.Header.Set("Mcp-Method", m.Method)
 		if name := m.Params.Name + m.Params.URI; name != "" {
 			req.Header.Set("Mcp-Name", headerText(name))
+		}
+		for name, value := range b.paramHeaders(m) {
+			req.Header.Set(name, value)
 		}
 	}
 	res, err := b.client.Do(req)
@@ -281,11 +329,14 @@ func (b *bridge) answers(res *http.Response, m mcpMessage) error {
 	case res.StatusCode == http.StatusAccepted || res.StatusCode == http.StatusNoContent:
 		return nil
 	case kind == "text/event-stream":
-		return b.events(res.Body)
+		return b.events(res.Body, m)
 	case kind == "application/json":
-		body, err := io.ReadAll(io.LimitReader(res.Body, maxMCPLine))
-		if err != nil {
-			return errors.New("the gateway's answer broke off")
+		body, err := io.ReadAll(io.LimitReader(res.Body, maxMCPLine+1))
+		switch {
+		case err != nil:
+			return errBrokeOff
+		case len(body) > maxMCPLine:
+			return errLongLine
 		}
 		if m.Method == "initialize" {
 			var r struct {
@@ -298,25 +349,53 @@ func (b *bridge) answers(res *http.Response, m mcpMessage) error {
 			b.version = r.Result.Version
 			b.mu.Unlock()
 		}
-		b.line(body)
-		return nil
+		return b.answer(body, m)
 	}
 	text, _ := io.ReadAll(io.LimitReader(res.Body, 1000))
 	return fmt.Errorf("the gateway answered %d: %s", res.StatusCode, strings.TrimSpace(string(text)))
 }
 
-func (b *bridge) events(body io.Reader) error {
-	scan := bufio.NewScanner(body)
-	scan.Buffer(make([]byte, 0, 4096), maxMCPLine)
-	for scan.Scan() {
-		if data, ok := bytes.CutPrefix(scan.Bytes(), []byte("data: ")); ok { // the gateway writes one line an event
+var errBrokeOff = errors.New("the gateway's answer broke off")
+
+// answer writes the response to m. An error that names no request is one about m.
+func (b *bridge) answer(body []byte, m mcpMessage) error {
+	var r struct {
+		ID    json.RawMessage `json:"id"`
+		Error *struct {
+			Message string `json:"message"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(body, &r) != nil {
+		return errBrokeOff
+	}
+	if r.Error != nil && (len(r.ID) == 0 || string(r.ID) == "null") {
+		return errors.New(r.Error.Message)
+	}
+	b.learn(body, m)
+	b.line(body)
+	return nil
+}
+
+// events writes the messages of a stream. One that ends without the response to m broke off; the session's own stream has none.
+func (b *bridge) events(body io.Reader, m mcpMessage) error {
+	for src := bufio.NewReader(body); ; {
+		line, err := nextLine(src, maxMCPLine)
+		if errors.Is(err, errLongLine) {
+			return err
+		}
+		if data, ok := bytes.CutPrefix(line, []byte("data: ")); ok { // the gateway writes one line an event
+			r := clientMessage(data)
+			if r.Method == "" && len(m.ID) > 0 && bytes.Equal(r.ID, m.ID) {
+				return b.answer(data, m)
+			}
 			b.line(data)
 		}
+		if err != nil && len(m.ID) > 0 {
+			return errBrokeOff
+		} else if err != nil {
+			return nil //nolint:nilerr // it is opened again
+		}
 	}
-	if scan.Err() != nil {
-		return errors.New("the gateway's answer broke off")
-	}
-	return nil
 }
 
 // line writes one message; JSON without line breaks, which may stand between its parts.
@@ -368,7 +447,7 @@ func (b *bridge) hear(ctx context.Context, all *sync.WaitGroup) {
 				}
 				return
 			}
-			_ = b.events(res.Body)
+			_ = b.events(res.Body, mcpMessage{})
 			_ = res.Body.Close()
 			select { // it ends with the certificate that it was opened with
 			case <-ctx.Done():

@@ -263,7 +263,7 @@ func (h *Handler) equal(head http.Header, name, body string) *rpcError {
 			return nil
 		}
 	}
-	return &rpcError{code: codeHeaderMismatch, message: name + " is not what the body says", status: http.StatusBadRequest}
+	return &rpcError{code: CodeHeaderMismatch, message: name + " is not what the body says", status: http.StatusBadRequest}
 }
 
 // stateless checks what every request of that era carries.
@@ -273,7 +273,7 @@ func (a *asked) stateless() *rpcError {
 		return invalid("_meta lacks " + metaPrefix + "protocolVersion")
 	//remit:guard S29 TestVersions
 	case a.meta.version != stateless:
-		return &rpcError{code: codeHeaderMismatch, message: "MCP-Protocol-Version is not what the body says", status: http.StatusBadRequest}
+		return &rpcError{code: CodeHeaderMismatch, message: "MCP-Protocol-Version is not what the body says", status: http.StatusBadRequest}
 	case a.meta.capabilities == "":
 		return invalid("_meta lacks " + metaPrefix + "clientCapabilities")
 	}

@@ -89,7 +89,7 @@ func (h *Handler) answerLegacy(r *http.Request, c *caller, m *message, s *sessio
 	case e != nil:
 	//remit:guard S29 TestVersions
 	case a.meta.version != "":
-		e = &rpcError{code: codeHeaderMismatch, message: "MCP-Protocol-Version is missing", status: http.StatusBadRequest}
+		e = &rpcError{code: CodeHeaderMismatch, message: "MCP-Protocol-Version is missing", status: http.StatusBadRequest}
 		refuse(out.w, http.StatusBadRequest, m.id, e)
 		return
 	case a.era == stateless || a.verb == "initialize":

@@ -18,11 +18,13 @@ import (
 
 // Error codes. -32000 to -32019 are ours to define, of which -32001 says denied; from -32020 they are MCP's.
 const (
-	codeDenied         = -32001
-	codeHeaderMismatch = -32020
-	codeCapability     = -32021
-	codeVersion        = -32022
+	codeDenied     = -32001
+	codeCapability = -32021
+	codeVersion    = -32022
 )
+
+// CodeHeaderMismatch is MCP's error code for a header that does not say what the body says.
+const CodeHeaderMismatch = -32020
 
 // rpcError is a JSON-RPC error on its way to a client or server; data is JSON or nil.
 type rpcError struct {

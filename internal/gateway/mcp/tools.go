@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"remit"
+	"remit/internal/gateway"
 )
 
 // described is a tool as its server describes it.
@@ -166,7 +167,7 @@ func (d *described) paramHeaders(r http.Header, args remit.Args) (map[string]str
 		given, stands := r[name]
 		//remit:guard S29 TestHeadersEqualTheBody
 		if r != nil && (v.IsNull() == stands || stands && (len(given) != 1 || !sameValue(given[0], v))) {
-			return nil, &rpcError{code: codeHeaderMismatch, message: name + " is not what the body says", status: http.StatusBadRequest}
+			return nil, &rpcError{code: CodeHeaderMismatch, message: name + " is not what the body says", status: http.StatusBadRequest}
 		}
 		if !v.IsNull() {
 			out[name] = headerValue(v.Text())
@@ -195,4 +196,22 @@ func headerText(s string) (string, bool) {
 	}
 	b, err := base64.StdEncoding.DecodeString(strings.TrimSuffix(encoded, "?="))
 	return string(b), err == nil
+}
+
+// ParamHeaders are the headers in which a stateless call of the tool, as tools/list describes it, repeats some of its arguments.
+func ParamHeaders(tool, args json.RawMessage) (map[string]string, error) {
+	t, err := describe(tool)
+	if err != nil || len(t.headers) == 0 {
+		return nil, err
+	}
+	d := gateway.NewDecoder(string(args))
+	given, err := arguments(&d)
+	if err != nil {
+		return nil, err
+	}
+	out, e := t.paramHeaders(nil, given)
+	if e != nil {
+		return nil, e
+	}
+	return out, nil
 }
