@@ -36,6 +36,7 @@ type ask struct {
 	ttl                        time.Duration
 	url, tokenFile             string
 	receipts                   string // file that keeps the receipts of answers; empty: none
+	resource                   string // an enforcement point of the server: an access token for it is asked for, and nothing else
 }
 
 // answer is the token endpoint's success (RFC 6749 section 5.1, RFC 9396 section 7), as far as commands need it.
@@ -47,6 +48,8 @@ type answer struct {
 	Decision    remit.DecisionID  `json:"decision_id"`
 	Credential  map[string]string `json:"credential"`
 	raw         []byte
+	server      spiffeid.ID // who answered
+	bundle      []byte      // what it was known by: PEM
 }
 
 // refusal is the token endpoint's error (RFC 6749 section 5.2).
@@ -65,12 +68,12 @@ func (q *ask) request(ctx context.Context) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, id, err := svidClient(ctx)
+	client, who, err := svidClient(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer client.CloseIdleConnections()
-	form, err := q.form(id)
+	form, err := q.form(who.self)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +103,11 @@ func (q *ask) request(ctx context.Context) (*answer, error) {
 	if err := q.keepReceipt(res.StatusCode, body); err != nil {
 		return nil, err
 	}
-	return readAnswer(res.StatusCode, body)
+	got, err := readAnswer(res.StatusCode, body)
+	if err == nil {
+		got.server, got.bundle = who.server, who.bundle
+	}
+	return got, err
 }
 
 // keepReceipt appends the answer's receipt to the file, in the form that remit ledger audit reads: with what was answered, so
@@ -157,21 +164,35 @@ func (q *ask) runToken() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
+// ends are the two sides of a connection, and the PEM of what the server is known by.
+type ends struct {
+	self, server spiffeid.ID
+	bundle       []byte
+}
+
 // svidClient makes an HTTP client that shows the process's SVID and accepts only the server of the same trust domain.
-func svidClient(ctx context.Context) (*http.Client, spiffeid.ID, error) {
+func svidClient(ctx context.Context) (*http.Client, ends, error) {
 	x, err := workloadapi.FetchX509Context(ctx, workloadapi.WithLogger(quietLog{}))
 	if err != nil {
-		return nil, spiffeid.ID{}, &remit.Error{Code: remit.CodeUnauthenticated, Msg: "no identity from the Workload API", Cause: err,
+		return nil, ends{}, &remit.Error{Code: remit.CodeUnauthenticated, Msg: "no identity from the Workload API", Cause: err,
 			Hint: noIdentity()}
 	}
 	svid := x.DefaultSVID()
 	server, err := spiffeid.FromPath(svid.ID.TrustDomain(), "/remit/server")
 	if err != nil {
-		return nil, spiffeid.ID{}, fmt.Errorf("name the server: %w", err)
+		return nil, ends{}, fmt.Errorf("name the server: %w", err)
+	}
+	bundle, err := x.Bundles.GetX509BundleForTrustDomain(server.TrustDomain())
+	if err != nil {
+		return nil, ends{}, fmt.Errorf("read the trust bundle: %w", err)
+	}
+	known, err := bundle.Marshal()
+	if err != nil {
+		return nil, ends{}, fmt.Errorf("read the trust bundle: %w", err)
 	}
 	cfg := tlsconfig.MTLSClientConfig(svid, x.Bundles, tlsconfig.AuthorizeID(server))
 	cfg.MinVersion = tls.VersionTLS13
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: cfg}}, svid.ID, nil
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: cfg}}, ends{svid.ID, server, known}, nil
 }
 
 // noIdentity is the next step of a process that got no SVID: under remit exec it is a descendant of what was launched.
@@ -191,6 +212,9 @@ func (quietLog) Warnf(string, ...any)  {}
 func (quietLog) Errorf(string, ...any) {}
 
 func (q *ask) form(id spiffeid.ID) (url.Values, error) {
+	if q.resource != "" {
+		return url.Values{"grant_type": {"client_credentials"}, "client_id": {id.String()}, "resource": {q.resource}}, nil
+	}
 	detail := map[string]any{"type": q.action}
 	for k, v := range q.args {
 		detail[k] = v

@@ -106,15 +106,25 @@ func checkExecInfo(info string) error {
 
 func (a *app) credentialToken() *cobra.Command {
 	q := &ask{}
-	cmd := &cobra.Command{Use: "token", Short: "Print the credential's token alone", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "token", Short: "Print the credential's token alone", Args: cobra.NoArgs,
+		Long:    "Print the credential's token alone. With --resource HTTPS-ADDRESS/mcp it is an access token of the MCP gateway, for a client that\ncan send nothing but Authorization; with -o json it comes with its remaining seconds and with the SPIFFE ID and the trust bundle\nthat the gateway is known by.",
+		Example: "  remit credential token --for read\n  remit credential token --resource $REMIT_URL/mcp -o json"}
 	args := asker(cmd, q)
+	cmd.Flags().StringVar(&q.resource, "resource", "", "an enforcement point of the server, such as HTTPS-ADDRESS/mcp")
 	cmd.RunE = func(c *cobra.Command, _ []string) error {
+		if q.resource != "" && (q.permission != "" || q.target != "" || q.action != "" || len(*args) > 0) {
+			return badUse("--resource stands alone: an access token is for what the stage of the run permits")
+		}
 		if err := q.setArgs(*args); err != nil {
 			return err
 		}
 		got, err := q.request(c.Context())
 		if err != nil {
 			return err
+		}
+		if a.output == "json" && q.resource != "" {
+			return json.NewEncoder(a.out).Encode(map[string]any{"access_token": got.AccessToken, "expires_in": got.ExpiresIn,
+				"token_type": "Bearer", "server": got.server.String(), "bundle": string(got.bundle)})
 		}
 		fmt.Fprintln(a.out, got.AccessToken)
 		return nil

@@ -68,26 +68,33 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// TestPolicyCI checks that signed.txtar runs every command of docs/policy-ci.md, exactly as it is written there.
-func TestPolicyCI(t *testing.T) {
-	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "policy-ci.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	script, err := os.ReadFile(filepath.Join("testdata", "signed.txtar"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(doc), -1) {
-		for line := range strings.Lines(block[1]) {
-			n++
-			if !strings.Contains(string(script), "\nexec "+strings.TrimSpace(line)+"\n") {
-				t.Errorf("the script does not run %q", strings.TrimSpace(line))
+// TestPages checks that a script runs every command of a page, exactly as it is written there.
+func TestPages(t *testing.T) {
+	for page, want := range map[string]struct {
+		script   string
+		commands int
+	}{"policy-ci.md": {"signed.txtar", 20}, "mcp.md": {"clients.txtar", 11}} {
+		doc, err := os.ReadFile(filepath.Join("..", "..", "docs", page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		script, err := os.ReadFile(filepath.Join("testdata", want.script))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(doc), -1) {
+			for line := range strings.Lines(block[1]) {
+				command, _, _ := strings.Cut(line, " #")
+				command = strings.TrimSpace(command)
+				n++
+				if !strings.Contains(string(script), "\nexec "+command+"\n") && !strings.Contains(string(script), " -- "+command+"\n") { // as an agent
+					t.Errorf("%s does not run %q", want.script, command)
+				}
 			}
 		}
-	}
-	if n < 20 {
-		t.Errorf("the page has only %d commands: is it read rightly?", n)
+		if n < want.commands {
+			t.Errorf("%s has only %d commands: is it read rightly?", page, n)
+		}
 	}
 }
