@@ -57,6 +57,7 @@ var mayImport = map[string][]string{
 	"internal/gateway/egress":            {"", "internal/gateway"},
 	"internal/gateway/kubernetes":        {"", "internal/gateway"},
 	"internal/gateway/mcp":               {"", "internal/gateway"},
+	"internal/gateway/postgres":          {"", "internal/gateway"},
 	"internal/gateway/gatewaytest":       {""},
 	"internal/sandbox":                   {""},
 	"internal/sandbox/cgroup":            {"", "internal/sandbox"},

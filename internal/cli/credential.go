@@ -47,7 +47,7 @@ func (q *ask) setArgs(pairs []string) error {
 
 func (a *app) credentialCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "credential", Short: "Credentials in the form that other programs call for, as the agent of this process"}
-	cmd.AddCommand(a.credentialKubernetes(), a.credentialToken())
+	cmd.AddCommand(a.credentialKubernetes(), a.credentialPostgres(), a.credentialToken())
 	return cmd
 }
 

@@ -32,14 +32,15 @@ const (
 
 func (a *app) execCommand() *cobra.Command {
 	var run, as, perm string
+	var given []string
 	cmd := &cobra.Command{
 		Use:     "exec --run RUN --as agent/NAME --for PERMISSION -- COMMAND [ARG...]",
 		Short:   "Launch a command with an agent's identity and everything set up",
-		Long:    "Launch COMMAND as an agent: with a Workload API socket of its own, a run token bound to this launch and, for a\nKubernetes target, a kubeconfig that asks Remit for the credential when the first request is made. The agent's file\nsays who may launch which executable (launch: by, command). Exits as the child does.",
+		Long:    "Launch COMMAND as an agent: with a Workload API socket of its own, a run token bound to this launch and, for a\nKubernetes target, a kubeconfig that asks Remit for the credential when the first request is made. For a PostgreSQL target what is\nlaunched is this program, which gets the login and becomes COMMAND (remit credential postgres). The agent's file\nsays who may launch which executable (launch: by, command). Exits as the child does.",
 		Example: "  remit exec --run run-… --as agent/deploy --for apply -- kubectl apply -f foo.yaml",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.launch(c.Context(), api.Launch{Run: remit.RunID(run), Agent: remit.Name(as), For: perm}, args)
+			return a.launch(c.Context(), api.Launch{Run: remit.RunID(run), Agent: remit.Name(as), For: perm}, given, args)
 		},
 	}
 	f := cmd.Flags()
@@ -47,6 +48,7 @@ func (a *app) execCommand() *cobra.Command {
 	f.StringVar(&run, "run", "", "the run")
 	f.StringVar(&as, "as", "", "agent/NAME or tool/NAME")
 	f.StringVar(&perm, "for", "", "the permission's name")
+	f.StringArrayVar(&given, "arg", nil, "NAME=VALUE: an argument that the permission leaves open; VALUE is JSON, else a string")
 	for _, name := range []string{"run", "as", "for"} {
 		_ = cmd.MarkFlagRequired(name)
 	}
@@ -58,7 +60,7 @@ func (a *app) execCommand() *cobra.Command {
 }
 
 // launch asks to launch the command, starts it and waits. The server measures it while it waits to be executed.
-func (a *app) launch(ctx context.Context, l api.Launch, argv []string) error {
+func (a *app) launch(ctx context.Context, l api.Launch, given, argv []string) error {
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
 		return badUse("%v", err)
@@ -83,16 +85,36 @@ func (a *app) launch(ctx context.Context, l api.Launch, argv []string) error {
 	defer func() {
 		_ = client.Post(context.WithoutCancel(ctx), "/v1/launches/"+string(launched.ID)+"/end", nil, nil)
 	}()
-	home, err := childHome(&launched, l.For)
+	plugin := append([]string{"--for", l.For}, flags("--arg", given)...)
+	home, err := childHome(&launched, plugin)
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(home)
+	if launched.Client["type"] == "postgres" { // a login is needed before the command runs; its files are asked for by nobody
+		self, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("find this executable: %w", err)
+		}
+		if file, err = os.Open(self); err != nil {
+			return fmt.Errorf("open this executable: %w", err)
+		}
+		defer file.Close()
+		argv = slices.Concat([]string{self, "credential", "postgres"}, plugin, []string{"--", path}, argv[1:])
+	}
 	return a.runChild(ctx, client, &launched, file, home, argv)
 }
 
+// flags repeats a flag before each value.
+func flags(name string, values []string) (out []string) {
+	for _, v := range values {
+		out = append(out, name, v)
+	}
+	return out
+}
+
 // childHome makes the folder with the child's run token and kubeconfig, readable by the child alone.
-func childHome(l *api.Launched, permission string) (string, error) {
+func childHome(l *api.Launched, plugin []string) (string, error) {
 	home, err := os.MkdirTemp("", "remit-exec-")
 	if err != nil {
 		return "", fmt.Errorf("make the child's folder: %w", err)
@@ -103,7 +125,7 @@ func childHome(l *api.Launched, permission string) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("find this executable: %w", err)
 		}
-		files["kubeconfig"] = kubeconfig(self, server, l.Client["ca"], l.Client["namespace"], permission)
+		files["kubeconfig"] = kubeconfig(self, server, l.Client["ca"], l.Client["namespace"], plugin)
 	}
 	errs := []error{}
 	for name, content := range files {
@@ -123,14 +145,14 @@ func childHome(l *api.Launched, permission string) (string, error) {
 }
 
 // kubeconfig names the cluster and this program as the exec plugin that gets the credential. JSON is YAML.
-func kubeconfig(self, server, ca, namespace, permission string) []byte {
+func kubeconfig(self, server, ca, namespace string, plugin []string) []byte {
 	type object = map[string]any
 	b, _ := json.MarshalIndent(object{
 		"apiVersion": "v1", "kind": "Config", "current-context": "remit",
 		"clusters": []any{object{"name": "remit", "cluster": object{"server": server, "certificate-authority-data": []byte(ca)}}},
 		"contexts": []any{object{"name": "remit", "context": object{"cluster": "remit", "user": "remit", "namespace": namespace}}},
 		"users": []any{object{"name": "remit", "user": object{"exec": object{
-			"apiVersion": execAPIVersion, "command": self, "args": []string{"credential", "kubernetes", "--for", permission},
+			"apiVersion": execAPIVersion, "command": self, "args": append([]string{"credential", "kubernetes"}, plugin...),
 			"interactiveMode": "Never"}}}},
 	}, "", " ")
 	return b

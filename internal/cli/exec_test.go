@@ -22,6 +22,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, becomeChild(os.Args[3:]))
 		os.Exit(1)
 	}
+	if text := os.Getenv(envTestLogin); text != "" {
+		fmt.Fprintln(os.Stderr, executeLogin(text, os.Args[1:]))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 

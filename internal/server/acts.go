@@ -30,7 +30,9 @@ func (s *Server) observe(g remit.Grant) (api.Grant, error) {
 	if out.Gaps, err = s.acts(store.EventFilter{Kind: remit.EventAuditGap, Grant: g.ID}); err != nil {
 		return out, err
 	}
-	_, watched := s.rev.Load().webhooks[g.Target]
+	rev := s.rev.Load()
+	_, watched := rev.webhooks[g.Target]
+	watched = watched || rev.logs[g.Target] != nil
 	//remit:guard S37 TestActsOfAGrant
 	if !watched {
 		out.Observation = actsUnobservable

@@ -22,6 +22,7 @@ import (
 	"remit/internal/evidence/ticket"
 	"remit/internal/gateway/egress"
 	kubegateway "remit/internal/gateway/kubernetes"
+	pglog "remit/internal/gateway/postgres"
 	"remit/internal/identity/federation"
 	"remit/internal/store"
 )
@@ -61,6 +62,7 @@ type built struct {
 	// probe is what only doctor tries, beside the driver's own check: it says what it found; nil: nothing.
 	probe  func(context.Context) (string, error)
 	setup  string         // what an administrator runs there, as text; empty: nothing that Remit writes
+	log    *pglog.Log     // the target's own log of what was executed; nil: none that Remit reads
 	out    *egress.Target // where the egress proxy lets tools through to; nil: not there
 	target broker.Target  // filled by newTarget
 }

@@ -68,7 +68,7 @@ func Check(dir, ceiling string) (int, error) {
 // keysOf are the keys of each type of target and source, by kind: what the tables of drivers decode.
 func keysOf() map[string]map[string]any {
 	return map[string]map[string]any{
-		"Target": {"kubernetes": &kubernetesTarget{}, "external": &struct{}{}, "http": &egress.TargetConfig{}},
+		"Target": {"kubernetes": &kubernetesTarget{}, "external": &struct{}{}, "http": &egress.TargetConfig{}, "postgres": &postgresTarget{}},
 		"EvidenceSource": {"scan": &attestation.Config{}, "provenance": &attestation.Config{}, "ci": &attestation.Config{},
 			"ci-token": &citoken.Config{}, "ticket": &ticket.Config{}},
 	}

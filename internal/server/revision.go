@@ -23,6 +23,7 @@ import (
 	"remit/internal/gateway/admin"
 	"remit/internal/gateway/egress"
 	"remit/internal/gateway/mcp"
+	pglog "remit/internal/gateway/postgres"
 	"remit/internal/identity"
 	"remit/internal/policy"
 )
@@ -36,6 +37,7 @@ type revision struct {
 	clients        map[string]map[string]string // per target: what its clients may know
 	setups         map[string]string            // per target: what an administrator runs there
 	webhooks       map[string]http.Handler      // per target: what its own API server calls
+	logs           map[string]*pglog.Log        // per target: its own log of what was executed
 	probes         map[string]func(context.Context) (string, error)
 	workflows      map[string]*remit.Workflow
 	audiences      map[string]bool            // of grant tokens, at targets
@@ -69,7 +71,7 @@ func (r *revision) workflow(name string) (*remit.Workflow, bool) {
 // build checks a configuration by building all of it; epoch is what the policy's will be when it is active.
 func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 	r := &revision{set: set, epoch: epoch, targets: map[string]broker.Target{}, clients: map[string]map[string]string{}, webhooks: map[string]http.Handler{},
-		setups: map[string]string{}, probes: map[string]func(context.Context) (string, error){}, workflows: map[string]*remit.Workflow{}, audiences: map[string]bool{}}
+		setups: map[string]string{}, logs: map[string]*pglog.Log{}, probes: map[string]func(context.Context) (string, error){}, workflows: map[string]*remit.Workflow{}, audiences: map[string]bool{}}
 	var errs []error
 	var outside []*egress.Target
 	d := s.depsOf(set)
@@ -81,6 +83,9 @@ func (s *Server) build(set *config.Set, epoch uint64) (*revision, error) {
 		r.probes[name], r.setups[name] = b.probe, b.setup
 		if b.out != nil {
 			outside = append(outside, b.out)
+		}
+		if b.log != nil {
+			r.logs[name] = b.log
 		}
 		if b.webhooks != nil {
 			r.webhooks[name] = b.webhooks

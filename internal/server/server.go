@@ -295,6 +295,7 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	front.run("admin socket", func(ctx context.Context) error { return s.management.Serve(ctx, sock) })
 	front.run("broker", s.broker.Run)
 	front.run("janitor", s.janitor)
+	front.run("logs", s.readLogs)
 	front.run("recheck", s.recheckAsked)
 	front.run("tickets", s.rereadTickets)
 	front.run("second opinion", s.judgeSampled)

@@ -193,6 +193,14 @@ func (s *Server) Admin(database string) string {
 	return fmt.Sprintf("host=%s port=%d user=postgres dbname=%s sslmode=disable", s.Dir, s.Port, database)
 }
 
+// Command is one of the server's own programs, as the server's user. In its environment are only PATH and env.
+func (s *Server) Command(ctx context.Context, name string, env []string, args ...string) *exec.Cmd {
+	c := exec.CommandContext(ctx, filepath.Join(s.Bin, name), args...)
+	c.Dir, c.Env = s.Dir, append([]string{"PATH=" + os.Getenv("PATH")}, env...)
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: s.user}
+	return c
+}
+
 // Log is the file into which the server writes its log, one JSON object in a line.
 func (s *Server) Log() string { return filepath.Join(s.Dir, "log", "postgres.json") }
 

@@ -57,6 +57,9 @@ type Config struct {
 	// Iterations of the password's hash. The password is 192 random bits, to which stretching adds nothing, and each iteration costs the
 	// server's time at every mint. Left out: 1. Some clients (Java's) refuse fewer than 4096.
 	Iterations int `yaml:"iterations"`
+	// Log is the server's log in JSON (log_destination = jsonlog), which Remit reads on the same host: then each lease's role logs all of
+	// its statements, and they come back into the ledger. Left out: acts under leases are not known.
+	Log string `yaml:"log"`
 	// Timeout of one request to the server. Left out: 5s; at most 30s.
 	Timeout time.Duration `yaml:"timeout"`
 	// Password of the broker's role. Empty: the server knows Remit by its user (peer).
@@ -168,6 +171,8 @@ func (c *Config) complete() error {
 		return invalid("write at most 10m", "statement_timeout %s", c.StatementTimeout)
 	case c.Timeout < time.Millisecond || c.Timeout > 30*time.Second:
 		return invalid("write at most 30s", "timeout %s", c.Timeout)
+	case c.Log != "" && !filepath.IsAbs(c.Log):
+		return invalid("write the whole path", "log %.150q", c.Log)
 	case len(c.Views) == 0 || len(c.Views) > 200:
 		return invalid("list what leases can be about", "%d views: 1 to 200 are possible", len(c.Views))
 	}

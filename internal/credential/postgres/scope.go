@@ -116,6 +116,9 @@ func nameSet(arg string, v remit.Value) ([]string, error) {
 	if v.IsNull() {
 		return nil, nil
 	}
+	if v.Kind() == remit.String {
+		v = remit.ListValue(v)
+	}
 	if v.Kind() != remit.List || len(v.Elements()) == 0 || len(v.Elements()) > maxColumns {
 		return nil, invalid("write a list of names", "%s is not a list of 1 to %d names", arg, maxColumns)
 	}

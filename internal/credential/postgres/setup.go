@@ -28,6 +28,7 @@ type setup struct {
 	Connections                   int
 	StatementTimeout, IdleTimeout string
 	Views                         []setupView
+	Logged                        bool
 	Digest                        string
 	FunctionsQuery                string
 }
@@ -57,7 +58,7 @@ func (c *Config) makeSetup(database string) (text, digest string, err error) {
 		Database: database, Installation: c.Installation, Prefix: p, Broker: p + "broker", Definer: p + "definer", Owner: p + "owner", Lease: p + "lease",
 		GroupPattern: "^" + p + "v_[a-z0-9_]+$", LeasePattern: "^" + p + "[a-z2-7]{26}$", Connections: c.Connections,
 		StatementTimeout: strconv.FormatInt(c.StatementTimeout.Milliseconds(), 10), IdleTimeout: strconv.FormatInt(c.StatementTimeout.Milliseconds(), 10),
-		FunctionsQuery: functionsQuery,
+		FunctionsQuery: functionsQuery, Logged: c.Log != "",
 	}
 	s.Roles = []string{s.Broker, s.Definer, s.Owner, s.Lease}
 	for i := range c.Views {

@@ -21,7 +21,8 @@ ALTER ROLE {{ident .Broker}} LOGIN NOINHERIT NOSUPERUSER NOCREATEROLE NOCREATEDB
 ALTER ROLE {{ident .Definer}} NOLOGIN INHERIT NOSUPERUSER CREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS;
 ALTER ROLE {{ident .Owner}} NOLOGIN NOINHERIT NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS;
 GRANT pg_signal_backend TO {{ident .Definer}};
-{{range .Views}}GRANT {{ident $.Lease}} TO {{ident .Group}};
+{{if .Logged}}GRANT SET ON PARAMETER log_min_duration_statement TO {{ident .Definer}}; -- so that leases log what they do
+{{end}}{{range .Views}}GRANT {{ident $.Lease}} TO {{ident .Group}};
 GRANT {{ident .Group}} TO {{ident $.Definer}} WITH ADMIN OPTION;
 {{end}}
 -- 2. What PUBLIC has, every lease has, too. Whoever else lives from it needs a grant of its own first.
@@ -97,7 +98,8 @@ BEGIN
   EXECUTE format('ALTER ROLE %I SET statement_timeout = {{.StatementTimeout}}', login);
   EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = {{.IdleTimeout}}', login);
   EXECUTE format('ALTER ROLE %I SET search_path = pg_catalog, remit', login);
-  IF v.readonly THEN EXECUTE format('ALTER ROLE %I SET default_transaction_read_only = on', login); END IF;
+{{if .Logged}}  EXECUTE format('ALTER ROLE %I SET log_min_duration_statement = 0', login);
+{{end}}  IF v.readonly THEN EXECUTE format('ALTER ROLE %I SET default_transaction_read_only = on', login); END IF;
   INSERT INTO remit.scope VALUES (login, v.name, until, k1, k2, k3, k4);
 END $remit$;
 

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"remit"
+	"remit/internal/api"
+	"remit/internal/store"
+	"remit/internal/testpostgres"
+)
+
+const paymentsFiles = `
+---
+kind: Target
+name: payments-db
+type: postgres
+server: "127.0.0.1:PORT"
+database: payments
+installation: main1
+password: {file: PASSWORD}
+log: LOG
+views:
+- {name: transactions, table: public.transactions, columns: [id, customer_id, amount], rows: {customer_id: bigint}}
+- {name: set_status, table: public.transactions, action: update, columns: [status], reads: [id], rows: {customer_id: bigint}}
+---
+kind: Workflow
+name: refund
+parameters: {customer: {type: integer}}
+start: {by: [operator/ci], expires: 1h}
+stages:
+- name: investigate
+  end: {by: [operator/ci]}
+  may:
+  - name: read-rows
+    who: agent/deploy
+    action: postgres.select
+    target: payments-db
+    where: {table: public.transactions, columns: [id, customer_id, amount], rows: {customer_id: $customer}}
+    ttl: 5m
+  - name: close
+    who: agent/deploy
+    action: postgres.update
+    target: payments-db
+    where: {table: public.transactions, columns: [status], reads: [id], rows: {customer_id: $customer}}
+    ttl: 5m
+`
+
+// payments is a server with a database of transactions, set up as the documentation says.
+func payments(t *testing.T) (*fixture, *pgx.Conn) {
+	t.Helper()
+	db, err := testpostgres.Start(t.Context(), testpostgres.Config{})
+	if errors.Is(err, testpostgres.ErrMissing) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	run := func(c *pgx.Conn, sql string) {
+		t.Helper()
+		if _, err := c.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+			t.Fatalf("%.200s: %v", sql, err)
+		}
+	}
+	root, err := pgx.Connect(t.Context(), db.Admin("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(root, "CREATE DATABASE payments")
+	admin, err := pgx.Connect(t.Context(), db.Admin("payments"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(admin, `CREATE TABLE public.transactions (id bigint PRIMARY KEY, customer_id bigint NOT NULL, amount numeric NOT NULL, status text NOT NULL DEFAULT 'open');
+		INSERT INTO public.transactions SELECT i, 550 + i % 10, i FROM generate_series(1, 1000) i`)
+	f := setUp(t)
+	password := filepath.Join(f.dir, "db-password")
+	if err := os.WriteFile(password, []byte("a broker's password"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.files += strings.NewReplacer("PORT", fmt.Sprint(db.Port), "PASSWORD", password, "LOG", db.Log()).Replace(paymentsFiles)
+	f.write(f.files)
+	f.must("/v1/apply", struct{}{}, nil)
+	var setup api.Setup
+	if err := f.admin.Get(t.Context(), "/v1/doctor/payments-db/setup", nil, &setup); err != nil {
+		t.Fatal(err)
+	}
+	run(admin, setup.Text)
+	run(admin, "ALTER ROLE remit_main1_broker PASSWORD 'a broker''s password'")
+	var checks []api.Check
+	if err := f.admin.Get(t.Context(), "/v1/doctor/payments-db", nil, &checks); err != nil || len(checks) != 1 || !checks[0].OK {
+		t.Fatalf("doctor: %+v, %v", checks, err)
+	}
+	return f, admin
+}
+
+type databaseLogin struct {
+	given
+	Credential map[string]string `json:"credential"`
+	Bounds     []string          `json:"bounds"`
+	NotBounded []string          `json:"not_bounded"`
+}
+
+func (w *workload) login(detail string) databaseLogin {
+	w.f.t.Helper()
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {w.svid.ID.String()}, "authorization_details": {`[` + detail + `]`}}
+	var l databaseLogin
+	w.call("/oauth2/token", "application/x-www-form-urlencoded", strings.NewReader(form.Encode()), &l)
+	return l
+}
+
+func (l databaseLogin) connect(t *testing.T) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%s user=%s dbname=%s sslmode=%s", l.Credential["host"], l.Credential["port"], l.Credential["user"],
+		l.Credential["database"], l.Credential["sslmode"]))
+	if err != nil {
+		return nil, err
+	}
+	cfg.Password = l.Secret
+	return pgx.ConnectConfig(t.Context(), cfg)
+}
+
+const askRows = `{"permission":"read-rows","columns":["id","customer_id","amount"]`
+
+// TestRowsOfOneCustomer is the whole way: policy, database, trials, log and ledger.
+func TestRowsOfOneCustomer(t *testing.T) {
+	f, admin := payments(t)
+	var r remit.Run
+	f.must("/v1/runs", api.StartRun{Workflow: "refund", Params: map[string]string{"customer": "555"}}, &r)
+	agent := f.agent("agent/deploy", f.shared()).enter(r)
+	if other := agent.login(askRows + `,"rows":{"customer_id":556}}`); other.code() != "argument" {
+		t.Errorf("another customer: %+v", other)
+	}
+	if more := agent.login(`{"permission":"read-rows","columns":["id","customer_id","amount","status"]}`); more.code() != "argument" {
+		t.Errorf("another column: %+v", more)
+	}
+	got := agent.login(askRows + `}`)
+	if got.Secret == "" || len(got.Bounds) == 0 || len(got.NotBounded) == 0 {
+		t.Fatalf("%+v", got)
+	}
+	holder, err := got.connect(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows, others int
+	if err := holder.QueryRow(t.Context(), "SELECT count(*), count(*) FILTER (WHERE customer_id <> 555) FROM remit.transactions").Scan(&rows, &others); err != nil || rows != 100 || others != 0 {
+		t.Errorf("%d rows, %d of others: %v", rows, others, err)
+	}
+	if _, err := holder.Exec(t.Context(), "SELECT * FROM public.transactions WHERE customer_id = 556"); err == nil {
+		t.Error("the database itself let a holder past")
+	}
+	var v remit.Verification
+	f.must("/v1/grants/"+string(got.Grant)+"/verify", struct{}{}, &v)
+	for _, trial := range v.Trials {
+		if trial.Wrong() {
+			t.Errorf("trial: %+v", trial)
+		}
+	}
+	if !v.Holds || len(v.Trials) < 50 || f.events(remit.EventVerified) != 1 {
+		t.Errorf("%d trials, holds %t, %d on record", len(v.Trials), v.Holds, f.events(remit.EventVerified))
+	}
+	f.eventually("both statements are in the ledger", func() bool { return len(f.grant(got.Grant).Acts) >= 2 })
+	g := f.grant(got.Grant)
+	if g.Observation != actsObserved || !strings.Contains(string(g.Acts[0].Event), "status") {
+		t.Errorf("observation %s: %s", g.Observation, g.Acts[0].Event)
+	}
+	f.must("/v1/grants/"+string(got.Grant)+"/revoke", api.Reasoned{Reason: "done"}, nil)
+	if _, err := holder.Exec(t.Context(), "SELECT 1"); err == nil {
+		t.Error("the session outlives its grant")
+	}
+	if _, err := got.connect(t); err == nil {
+		t.Error("the login outlives its grant")
+	}
+	f.eventually("nothing is left", func() bool {
+		var n int
+		err := admin.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM pg_roles WHERE rolname ~ '^remit_main1_[a-z2-7]{26}$') + (SELECT count(*) FROM remit.scope)").Scan(&n)
+		return err == nil && n == 0
+	})
+}
+
+// TestStatementWithoutLease: who has the broker's password can make a login that no decision stands behind. What it does is found.
+func TestStatementWithoutLease(t *testing.T) {
+	f, admin := payments(t)
+	before := f.events(remit.EventFinding)
+	name := strings.TrimPrefix(string(remit.NewLeaseID()), "lease-")
+	if _, err := admin.Exec(t.Context(), "SET password_encryption = 'scram-sha-256'"); err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []string{
+		`CREATE ROLE verifier_source PASSWORD 'stolen'`,
+		fmt.Sprintf(`SELECT remit.lease_begin('%s', (SELECT rolpassword FROM pg_authid WHERE rolname = 'verifier_source'), 'transactions', now() + interval '5 minutes', '{555}', NULL, NULL, NULL)`, name),
+		fmt.Sprintf(`ALTER ROLE remit_main1_%s PASSWORD 'stolen'`, name),
+	} {
+		if _, err := admin.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := databaseLogin{given: given{Secret: "stolen"}, Credential: map[string]string{"host": "127.0.0.1", "port": fmt.Sprint(admin.Config().Port),
+		"user": "remit_main1_" + name, "database": "payments", "sslmode": "disable"}}
+	conn, err := l.connect(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), "SELECT count(*) FROM remit.transactions", pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually("the statement is a finding", func() bool { return f.events(remit.EventFinding) > before })
+	entries, _, err := f.srv.store.Events(store.EventFilter{Kind: remit.EventFinding}, 0, 100)
+	if err != nil || !strings.Contains(string(entries[len(entries)-1].Body), "act_without_grant") {
+		t.Errorf("%s, %v", entries[len(entries)-1].Body, err)
+	}
+	_ = conn.Close(t.Context())
+}

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"remit"
+	"remit/internal/api"
+	"remit/internal/testpostgres"
+)
+
+const (
+	dbAgents = 8 // lease holders at once
+	dbFiles  = `kind: Target
+name: bench-db
+type: postgres
+server: "127.0.0.1:PORT"
+database: bench
+installation: bench
+password: {file: PASSWORD}
+connections: 16
+views: [{name: accounts, table: public.pgbench_accounts, columns: [aid, bid, abalance], rows: {bid: integer}}]
+---
+kind: Workflow
+name: read
+parameters: {branch: {type: integer}}
+start: {by: [operator/bench], expires: 2h}
+stages:
+- name: only
+  end: {by: [operator/bench]}
+  may:
+`
+)
+
+// database is a server with pgbench's tables, as production runs it, and an installation that leases rows of it.
+type database struct {
+	*installation
+	pg      *testpostgres.Server
+	admin   *pgx.Conn
+	holders []holder
+}
+
+// holder is an agent with its run token.
+type holder struct {
+	client *http.Client
+	form   string
+	token  string
+}
+
+// postgres measures leases of a database: their rate beside CREATE ROLE with a password as others make it, how soon an open session
+// sees nothing more, and what reading through a lease's view costs.
+func (b *bench) postgres(ctx context.Context) error {
+	d, err := b.database(ctx)
+	if errors.Is(err, testpostgres.ErrMissing) {
+		fmt.Fprintln(os.Stderr, "postgres: left out:", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, part := range []func(context.Context, *database) error{b.leases, b.sessions, b.views} {
+		if err := part(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) database(ctx context.Context) (*database, error) {
+	pg, err := testpostgres.Start(ctx, testpostgres.Config{Durable: true, Settings: map[string]string{"shared_buffers": "256MB", "log_min_messages": "error"}})
+	if err != nil {
+		return nil, err
+	}
+	b.stops = append(b.stops, func() { _ = pg.Stop() })
+	d := &database{pg: pg}
+	root, err := pgx.Connect(ctx, pg.Admin("postgres"))
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close(ctx) //nolint:errcheck // a connection of a moment
+	if _, err := root.Exec(ctx, "CREATE DATABASE bench"); err != nil {
+		return nil, err
+	}
+	if out, err := pg.Command(ctx, "pgbench", nil, "-i", "-q", "-s", "5", "-h", pg.Dir, "-p", fmt.Sprint(pg.Port), "-U", "postgres", "bench").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("pgbench -i: %w: %s", err, out)
+	}
+	if d.admin, err = pgx.Connect(ctx, pg.Admin("bench")); err != nil {
+		return nil, err
+	}
+	return d, b.lessor(ctx, d)
+}
+
+// lessor installs Remit, runs the set-up, and makes the agents.
+func (b *bench) lessor(ctx context.Context, d *database) error {
+	password := b.path("db-password")
+	if err := os.WriteFile(password, []byte("of the broker"), 0o600); err != nil {
+		return err
+	}
+	files := strings.NewReplacer("PORT", fmt.Sprint(d.pg.Port), "PASSWORD", password).Replace(dbFiles)
+	agentFiles := ""
+	for i := range dbAgents {
+		files += fmt.Sprintf("  - {name: read-%d, who: %s, action: postgres.select, target: bench-db, where: {table: public.pgbench_accounts, columns: [aid, bid, abalance], rows: {bid: $branch}}, ttl: 10m}\n", i, agentName(i))
+		agentFiles += fmt.Sprintf("---\nkind: Agent\nname: %s\nttl: 1h\nattest: [{unix: {uid: %d}}]\n", strings.TrimPrefix(agentName(i), "agent/"), os.Getuid())
+	}
+	var err error
+	if d.installation, err = b.install(ctx, "postgres", map[string]string{"db.yaml": files, "agents.yaml": strings.TrimPrefix(agentFiles, "---\n")}); err != nil {
+		return err
+	}
+	var setup api.Setup
+	if err := d.installation.admin.Get(ctx, "/v1/doctor/bench-db/setup", nil, &setup); err != nil {
+		return err
+	}
+	for _, sql := range []string{setup.Text, "ALTER ROLE remit_bench_broker PASSWORD 'of the broker'"} {
+		if _, err := d.admin.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+			return fmt.Errorf("set up the database: %w", err)
+		}
+	}
+	if err := d.become(ctx); err != nil {
+		return err
+	}
+	for i := range dbAgents {
+		_, token, err := d.run(ctx, "read", agentName(i), map[string]string{"branch": "1"})
+		if err != nil {
+			return err
+		}
+		cfg, err := d.tls(agentName(i))
+		if err != nil {
+			return err
+		}
+		d.holders = append(d.holders, holder{&http.Client{Transport: &http.Transport{TLSClientConfig: cfg}}, url.Values{"grant_type": {"client_credentials"},
+			"client_id":             {agentID(agentName(i))},
+			"authorization_details": {fmt.Sprintf(`[{"permission":"read-%d","columns":["aid","bid","abalance"]}]`, i)}}.Encode(), token})
+	}
+	return nil
+}
+
+// dbLease is the token endpoint's answer.
+type dbLease struct {
+	Password   string            `json:"access_token"`
+	Grant      remit.GrantID     `json:"grant_id"`
+	Credential map[string]string `json:"credential"`
+}
+
+func (d *database) lease(ctx context.Context, h *holder) (l dbLease, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+d.address+"/oauth2/token", strings.NewReader(h.form))
+	if err != nil {
+		return l, err
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Txn-Token", h.token)
+	res, err := h.client.Do(req)
+	if err != nil {
+		return l, err
+	}
+	defer res.Body.Close() //nolint:errcheck // read to the end
+	text, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("a lease was refused: %d %s", res.StatusCode, text)
+	}
+	return l, errors.Join(err, json.Unmarshal(text, &l))
+}
+
+// repeated runs one of fs on each of n senders for a while, and returns how many a second were done and how long one takes.
+func repeated(ctx context.Context, n int, d time.Duration, f func(context.Context, int) error) (float64, time.Duration, error) {
+	var wg sync.WaitGroup
+	var done atomic.Int64
+	took, errs := make([][]time.Duration, n), make([]error, n)
+	began := time.Now()
+	for i := range n {
+		wg.Go(func() {
+			for time.Since(began) < d && errs[i] == nil {
+				start := time.Now()
+				if errs[i] = f(ctx, i); errs[i] == nil {
+					took[i] = append(took[i], time.Since(start))
+					done.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	all := slices.Sorted(slices.Values(slices.Concat(took...)))
+	if len(all) == 0 {
+		return 0, 0, errors.Join(errs...)
+	}
+	return float64(done.Load()) / time.Since(began).Seconds(), quantile(all, 0.5), errors.Join(errs...)
+}
+
+// leases compares the complete lease, from the agent's request to the login, with a role and its grant alone, by the same server.
+func (b *bench) leases(ctx context.Context, d *database) error {
+	admins := make([]*pgx.Conn, dbAgents)
+	for i := range admins {
+		var err error
+		if admins[i], err = pgx.Connect(ctx, d.pg.Admin("bench")); err != nil {
+			return err
+		}
+		defer admins[i].Close(ctx) //nolint:errcheck // a connection of a moment
+	}
+	var names atomic.Int64
+	raw := func(ctx context.Context, i int) error {
+		n := names.Add(1)
+		_, err := admins[i].Exec(ctx, fmt.Sprintf("CREATE ROLE raw_%d LOGIN PASSWORD 'password %d' VALID UNTIL 'infinity'; GRANT SELECT ON pgbench_accounts TO raw_%d", n, n, n),
+			pgx.QueryExecModeSimpleProtocol)
+		return err
+	}
+	lease := func(ctx context.Context, i int) error {
+		_, err := d.lease(ctx, &d.holders[i])
+		return err
+	}
+	for _, n := range []int{1, dbAgents} {
+		var ours, theirs, half []float64
+		for range b.rounds {
+			r, p50, err := repeated(ctx, n, b.round, lease)
+			if err != nil {
+				return err
+			}
+			ours, half = append(ours, r), append(half, ms(p50))
+			if r, _, err = repeated(ctx, n, b.round, raw); err != nil {
+				return err
+			}
+			theirs = append(theirs, r)
+		}
+		b.table.add(row{what: fmt.Sprintf("database lease, decided, recorded and minted; %d at once", n), ours: figure(median(ours)) + "/s",
+			theirs: "CREATE ROLE … PASSWORD, GRANT: " + figure(median(theirs)) + "/s", got: median(ours) / median(theirs), want: 5, least: true, unit: "×"})
+		if n == 1 {
+			b.table.add(row{what: "database lease, p50", ours: figure(median(half)) + " ms", got: median(half), want: 5, unit: "ms"})
+		}
+	}
+	return nil
+}
+
+func (d *database) login(ctx context.Context, l dbLease) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(d.pg.Admin("bench"))
+	if err != nil {
+		return nil, err
+	}
+	cfg.Host, cfg.User, cfg.Password = "127.0.0.1", l.Credential["user"], l.Password
+	return pgx.ConnectConfig(ctx, cfg)
+}
+
+// sessions measures from the call that revokes until an open session, which asks without pause, sees nothing.
+func (b *bench) sessions(ctx context.Context, d *database) error {
+	var took []time.Duration
+	for range 20 * b.rounds {
+		l, err := d.lease(ctx, &d.holders[0])
+		if err != nil {
+			return err
+		}
+		conn, err := d.login(ctx, l)
+		if err != nil {
+			return err
+		}
+		sees := func() bool {
+			var n int
+			err := conn.QueryRow(ctx, "SELECT count(*) FROM remit.accounts WHERE aid = 7").Scan(&n)
+			return err == nil && n == 1
+		}
+		if !sees() {
+			return errors.New("a lease sees nothing of its own")
+		}
+		began, ended := time.Now(), make(chan error, 1)
+		go func() {
+			ended <- d.installation.admin.Post(ctx, "/v1/grants/"+string(l.Grant)+"/revoke", api.Reasoned{Reason: "bench"}, nil)
+		}()
+		for sees() {
+		}
+		took = append(took, time.Since(began))
+		_ = conn.Close(ctx)
+		if err := <-ended; err != nil {
+			return err
+		}
+	}
+	slices.Sort(took)
+	b.table.add(row{what: "open session sees nothing after revocation, p99", ours: figure(ms(quantile(took, 0.5))) + " ms p50, " + figure(ms(quantile(took, 0.99))) + " ms p99",
+		got: ms(quantile(took, 0.99)), want: 50, unit: "ms"})
+	return nil
+}
+
+// views compares pgbench's select-only script on the table, as its owner, with the same through a lease's view, in turn.
+func (b *bench) views(ctx context.Context, d *database) error {
+	l, err := d.lease(ctx, &d.holders[0])
+	if err != nil {
+		return err
+	}
+	script := func(from string) (string, error) {
+		file := filepath.Join(d.pg.Dir, strings.ReplaceAll(from, ".", "_")+".sql")
+		return file, os.WriteFile(file, []byte("\\set aid random(1, 100000)\nSELECT abalance FROM "+from+" WHERE aid = :aid;\n"), 0o644) //nolint:gosec // pgbench's user reads it
+	}
+	for _, protocol := range []string{"simple", "prepared"} {
+		rates := map[string][]float64{}
+		for range b.rounds {
+			for from, user := range map[string]string{"pgbench_accounts": "postgres", "remit.accounts": l.Credential["user"]} {
+				file, err := script(from)
+				if err != nil {
+					return err
+				}
+				c := d.pg.Command(ctx, "pgbench", []string{"PGPASSWORD=" + l.Password}, "-n", "-M", protocol, "-c", "4", "-j", "2", "-T", fmt.Sprint(max(2, int(2*b.round.Seconds()))),
+					"-f", file, "-h", d.pg.Dir, "-p", fmt.Sprint(d.pg.Port), "-U", user, "bench")
+				r, err := tps(c)
+				if err != nil {
+					return err
+				}
+				rates[from] = append(rates[from], r)
+			}
+		}
+		ours, theirs := median(rates["remit.accounts"]), median(rates["pgbench_accounts"])
+		b.table.add(row{what: "one row by its key through a lease's view, " + protocol + " protocol", ours: figure(ours) + "/s", theirs: "the table, pgbench -S: " + figure(theirs) + "/s",
+			got: 100 * (1 - ours/theirs), want: 15, unit: "% slower"})
+	}
+	return nil
+}
+
+func tps(c *exec.Cmd) (r float64, err error) {
+	out, err := c.CombinedOutput()
+	if i := strings.Index(string(out), "tps = "); err == nil && i >= 0 {
+		_, err = fmt.Sscanf(string(out)[i:], "tps = %f", &r)
+	}
+	if err != nil || r == 0 {
+		return 0, fmt.Errorf("pgbench: %w: %s", err, out)
+	}
+	return r, nil
+}
