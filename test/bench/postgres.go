@@ -215,9 +215,13 @@ func (b *bench) leases(ctx context.Context, d *database) error {
 	var names atomic.Int64
 	raw := func(ctx context.Context, i int) error {
 		n := names.Add(1)
-		_, err := admins[i].Exec(ctx, fmt.Sprintf("CREATE ROLE raw_%d LOGIN PASSWORD 'password %d' VALID UNTIL 'infinity'; GRANT SELECT ON pgbench_accounts TO raw_%d", n, n, n),
-			pgx.QueryExecModeSimpleProtocol)
-		return err
+		for { // two grants on one table at once fail, and are made again
+			_, err := admins[i].Exec(ctx, fmt.Sprintf("CREATE ROLE raw_%d LOGIN PASSWORD 'password %d' VALID UNTIL 'infinity'; GRANT SELECT ON pgbench_accounts TO raw_%d", n, n, n),
+				pgx.QueryExecModeSimpleProtocol)
+			if err == nil || !strings.Contains(err.Error(), "tuple concurrently updated") {
+				return err
+			}
+		}
 	}
 	lease := func(ctx context.Context, i int) error {
 		_, err := d.lease(ctx, &d.holders[i])
