@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package clients_test lets the MCP clients that people use talk to the shipped binary: LangChain and CrewAI with a model that follows
-// a script, and the inspector. Each is launched as an agent by remit exec, as a person would.
+// Package clients_test lets the frameworks that people use talk to the shipped binary: LangChain and CrewAI with a model that follows a
+// script. Each is launched as an agent by remit exec, as a person would.
 package clients_test
 
 import (
