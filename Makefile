@@ -96,6 +96,12 @@ demo: $(BIN)/remit $(if $(filter own,$(CLUSTER)),$(BIN)/kubectl,apiserver)
 bench: $(BIN)/remit $(BIN)/opa $(BIN)/fsck $(if $(SHORT),,apiserver)
 	$(GO) run ./test/bench $(SHORTFLAG)
 
+# Recorded runs of real agents, honest and hijacked, through a running gateway: docs/evaluation.md says what DIR has to hold.
+.PHONY: eval
+eval:
+	@[ -n "$(DIR)" ] || { echo "make eval DIR=FOLDER: see docs/evaluation.md"; exit 2; }
+	$(GO) run ./test/eval agentdojo $(DIR) $(EVAL)
+
 quickstart: $(BIN)/remit
 	$(BIN)/remit quickstart
 

@@ -97,12 +97,13 @@ var mayImport = map[string][]string{
 	"test/attack":             {"*"},
 	"test/bench":              {"*"},
 	"test/e2e":                {"*"},
+	"test/eval":               {"*"},
 	"test/script":             {"*"},
 }
 
 // heavy third-party packages stay where their technology is.
 var heavy = map[string][]string{
-	"k8s.io/":                                {"internal/credential/kubernetes", "internal/gateway/kubernetes", "internal/server", "test/demo", "test/bench", "test/attack"},
+	"k8s.io/":                                {"internal/credential/kubernetes", "internal/gateway/kubernetes", "internal/server", "test/demo", "test/bench", "test/attack", "test/eval"},
 	"github.com/open-policy-agent/":          {"internal/policy"},
 	"github.com/transparency-dev/tessera":    {"internal/ledger", "test/bench"},
 	"zombiezen.com/go/sqlite":                {"internal/store"},
@@ -111,7 +112,7 @@ var heavy = map[string][]string{
 	"github.com/jackc/":                      {"internal/credential/postgres", "test/bench"},
 	"golang.org/x/crypto/ssh":                {"internal/bundle"},
 	"github.com/coreos/go-oidc":              {"internal/gateway/login"},
-	"github.com/modelcontextprotocol/":       {"internal/gateway/mcp", "examples/support/agent", "examples/support/desk", "examples/support/runner"},
+	"github.com/modelcontextprotocol/":       {"internal/gateway/mcp", "examples/support/agent", "examples/support/desk", "examples/support/runner", "test/eval"},
 	"filippo.io/age":                         {"internal/keyfile"},
 	"github.com/aws/":                        {"internal/gateway/egress"},
 	"gvisor.dev/":                            {"internal/sandbox/gvisor"},
