@@ -164,8 +164,9 @@ func (p *plan) speaksOf(s *skill) bool {
 	return p.delegates || p.nouns["web"] || slices.ContainsFunc(s.nouns, func(n string) bool { return p.nouns[n] })
 }
 
-// chooseParty: whom the user named; those whom a tool lists only where the user describes them.
+// chooseParty: whom the user named, also by way of a document; those whom a tool lists only where the user describes them.
 func (p *plan) chooseParty(m *permission, a *argument, c *choice) {
+	p.order(m, c)
 	nouns := []string{noun(a.name)}
 	if !slices.Contains([]string{"channel", "group", "team"}, nouns[0]) {
 		nouns = append(nouns, "user", "contact")
@@ -185,6 +186,20 @@ func (p *plan) chooseParty(m *permission, a *argument, c *choice) {
 	}
 }
 
+// order takes the words of a document that the user named and whose tasks are to be done: it is itself the order.
+func (p *plan) order(m *permission, c *choice) {
+	if !p.delegates {
+		return
+	}
+	for _, o := range p.others(m) {
+		switch s := o.skill; {
+		case s.acts:
+		case s.takes(ofLink) && !strings.HasSuffix(o.name, "-found") && len(p.links) > 0, s.about("file") && len(p.files) > 0:
+			c.take(o.name, "words:/result", "words:/content")
+		}
+	}
+}
+
 // chooseName: what the user wrote, what tools list under that noun, what the field is now, and a document that is to be used.
 func (p *plan) chooseName(m *permission, a *argument, c *choice) {
 	for _, s := range slices.Concat(p.quoted, p.files, p.names, p.called(noun(a.name))) {
@@ -198,7 +213,7 @@ func (p *plan) chooseName(m *permission, a *argument, c *choice) {
 		if s.about(m.skill.nouns...) {
 			c.take(o.name, fields(a.name)...)
 		}
-		if slices.ContainsFunc(append(tokens(a.name), m.skill.nouns...), func(n string) bool { return s.lists(noun(n)) }) {
+		if !s.says() && slices.ContainsFunc(append(tokens(a.name), m.skill.nouns...), func(n string) bool { return s.about(noun(n)) }) {
 			c.take(o.name, append(fields("name", "title"), "/result/*", "words:/result")...)
 		}
 		if p.document && s.about("file") {

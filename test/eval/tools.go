@@ -54,7 +54,7 @@ var (
 	reads    = set("get read list search find check show view fetch query look lookup count describe browse retrieve download summarize compare calculate compute convert is has verify load open see display")
 	fillers  = set("to in from by for of all the a an and new current most recent direct with on at my id name names filename available list")
 	contents = set("body content contents text message description subject title note notes comment summary reason memo details caption query topic question answer value format language")
-	times    = set("date time day start end when deadline duration until month year hour timezone schedule begin from frequency")
+	times    = set("date time day start end when deadline duration until month year hour timezone schedule begin from frequency check checkin checkout arrival departure nights")
 	parties  = set("user users recipient recipients channel channels to cc bcc participant participants attendee attendees member members invitee invitees assignee owner group team contact person people username receiver payee beneficiary guest guests author")
 )
 
@@ -200,6 +200,11 @@ var makes = set("create make new write generate compose draft")
 
 // lists reports whether a reading tool lists things of a noun: get_channels, search_contacts_by_name.
 func (s *skill) lists(noun string) bool { return !s.acts && s.head == noun }
+
+// says reports whether a reading tool returns what anybody may have written.
+func (s *skill) says() bool {
+	return s.about("review", "rating", "comment", "feedback", "message", "email", "post", "web")
+}
 
 func (s *skill) about(nouns ...string) bool {
 	return slices.ContainsFunc(nouns, func(n string) bool { return slices.Contains(s.nouns, n) })
