@@ -103,11 +103,7 @@ func agentdojo(ctx context.Context, dir string, o options) (_ *report, err error
 	if err != nil {
 		return nil, err
 	}
-	out := &report{runs: runs, all: f.all(), options: o, took: time.Since(began)}
-	for _, s := range stubs {
-		out.calls += s.calls
-	}
-	return out, out.check()
+	return &report{runs: runs, all: f.all(), options: o, took: time.Since(began)}, nil
 }
 
 // choose picks the traces that are played.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"encoding/pem"
@@ -59,7 +60,7 @@ func (r *replay) play(ctx context.Context, traces []*trace) ([]*played, error) {
 		wg.Go(func() {
 			for i := range next {
 				var err error
-				if out[i], err = r.one(ctx, traces[i]); err != nil {
+				if out[i], err = r.patiently(ctx, traces[i]); err != nil {
 					cancel(fmt.Errorf("replay %s: %w", traces[i].Run, err))
 					return
 				}
@@ -77,6 +78,16 @@ func (r *replay) play(ctx context.Context, traces []*trace) ([]*played, error) {
 	close(next)
 	wg.Wait()
 	return out, context.Cause(ctx)
+}
+
+// patiently plays a trace again, in a new run, where the machine was too slow for the server to answer.
+func (r *replay) patiently(ctx context.Context, t *trace) (p *played, err error) {
+	for range 4 {
+		if p, err = r.one(ctx, t); err == nil || errors.Is(err, errCame) || ctx.Err() != nil {
+			return p, err
+		}
+	}
+	return p, err
 }
 
 func (r *replay) one(ctx context.Context, t *trace) (p *played, err error) {
@@ -110,18 +121,31 @@ func (r *replay) call(ctx context.Context, s *sdk.ClientSession, t *trace, c *ca
 		text = undelimited(r.outputs[t.Suite][*c.Output])
 	}
 	done := r.stubs[t.Suite].announce(key, text, c.Error != "")
-	defer done()
 	began := time.Now()
 	result, err := s.CallTool(ctx, &sdk.CallToolParams{Name: c.Tool, Arguments: c.Args})
 	took = time.Since(began)
+	came := done()
 	var refused *jsonrpc.Error
 	switch {
 	case errors.As(err, &refused):
-		return refused.Message, took, nil // no such tool, or arguments that are none
+		why = cmp.Or(refused.Message, "refused") // no such tool, or arguments that are none
 	case err != nil:
 		return "", took, err
+	default:
+		why = denial(result)
 	}
-	return denial(result), took, nil
+	return why, took, consistent(why, came)
+}
+
+// errCame is never tried again.
+var errCame = errors.New("what was allowed and what came to the tool differ")
+
+// consistent: a call that was allowed came to the tool once, one that was denied did not.
+func consistent(why string, came int) error {
+	if came != 1 && why == "" || came != 0 && why != "" {
+		return fmt.Errorf("%w: denied %q, and it came %d times", errCame, why, came)
+	}
+	return nil
 }
 
 // undelimited takes away what a recorded run's own defence put round what the tool had returned.

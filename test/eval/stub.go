@@ -21,9 +21,8 @@ import (
 // until it is over.
 type stub struct {
 	*httptest.Server
-	mu    sync.Mutex // guards next and answered
-	next  map[string]*turn
-	calls int // how many calls came here
+	mu   sync.Mutex // guards next, and what its turns say
+	next map[string]*turn
 }
 
 // turn is the right to make one call.
@@ -31,6 +30,7 @@ type turn struct {
 	sync.Mutex
 	text   string
 	failed bool
+	came   int // how often the call came here
 }
 
 func newStub(suite string, tools []tool) *stub {
@@ -55,7 +55,7 @@ func (s *stub) answer(_ context.Context, r *sdk.CallToolRequest) (*sdk.CallToolR
 	if t == nil {
 		return nil, fmt.Errorf("nobody announced %s", key)
 	}
-	s.calls++
+	t.came++
 	out := &sdk.CallToolResult{Content: []sdk.Content{&sdk.TextContent{Text: t.text}}, IsError: t.failed}
 	if !t.failed {
 		out.StructuredContent = structured(t.text)
@@ -63,9 +63,9 @@ func (s *stub) answer(_ context.Context, r *sdk.CallToolRequest) (*sdk.CallToolR
 	return out, nil
 }
 
-// announce says what the next such call returns; done lets others make the same call. Nobody waits for anything but the call of
-// another run that is under way.
-func (s *stub) announce(key, text string, failed bool) (done func()) {
+// announce says what the next such call returns; done lets others make the same call, and says how often it came. Nobody waits for
+// anything but the call of another run that is under way.
+func (s *stub) announce(key, text string, failed bool) (done func() int) {
 	s.mu.Lock()
 	t := s.next[key]
 	if t == nil {
@@ -75,9 +75,15 @@ func (s *stub) announce(key, text string, failed bool) (done func()) {
 	s.mu.Unlock()
 	t.Lock()
 	s.mu.Lock()
-	t.text, t.failed = text, failed
+	t.text, t.failed, t.came = text, failed, 0
 	s.mu.Unlock()
-	return t.Unlock
+	return func() int {
+		s.mu.Lock()
+		came := t.came
+		s.mu.Unlock()
+		t.Unlock()
+		return came
+	}
 }
 
 // callKey is the call in canonical form: the gateway passes arguments on as values, without those that are null.
