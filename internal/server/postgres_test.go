@@ -56,7 +56,7 @@ stages:
 `
 
 // payments is a server with a database of transactions, set up as the documentation says.
-func payments(t *testing.T) (*fixture, *pgx.Conn) {
+func paymentsDB(t *testing.T) (*fixture, *pgx.Conn) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("SHORT=1 leaves out a database server of its own")
@@ -140,7 +140,7 @@ const askRows = `{"permission":"read-rows","columns":["id","customer_id","amount
 
 // TestRowsOfOneCustomer is the whole way: policy, database, trials, log and ledger.
 func TestRowsOfOneCustomer(t *testing.T) {
-	f, admin := payments(t)
+	f, admin := paymentsDB(t)
 	var r remit.Run
 	f.must("/v1/runs", api.StartRun{Workflow: "refund", Params: map[string]string{"customer": "555"}}, &r)
 	agent := f.agent("agent/deploy", f.shared()).enter(r)
@@ -196,7 +196,7 @@ func TestRowsOfOneCustomer(t *testing.T) {
 
 // TestStatementWithoutLease: who has the broker's password can make a login that no decision stands behind. What it does is found.
 func TestStatementWithoutLease(t *testing.T) {
-	f, admin := payments(t)
+	f, admin := paymentsDB(t)
 	before := f.events(remit.EventFinding)
 	name := strings.TrimPrefix(string(remit.NewLeaseID()), "lease-")
 	if _, err := admin.Exec(t.Context(), "SET password_encryption = 'scram-sha-256'"); err != nil {
