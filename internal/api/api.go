@@ -323,6 +323,48 @@ type Stage struct {
 	May  []string `json:"may"` // "NAME: WHO ACTION TARGET"
 }
 
+// Tool is a configured tool and what its server would run in.
+type Tool struct {
+	Name      remit.Name   `json:"name"`
+	ID        string       `json:"id"`
+	Owner     string       `json:"owner,omitempty"`
+	Suspended bool         `json:"suspended,omitempty"`
+	Pinned    bool         `json:"pinned"` // its descriptions were reviewed
+	Asked     remit.Tier   `json:"asked,omitempty"`
+	Tier      remit.Tier   `json:"tier,omitempty"` // what it would get on this host now; only of one tool
+	Driver    string       `json:"driver,omitempty"`
+	Command   []string     `json:"command,omitempty"`
+	Files     string       `json:"files,omitempty"`
+	Digest    remit.Digest `json:"digest,omitempty"` // of its files, as reviewed
+	URL       string       `json:"url,omitempty"`
+	Sandboxes int          `json:"sandboxes"` // that it has now
+	Problems  []string     `json:"problems,omitempty"`
+}
+
+// Sandbox is what a tool runs in, or ran in.
+type Sandbox struct {
+	ID       remit.SandboxID  `json:"id"`
+	Tool     remit.Name       `json:"tool"`
+	Run      remit.RunID      `json:"run"`
+	Stage    string           `json:"stage"`
+	Tier     remit.Tier       `json:"tier"`
+	Driver   string           `json:"driver"`
+	Program  string           `json:"program"`
+	Files    remit.Digest     `json:"files,omitempty"`
+	Warm     bool             `json:"warm,omitempty"` // it was prepared before it was claimed
+	Launch   remit.LaunchID   `json:"launch"`         // what its identity is bound to
+	Started  time.Time        `json:"started"`
+	Calls    uint64           `json:"calls"`
+	Call     remit.DecisionID `json:"call,omitempty"` // that it serves now
+	Ended    time.Time        `json:"ended,omitzero"`
+	Cause    string           `json:"cause,omitempty"` // what ended it: exited, timeout, oom, pids, output, policy, killed, crash
+	Code     int              `json:"code,omitempty"`
+	Detail   string           `json:"detail,omitempty"`
+	Why      string           `json:"why,omitempty"` // why Remit ended it
+	Usage    json.RawMessage  `json:"usage,omitempty"`
+	Activity json.RawMessage  `json:"activity,omitempty"` // what it executed, opened and connected to
+}
+
 // ToolReview is what a tool's MCP server says of its tools now, beside what was reviewed.
 type ToolReview struct {
 	Tool   remit.Name     `json:"tool"`

@@ -13,7 +13,9 @@ import (
 )
 
 func (a *app) sandboxCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "sandbox", Short: "What tools run in"}
+	cmd := &cobra.Command{Use: "sandbox", Short: "What tools run in: list, show, doctor"}
+	cmd.AddCommand(&cobra.Command{Use: "list", Short: "List the sandboxes that tools have now", Args: cobra.NoArgs, RunE: a.sandboxList},
+		&cobra.Command{Use: "show SANDBOX", Short: "Show one: what it is and did, also after its end", Args: cobra.ExactArgs(1), RunE: a.sandboxShow})
 	cmd.AddCommand(&cobra.Command{Use: "doctor", Short: "Run a sandbox of every kind on this host, and say what it can do and what it lacks",
 		Long: "Runs one sandbox of every kind on this host, without a server, and compares what it says. For each kind: whether it\nworks, its tier, which limits the host enforces, and for everything that is missing the fix. Run it as the user that\nremit serve runs as. Fails if no kind of tier kernel or better works.",
 		Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return a.sandboxDoctor(c) }})

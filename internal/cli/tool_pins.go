@@ -15,8 +15,10 @@ import (
 )
 
 func (a *app) toolCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "tool", Short: "Tools: pin, review"}
-	cmd.AddCommand(a.toolPinCommand(), a.toolReviewCommand())
+	cmd := &cobra.Command{Use: "tool", Short: "Tools: list, show, digest, pin, review"}
+	cmd.AddCommand(a.toolPinCommand(), a.toolReviewCommand(), a.toolDigestCommand(),
+		&cobra.Command{Use: "list", Short: "List tools", Args: cobra.NoArgs, RunE: a.toolList},
+		&cobra.Command{Use: "show NAME", Short: "Show one: what it runs in on this host, and what would keep it from starting", Args: cobra.ExactArgs(1), RunE: a.toolShow})
 	return cmd
 }
 

@@ -38,6 +38,10 @@ func (s *Server) ops() []admin.Op {
 
 		{Pattern: "GET /v1/workflows", Name: "workflow.list", Do: s.opWorkflows},
 		{Pattern: "GET /v1/workflows/{name}", Name: "workflow.show", Do: s.opWorkflow},
+		{Pattern: "GET /v1/tools", Name: "tool.list", Do: s.opTools},
+		{Pattern: "GET /v1/tools/{name}", Name: "tool.show", Do: s.opTool},
+		{Pattern: "GET /v1/sandboxes", Name: "sandbox.list", Do: s.opSandboxes},
+		{Pattern: "GET /v1/sandboxes/{id}", Name: "sandbox.show", Do: s.opSandbox},
 		{Pattern: "GET /v1/tools/{name}/review", Name: "tool.review", Role: "author", Do: s.opToolReview},
 		{Pattern: "GET /v1/policy/export", Name: "policy.export", Do: s.opExport},
 

@@ -244,7 +244,7 @@ func (s *Session) finish(recorded, crashed bool) {
 }
 
 func (s *Session) claimed() Claimed {
-	out := Claimed{Claim: s.claim, About: s.about, Launch: s.launch, Started: s.begun}
+	out := Claimed{Claim: s.claim, About: s.about, Launch: s.launch, Started: s.begun, Now: s.box.Now}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out.Calls = s.calls

@@ -49,6 +49,8 @@ type Box interface {
 	Start(ctx context.Context) error
 	Stdin() io.WriteCloser
 	Stdout() io.Reader
+	// Now is what the tool used and did so far; no Activity where its driver sees nothing.
+	Now() (Usage, *Activity)
 	// Done is closed when the tool has ended, for whatever cause.
 	Done() <-chan struct{}
 	// Destroy ends the tool, its identity and its way out at once, then removes everything of it. It may be called again.
@@ -246,6 +248,8 @@ type Claimed struct {
 	Started time.Time
 	Calls   uint64
 	Call    remit.DecisionID // the one that it serves now; empty: none
+	// Now is what it used and did so far.
+	Now func() (Usage, *Activity)
 }
 
 // List returns the started sandboxes, in no order.

@@ -29,10 +29,11 @@ type process struct {
 	call   func() (tool.Call, bool)
 }
 
-func (p *process) About() tool.About     { return p.about }
-func (p *process) Stdin() io.WriteCloser { return p.in }
-func (p *process) Stdout() io.Reader     { return p.out }
-func (p *process) Done() <-chan struct{} { return p.done }
+func (p *process) About() tool.About                     { return p.about }
+func (p *process) Stdin() io.WriteCloser                 { return p.in }
+func (p *process) Stdout() io.Reader                     { return p.out }
+func (p *process) Now() (u tool.Usage, a *tool.Activity) { return }
+func (p *process) Done() <-chan struct{}                 { return p.done }
 func (p *process) Start(context.Context) error {
 	if err := p.cmd.Start(); err != nil {
 		return err
