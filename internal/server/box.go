@@ -49,10 +49,17 @@ var _ tool.Box = (*box)(nil)
 
 // makeBox makes the sandbox of a claim. It is claimed before any credential comes near it.
 func (s *Server) makeBox(ctx context.Context, o tool.Order) (_ tool.Box, err error) {
-	b, err := s.prepareBox(ctx, o.Tool, true)
-	if err != nil {
-		return nil, err
+	b := s.spares.take(ctx, o.Tool)
+	if b == nil {
+		if b, err = s.prepareBox(ctx, o.Tool, true); err != nil {
+			return nil, err
+		}
 	}
+	defer func() {
+		if err == nil {
+			s.spares.refill(o.Tool) // for the next run
+		}
+	}()
 	defer func() {
 		if err != nil {
 			_, derr := b.Destroy(ctx)
@@ -227,6 +234,18 @@ func (b *box) Stdout() io.Reader { return b.instance.Stdout() }
 // Done implements tool.Box.
 func (b *box) Done() <-chan struct{} { return b.instance.Done() }
 
+// Now implements tool.Box.
+func (b *box) Now() (tool.Usage, *tool.Activity) {
+	u, _ := b.instance.Usage() // a host without limits counts nothing
+	usage := tool.Usage{Peak: u.Peak, CPU: u.CPU, Throttled: u.Throttled, Output: u.Output}
+	a := b.instance.Activity()
+	if a == nil {
+		return usage, nil
+	}
+	return usage, &tool.Activity{Executed: a.Executed, Opened: a.Opened, Connected: a.Connected, Programs: a.Programs, Addresses: a.Addresses, More: a.More,
+		Dropped: a.Dropped}
+}
+
 // Destroy implements tool.Box: the way out first, then the identity and what was given to it, then the sandbox.
 func (b *box) Destroy(ctx context.Context) (tool.Report, error) {
 	if b.gate != nil {
@@ -244,13 +263,11 @@ func (b *box) Destroy(ctx context.Context) (tool.Report, error) {
 		s.store.Tighten(remit.LaunchKey(b.launch))
 		_ = s.endOf(ctx, func(l *remit.Lease) bool { return l.Launch == b.launch }, "its sandbox ended", "remit") // it is tried again
 	}
-	usage, _ := b.instance.Usage() // of what is about to go
+	r := tool.Report{}
+	r.Usage, _ = b.Now() // before it goes
 	err := b.instance.Destroy(ctx)
-	r := tool.Report{Usage: tool.Usage{Peak: usage.Peak, CPU: usage.CPU, Throttled: usage.Throttled, Output: usage.Output}, Stderr: b.instance.Stderr()}
-	if a := b.instance.Activity(); a != nil {
-		r.Activity = &tool.Activity{Executed: a.Executed, Opened: a.Opened, Connected: a.Connected, Programs: a.Programs, Addresses: a.Addresses,
-			More: a.More, Dropped: a.Dropped}
-	}
+	_, r.Activity = b.Now() // all of it
+	r.Stderr = b.instance.Stderr()
 	select {
 	case <-b.instance.Done():
 		exit, _ := b.instance.Wait(ctx) // it is done

@@ -26,6 +26,7 @@ func (s *Server) openTools(executable string) (err error) {
 	}
 	folder := filepath.Dir(s.cfg.Workload) // its path is short, as those of sockets have to be
 	s.sandboxes = sandboxes{executable: executable, drivers: filepath.Join(folder, "sandbox"), sockets: filepath.Join(folder, "b")}
+	s.spares = spares{server: s, byTool: map[remit.Name]*spare{}}
 	if s.toolFiles, err = tool.NewFiles(s.path(dirTools)); err != nil {
 		return err
 	}
@@ -65,6 +66,7 @@ func (s *Server) sweepSandboxes(ctx context.Context) error {
 // closeTools ends all sandboxes.
 func (s *Server) closeTools() error {
 	s.claims.Close()
+	s.spares.close()
 	return s.sandboxes.close()
 }
 
@@ -99,10 +101,12 @@ func (s *Server) endClaims(ctx context.Context, why string, match func(tool.Clai
 
 // endChanged ends the sandboxes of tools that the revision has not, or has otherwise.
 func (s *Server) endChanged(ctx context.Context, next *revision) {
-	s.endClaims(ctx, "the tool's configuration changed", func(c tool.Claim, t *remit.Tool) bool {
-		now, ok := next.set.Tools[c.Tool]
+	changed := func(name remit.Name, t *remit.Tool) bool {
+		now, ok := next.set.Tools[name]
 		return !ok || !sameTool(&now, t)
-	})
+	}
+	s.spares.giveUp(func(o *spare) bool { return changed(o.tool.Name, &o.tool) })
+	s.endClaims(ctx, "the tool's configuration changed", func(c tool.Claim, t *remit.Tool) bool { return changed(c.Tool, t) })
 }
 
 // describeLocal starts the tool's server in a sandbox outside any run, without identity and way out, and asks for its tools.

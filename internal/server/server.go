@@ -110,6 +110,7 @@ type Server struct {
 	toolFiles *tool.Files
 	egress    *egress.Proxy
 	claims    *tool.Catalogue // the tools that run in sandboxes
+	spares    spares
 }
 
 // LibraryLogs sends what client-go writes to its global logger to log. A program calls it before New.
