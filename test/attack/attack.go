@@ -63,7 +63,7 @@ type scriptCommand = func(ts *testscript.TestScript, neg bool, args []string)
 func (a *attack) commands() map[string]scriptCommand {
 	own := map[string]func(*testscript.TestScript, []string) error{
 		"become": a.become, "start": a.start, "token": a.token, "jwt": a.jwt, "forge": a.forge, "certificate": a.certificate,
-		"operator": a.operator, "grab": a.grab, "fill": a.fill, "desk": a.desk, "sign": a.sign, "reload": a.reload, "digest": a.digest, "jobtoken": a.jobToken,
+		"operator": a.operator, "grab": a.grab, "carry": a.carry, "fill": a.fill, "desk": a.desk, "sign": a.sign, "reload": a.reload, "digest": a.digest, "jobtoken": a.jobToken,
 		"allowed": a.isAllowed, "answered": a.isAnswered, "refused": a.isRefused, "race": a.race, "storm": a.storm, "restart": a.restart, "flip": a.flip,
 		"configure": a.configure, "eventually": a.eventually, "grant": a.grant, "suspend": a.suspend, "slowly": a.slowly, "launch": a.launch, "together": a.together, "downgrade": a.downgrade,
 		"flood": a.flood, "spoil": a.spoil, "receipt": a.receipt, "savetext": a.savetext, "protobuf": a.protobuf, "cluster": a.clusterAdmin,
@@ -104,7 +104,7 @@ func (a *attack) asking() map[string]func(*testscript.TestScript, []string) (*an
 	return map[string]func(*testscript.TestScript, []string) (*answer, error){
 		"evaluate": a.evaluate, "ask": a.ask, "send": a.send, "manage": a.manage, "attempt": a.attempt, "fetch": a.fetch, "tool": a.tool, "kube": a.kube,
 		"raw": a.raw, "readable": a.readable, "terminal": a.terminal,
-		"login": a.login, "finish": a.finish, "call": a.call,
+		"login": a.login, "finish": a.finish, "call": a.call, "mcp": a.mcp,
 	}
 }
 

@@ -55,8 +55,10 @@ type lab struct {
 
 	clock     *processClock // of the server, once it was touched
 	registry  *httptest.Server
-	index     string    // an image for two platforms, with digest
-	platforms [2]string // their digests
+	payments  *httptest.Server // what tools in sandboxes post to
+	boxes     []string         // what boxFiles names, and what it is
+	index     string           // an image for two platforms, with digest
+	platforms [2]string        // their digests
 
 	provider     *logintest.Provider // nil: node or its packages are not there
 	stopProvider func()
@@ -71,7 +73,7 @@ func newLab(ctx context.Context, binary string, withCluster bool) (*lab, error) 
 	if l.dir, err = os.MkdirTemp("", "ra-"); err != nil { // short: sockets live in it
 		return l, err
 	}
-	steps := []func(context.Context, string) error{l.copyBinary, l.initialise, l.makeSigners, l.startDesk, l.startIssuer, l.startProvider, l.pushIndex}
+	steps := []func(context.Context, string) error{l.copyBinary, l.initialise, l.makeSigners, l.makeBoxes, l.startDesk, l.startIssuer, l.startProvider, l.pushIndex}
 	if withCluster {
 		steps = append(steps, l.startCluster)
 	}
@@ -257,6 +259,9 @@ func (l *lab) close() {
 	}
 	if l.registry != nil {
 		l.registry.Close()
+	}
+	if l.payments != nil {
+		l.payments.Close()
 	}
 	if l.cluster != nil {
 		l.cluster.close()

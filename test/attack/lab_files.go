@@ -33,7 +33,7 @@ func (l *lab) writeFiles(context.Context, string) error {
 		return err
 	}
 	files := strings.NewReplacer("@TOOL@", tool, "@REMIT@", own, "@DIR@", l.dir, "@DESK@", l.desk.url, "@ISSUER@", l.issuer.URL, "@UID_DEPLOY@", fmt.Sprint(deployUID), "@UID_OTHER@",
-		fmt.Sprint(otherUID), "@UID_IDLE@", fmt.Sprint(idleUID), "@UID_WORKER@", fmt.Sprint(workerUID), "@UID_GATE@", fmt.Sprint(gateUID)).Replace(labFiles)
+		fmt.Sprint(otherUID), "@UID_IDLE@", fmt.Sprint(idleUID), "@UID_WORKER@", fmt.Sprint(workerUID), "@UID_GATE@", fmt.Sprint(gateUID)).Replace(labFiles + strings.NewReplacer(l.boxes...).Replace(boxFiles))
 	if l.cluster != nil {
 		files += l.cluster.file(l)
 	}

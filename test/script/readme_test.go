@@ -12,7 +12,7 @@ import (
 )
 
 // groups are the commands that have commands below them: their verb is two words.
-var groups = []string{"agent", "credential", "evidence", "grant", "ledger", "policy", "run", "workflow"}
+var groups = []string{"agent", "credential", "evidence", "grant", "ledger", "policy", "run", "sandbox", "tool", "workflow"}
 
 // commandOf returns the verb of a command line that begins with remit: "serve", "run start".
 func commandOf(line string) string {

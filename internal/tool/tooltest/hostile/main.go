@@ -35,6 +35,7 @@ type message struct {
 var (
 	out     sync.Mutex
 	changed string // a suffix of descriptions
+	lately  string // what came of the last "later"
 )
 
 func main() {
@@ -63,7 +64,7 @@ func main() {
 
 func list() []any {
 	var all []any
-	for name, args := range map[string]string{"echo": "text", "refund": "url,customer,amount,post", "later": "url,customer,amount", "crash": "", "hang": "", "flood": "",
+	for name, args := range map[string]string{"echo": "text", "refund": "url,customer,amount,post", "later": "url,customer,amount", "lately": "", "crash": "", "hang": "", "flood": "",
 		"bad": "", "identity": "", "change": "", "read": "path", "dial": "address", "environment": "", "memory": ""} {
 		properties := map[string]any{}
 		for _, a := range strings.FieldsFunc(args, func(r rune) bool { return r == ',' }) {
@@ -91,9 +92,16 @@ func serve(m *message) {
 		go func() {
 			time.Sleep(500 * time.Millisecond)
 			got, err := post(text("url"), a["customer"], a["amount"])
-			fmt.Fprintln(os.Stderr, "later:", got, err)
+			out.Lock()
+			lately = fmt.Sprint(got, err)
+			out.Unlock()
 		}()
 		result(m.ID, "soon", nil)
+	case "lately":
+		out.Lock()
+		got := lately
+		out.Unlock()
+		result(m.ID, got, nil)
 	case "crash":
 		os.Exit(3)
 	case "hang":
@@ -134,6 +142,9 @@ func serve(m *message) {
 }
 
 func post(url string, customer, amount any) (string, error) {
+	if url == "" {
+		url = os.Getenv("PAYMENTS") + "/refunds"
+	}
 	body, err := json.Marshal(map[string]any{"customer": customer, "amount": amount})
 	if err != nil {
 		return "", err
