@@ -66,13 +66,13 @@ OTHERS
   - {name: see, who: agent/deploy, action: mcp.call, target: issue-refund/echo, sandbox: process, where: {text: {any: true}}}
 `
 
-// payments is what the tool posts to.
-type payments struct {
+// paymentService is what the tool posts to.
+type paymentService struct {
 	mu   sync.Mutex
 	seen []string // Authorization and body
 }
 
-func (p *payments) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (p *paymentService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b, _ := io.ReadAll(r.Body)
 	p.mu.Lock()
 	p.seen = append(p.seen, r.Header.Get("Authorization")+" "+string(b))
@@ -80,7 +80,7 @@ func (p *payments) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprint(w, "paid")
 }
 
-func (p *payments) all() []string {
+func (p *paymentService) all() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append([]string(nil), p.seen...)
@@ -88,7 +88,7 @@ func (p *payments) all() []string {
 
 type refunds struct {
 	*fixture
-	payments *payments
+	payments *paymentService
 	url      string
 	folder   string // of the tool's files
 	run      remit.Run
@@ -113,7 +113,7 @@ func setUpSandboxed(t *testing.T, tier string) *refunds {
 	f := setUp(t)
 	f.program = executable
 	f.restart()
-	r := &refunds{fixture: f, payments: &payments{}, folder: filepath.Join(f.dir, "refund")}
+	r := &refunds{fixture: f, payments: &paymentService{}, folder: filepath.Join(f.dir, "refund")}
 	srv := httptest.NewServer(r.payments)
 	t.Cleanup(srv.Close)
 	r.url = srv.URL

@@ -16,7 +16,7 @@ import (
 // ops is the management API: what each call does stands in the control_*.go files. Roles: author changes policy, responder
 // ends authority, approver answers what is held for people, auditor reads the ledger; starting and advancing runs is the workflow's own decision.
 func (s *Server) ops() []admin.Op {
-	return []admin.Op{
+	return append(s.toolOps(), []admin.Op{
 		{Pattern: "GET /v1/status", Name: "status", Do: s.opStatus},
 		{Pattern: "POST /v1/apply", Name: "apply", Role: "author", Writes: true, Do: s.opApply},
 		{Pattern: "POST /v1/apply/compare", Name: "apply.compare", Role: "author", Writes: true, Do: s.opCompare},
@@ -38,11 +38,6 @@ func (s *Server) ops() []admin.Op {
 
 		{Pattern: "GET /v1/workflows", Name: "workflow.list", Do: s.opWorkflows},
 		{Pattern: "GET /v1/workflows/{name}", Name: "workflow.show", Do: s.opWorkflow},
-		{Pattern: "GET /v1/tools", Name: "tool.list", Do: s.opTools},
-		{Pattern: "GET /v1/tools/{name}", Name: "tool.show", Do: s.opTool},
-		{Pattern: "GET /v1/sandboxes", Name: "sandbox.list", Do: s.opSandboxes},
-		{Pattern: "GET /v1/sandboxes/{id}", Name: "sandbox.show", Do: s.opSandbox},
-		{Pattern: "GET /v1/tools/{name}/review", Name: "tool.review", Role: "author", Do: s.opToolReview},
 		{Pattern: "GET /v1/policy/export", Name: "policy.export", Do: s.opExport},
 
 		{Pattern: "GET /v1/runs", Name: "run.list", Do: s.opRuns},
@@ -76,6 +71,17 @@ func (s *Server) ops() []admin.Op {
 		{Pattern: "POST /v1/ledger/{seq}/check", Name: "ledger.check", Role: "auditor", Writes: true, Do: s.opCheck},
 		{Pattern: "POST /v1/ledger/erase", Name: "ledger.erase", Role: "admin", Writes: true, Do: s.opErase},
 		{Pattern: "GET /v1/why/{id}", Name: "why", Do: s.opWhy},
+	}...)
+}
+
+// toolOps are the calls about tools and what they run in.
+func (s *Server) toolOps() []admin.Op {
+	return []admin.Op{
+		{Pattern: "GET /v1/tools", Name: "tool.list", Do: s.opTools},
+		{Pattern: "GET /v1/tools/{name}", Name: "tool.show", Do: s.opTool},
+		{Pattern: "GET /v1/sandboxes", Name: "sandbox.list", Do: s.opSandboxes},
+		{Pattern: "GET /v1/sandboxes/{id}", Name: "sandbox.show", Do: s.opSandbox},
+		{Pattern: "GET /v1/tools/{name}/review", Name: "tool.review", Role: "author", Do: s.opToolReview},
 	}
 }
 
