@@ -102,17 +102,6 @@ func serve(m *message) {
 		got := lately
 		out.Unlock()
 		result(m.ID, got, nil)
-	case "crash":
-		os.Exit(3)
-	case "hang":
-		fmt.Fprintln(os.Stderr, "hanging")
-		time.Sleep(time.Hour)
-	case "flood":
-		for {
-			_, _ = os.Stdout.Write(bytes.Repeat([]byte("x"), 64<<10))
-		}
-	case "bad":
-		say(map[string]any{"jsonrpc": "2.0", "id": m.ID, "result": []int{1}})
 	case "identity":
 		got, err := identity()
 		result(m.ID, got, err)
@@ -131,6 +120,25 @@ func serve(m *message) {
 		result(m.ID, "connected", err)
 	case "environment":
 		result(m.ID, strings.Join(os.Environ(), "\n"), nil)
+	default:
+		misbehave(m)
+	}
+}
+
+// misbehave does what no tool should.
+func misbehave(m *message) {
+	switch m.Params.Name {
+	case "crash":
+		os.Exit(3)
+	case "hang":
+		fmt.Fprintln(os.Stderr, "hanging")
+		time.Sleep(time.Hour)
+	case "flood":
+		for {
+			_, _ = os.Stdout.Write(bytes.Repeat([]byte("x"), 64<<10))
+		}
+	case "bad":
+		say(map[string]any{"jsonrpc": "2.0", "id": m.ID, "result": []int{1}})
 	case "memory":
 		var all [][]byte
 		for {
