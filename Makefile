@@ -89,6 +89,11 @@ $(BIN)/govulncheck: test/tools/go.mod
 $(BIN)/staticcheck: test/tools/go.mod
 	$(GO) -C test/tools build -o $(abspath $@) honnef.co/go/tools/cmd/staticcheck
 
+# The support desk: a hijacked orchestrator, four tools in gVisor sandboxes, an internal API; needs root and python3.
+.PHONY: demo-tools
+demo-tools: $(BIN)/remit node
+	$(GO) run ./test/support -remit $(BIN)/remit
+
 demo: $(BIN)/remit $(if $(filter own,$(CLUSTER)),$(BIN)/kubectl,apiserver)
 	$(GO) run ./test/demo -remit $(BIN)/remit -apiserver $(BIN)/remit-test-apiserver -kubectl $(BIN)/kubectl
 

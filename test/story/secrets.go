@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // Search looks for secrets, in each form in which one could have been written, in everything below the story's folder (store, write-ahead
@@ -22,8 +23,12 @@ func (s *Story) Search(secrets []string, kept ...string) error {
 		return errors.New("there is no secret to look for")
 	}
 	places := map[string]string{}
+	var own syscall.Stat_t
+	if err := syscall.Stat(s.Dir, &own); err != nil {
+		return err
+	}
 	err := filepath.WalkDir(s.Dir, func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && !strings.HasPrefix(path, s.Path("bin")) && !slices.Contains(kept, path) {
+		if err == nil && d.Type().IsRegular() && !mounted(path, own.Dev) && !strings.HasPrefix(path, s.Path("bin")) && !slices.Contains(kept, path) {
 			places[strings.TrimPrefix(path, s.Dir)] = path
 		}
 		return err
@@ -57,6 +62,12 @@ func (s *Story) Search(secrets []string, kept ...string) error {
 	}
 	s.Told("%s", fmt.Sprintf("none of %d secrets stands in %d files of %d MB", len(secrets), len(places), searched>>20), 0)
 	return nil
+}
+
+// mounted reports whether something is mounted over a file, such as a namespace: that is nothing that was written.
+func mounted(path string, dir uint64) bool {
+	var st syscall.Stat_t
+	return syscall.Stat(path, &st) == nil && st.Dev != dir
 }
 
 // written names the form in which a secret stands in b; empty when it does not.
