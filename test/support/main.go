@@ -45,7 +45,9 @@ func (s *support) chapters() []story.Chapter {
 		{Name: "What the world saw", Do: s.world},
 		{Name: "What the ledger says of the sandboxes", Do: s.sandboxes},
 		{Name: "The ledger", Do: s.Ledger},
-		{Name: "No secret was written", Do: func(context.Context) error { return s.Search([]string{s.key, s.canary}, s.Path("desk.key"), s.Path("outside.txt")) }},
+		{Name: "No secret was written", Do: func(context.Context) error {
+			return s.Search([]string{s.key, s.canary}, s.Path("desk.key"), s.Path("outside.txt"))
+		}},
 	}
 }
 

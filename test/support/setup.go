@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"remit/internal/tool"
 	"remit/test/story"
 )
 
@@ -137,7 +138,7 @@ func (s *support) init(ctx context.Context) error {
 }
 
 // configure takes the example's own files, and puts in what a user of the example would: folders, digests, addresses.
-func (s *support) configure(ctx context.Context) error {
+func (s *support) configure(context.Context) error {
 	put := map[string][][2]string{
 		"agents.yaml":  {{digit(1), ""}},
 		"target.yaml":  {{"url: https://desk.company.example\n", "url: " + s.desk + "\nca: " + s.Path("desk-ca.pem") + "\naddresses: [127.0.0.1]\n"}, {"/etc/remit/secrets/desk", s.Path("desk.key")}},
@@ -149,11 +150,11 @@ func (s *support) configure(ctx context.Context) error {
 		return err
 	}
 	for i, name := range []string{"filesystem", "memory", "desk", "runner"} {
-		digest := s.Remit(ctx, "tool", "digest", s.Path("tools", name))
-		if digest.Code != 0 {
-			return fmt.Errorf("%s", digest)
+		digest, err := tool.Digest(s.Path("tools", name))
+		if err != nil {
+			return err
 		}
-		put["tools.yaml"] = append(put["tools.yaml"], [2]string{"/opt/support/" + name, s.Path("tools", name)}, [2]string{digit(i + 2), strings.TrimSpace(digest.Out)})
+		put["tools.yaml"] = append(put["tools.yaml"], [2]string{"/opt/support/" + name, s.Path("tools", name)}, [2]string{digit(i + 2), string(digest)})
 	}
 	for name, all := range put {
 		b, err := os.ReadFile(filepath.Join(s.examples, "config", name))
