@@ -63,7 +63,7 @@ func (s *support) build(ctx context.Context) error {
 		return err
 	}
 	for name, to := range map[string]string{"agent": s.Path("bin", "agent"), "desk": s.Path("tools", "desk", "desk"), "runner": s.Path("tools", "runner", "runner")} {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", to, "./"+filepath.Join(s.examples, name))
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", to, "remit/examples/support/"+name)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("build %s: %w: %s", name, err, out)
