@@ -84,7 +84,7 @@ attempt("write a program", lambda: open("/usr/bin/sh", "wb").write(b"x"))
 `
 
 const files = `
-for name in ("%s", "%s", "/etc/shadow", "/root/.ssh/id_ed25519", "/var/run/docker.sock"):
+for name in ("%s", "%s", "/etc/shadow", "/etc/ssh/ssh_host_ed25519_key", "/var/run/docker.sock"):
     attempt(name, lambda: open(name, "rb").read(300))
 `
 
