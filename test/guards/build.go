@@ -16,6 +16,9 @@ import (
 // switchEnv names the guard that a test binary runs without. Tests that start other processes hand it on.
 const switchEnv = "REMIT_GUARD_OFF"
 
+// overlayEnv names the overlay, for tests that build the programs that they start.
+const overlayEnv = "REMIT_GUARD_OVERLAY"
+
 // helper is added to every package that has guards.
 const helper = `// SPDX-License-Identifier: Apache-2.0
 
@@ -109,7 +112,7 @@ func (w *workshop) test(ctx context.Context, m *mark, name, guard string, short 
 	}
 	cmd := exec.CommandContext(ctx, w.built[m.Dir], args...)
 	cmd.Dir = filepath.Join(w.root, m.Dir)
-	cmd.Env = append(os.Environ(), switchEnv+"="+guard)
+	cmd.Env = append(os.Environ(), switchEnv+"="+guard, overlayEnv+"="+w.overlay)
 	cmd.WaitDelay = time.Second // a child may keep the pipe open
 	out, err := cmd.CombinedOutput()
 	text := string(out)

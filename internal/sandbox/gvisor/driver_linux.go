@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package gvisor is the sandbox driver of tier kernel: gVisor, a kernel in user space, inside our own binary. It needs no virtual
-// machine, no daemon and no other file; it needs root.
+// machine, no daemon and no other file; it needs root, or user namespaces.
 //
 // The parts of gVisor are this program, started again under other names (Dispatch): one makes the sandbox and ends, one is the
 // sandbox's kernel, one opens files for it. gVisor's code inside this process only sends messages to that kernel. State stands in
@@ -185,6 +185,7 @@ func (d *Driver) runCreate(ctx context.Context, g *guest, flags []string, pipes 
 	if g.group != nil {
 		cmd.Env = append(cmd.Env, joinVariable+"="+strings.Join(g.group.Join(), ":"))
 	}
+	cmd.SysProcAttr = asRoot()
 	ends := pipes.Guest()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = ends[0], ends[1], ends[2]
 	err := cmd.Run()
@@ -193,6 +194,17 @@ func (d *Driver) runCreate(ctx context.Context, g *guest, flags []string, pipes 
 		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(pipes.Complaint()))
 	}
 	return nil
+}
+
+// asRoot makes the maker of a sandbox root of a user namespace where this process is not root of the host: of our own user, and of nobody
+// else. What it mounts is seen by itself and the sandbox.
+func asRoot() *syscall.SysProcAttr {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	return &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}}
 }
 
 // Sweep removes what processes that are gone left behind.
@@ -230,8 +242,11 @@ func (d *Driver) Sweep(context.Context) error {
 
 const sweepWithin = 10 * time.Second
 
-// unpin removes the mount that gVisor leaves in its folder.
+// unpin removes the mount that gVisor leaves in its folder. Without root it went with the process that made it (asRoot).
 func (d *Driver) unpin() error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
 	pin := filepath.Join(d.root(), "null-netns")
 	if err := syscall.Unmount(pin, syscall.MNT_DETACH); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOENT) {
 		return fmt.Errorf("unmount %s: %w", pin, err)
@@ -275,7 +290,7 @@ func problem(err error) sandbox.Problem {
 	p := sandbox.Problem{What: err.Error(), Fix: "see docs/sandbox.md, What a host needs"}
 	switch {
 	case os.Geteuid() != 0:
-		p.Fix = "run remit serve as root, or in a user namespace of its own: unshare -Urmn remit serve"
+		p.Fix = "run remit serve as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1 and, on Ubuntu, kernel.apparmor_restrict_unprivileged_userns=0; under systemd RestrictNamespaces= has to allow them"
 	case strings.Contains(p.What, "no such file or directory") && strings.Contains(p.What, "/proc/self/exe"):
 		p.Fix = "build remit statically: CGO_ENABLED=0, as make build does"
 	case strings.Contains(p.What, "operation not permitted"):

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"remit"
@@ -25,11 +26,15 @@ func TestMain(m *testing.M) {
 	if os.Geteuid() != 0 {
 		os.Exit(m.Run())
 	}
-	code, err := sandboxtest.Main(m, &executable, &state)
+	code, err := sandboxtest.Main(m, &executable, &state, open)
 	if err != nil {
 		panic(err)
 	}
 	os.Exit(code)
+}
+
+func open(state, executable string) (sandbox.Driver, error) {
+	return gvisor.New(gvisor.Config{State: state, Executable: executable})
 }
 
 func driver(t *testing.T) sandbox.Driver {
@@ -37,12 +42,12 @@ func driver(t *testing.T) sandbox.Driver {
 	if os.Geteuid() != 0 {
 		t.Skip("gVisor sandboxes need root")
 	}
-	d, err := gvisor.New(gvisor.Config{State: state, Executable: executable})
+	d, err := open(state, executable)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
+		if err := d.(io.Closer).Close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -50,7 +55,7 @@ func driver(t *testing.T) sandbox.Driver {
 }
 
 func TestSuite(t *testing.T) {
-	sandboxtest.Test(t, sandboxtest.Suite{New: driver, Executable: executable, Kernel: regexp.MustCompile(`gvisor$`), Left: left,
+	sandboxtest.Test(t, sandboxtest.Suite{New: driver, Executable: executable, State: state, Kernel: regexp.MustCompile(`gvisor$`), Left: left,
 		Refused: map[string]string{
 			// gVisor has these itself; none reaches the host.
 			"socket=netlink": `^ok$`, "keyctl": `^ok$`, "list=/sys/kernel": `^ok$`, "newuser": `^ok$`,
@@ -137,5 +142,59 @@ func TestCheckpoint(t *testing.T) {
 		spec.ID, spec.Image, spec.Sockets = "", image, sandboxtest.Short(t)
 		again := sandboxtest.Start(t, d, spec)
 		talk(again, bufio.NewReader(again.Stdout()), "c", "3 c")
+	}
+}
+
+// withoutRoot names the folder of a program and a state, for a run of this test as another user.
+const withoutRoot = "REMIT_TEST_WITHOUT_ROOT"
+
+// TestWithoutRoot: a server of another user runs gVisor in a user namespace, and nothing is left.
+func TestWithoutRoot(t *testing.T) {
+	if dir := os.Getenv(withoutRoot); dir != "" {
+		d, err := gvisor.New(gvisor.Config{State: filepath.Join(dir, "state"), Executable: filepath.Join(dir, "box")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := d.Probe(t.Context()); !r.Works {
+			t.Fatalf("%+v", r)
+		}
+		r := sandboxtest.Run(t, d, sandbox.Spec{Command: sandboxtest.Shell("id -u; cat /etc/shadow 2>&1; exit 3")})
+		if r.Out != "65534\ncat: /etc/shadow: No such file or directory\n" || r.Exit.Code != 3 {
+			t.Errorf("%+v", r)
+		}
+		sandboxtest.Start(t, d, sandbox.Spec{Command: sandboxtest.Shell("sleep 100")})
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+		if out, _ := exec.Command("ps", "axww", "-o", "args").Output(); strings.Contains(string(out), dir+"/state") {
+			t.Errorf("%s is left", out)
+		}
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root can start a process of another user")
+	}
+	dir := sandboxtest.Short(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, from := range map[string]string{"box": executable, "test": self} {
+		b, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(dir, "test"), "-test.run=^TestWithoutRoot$", "-test.v")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), withoutRoot+"="+dir, "TMPDIR="+dir, "HOME="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1234, Gid: 1234}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("as another user: %v: %s", err, out)
 	}
 }

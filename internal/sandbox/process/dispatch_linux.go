@@ -90,9 +90,31 @@ func giveUp(o order) error {
 			return fmt.Errorf("limit a process: %w", err)
 		}
 	}
+	if err := forgo(o); err != nil {
+		return err
+	}
+	var err error
+	err = landlock.V5.BestEffort().RestrictPaths(landlock.RODirs("/"), landlock.RWFiles("/dev/null", "/dev/zero", "/dev/full"),
+		landlock.RWDirs(writable(o.Spec)...))
+	if err != nil {
+		return fmt.Errorf("restrict the files: %w", err)
+	}
+	// What this process was given by accident is not for the tool.
+	err = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("close what was inherited: %w", err)
+	}
+	err = filter()
+	return err
+}
+
+// forgo gives up user and capabilities. Dropping those that are held is one of two layers, as executing does it, too.
+func forgo(o order) error {
 	// Locked: no root without capabilities gets them back by executing.
 	const noRoot = 1<<0 | 1<<1 | 1<<2 | 1<<3 | 1<<5
-	if err := unix.Prctl(unix.PR_SET_SECUREBITS, noRoot, 0, 0, 0); err != nil {
+	var err error
+	err = unix.Prctl(unix.PR_SET_SECUREBITS, noRoot, 0, 0, 0)
+	if err != nil {
 		return fmt.Errorf("lock the capabilities: %w", err)
 	}
 	for c := uintptr(0); c <= 63; c++ {
@@ -111,15 +133,7 @@ func giveUp(o order) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("forgo new privileges: %w", err)
 	}
-	if err := landlock.V5.BestEffort().RestrictPaths(landlock.RODirs("/"), landlock.RWFiles("/dev/null", "/dev/zero", "/dev/full"),
-		landlock.RWDirs(writable(o.Spec)...)); err != nil {
-		return fmt.Errorf("restrict the files: %w", err)
-	}
-	// What this process was given by accident is not for the tool.
-	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("close what was inherited: %w", err)
-	}
-	return filter()
+	return nil
 }
 
 func writable(s sandbox.Spec) []string {

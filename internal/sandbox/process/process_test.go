@@ -3,9 +3,11 @@
 package process_test
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -23,11 +25,19 @@ func TestMain(m *testing.M) {
 	if os.Geteuid() != 0 {
 		os.Exit(m.Run())
 	}
-	code, err := sandboxtest.Main(m, &executable, &state)
+	code, err := sandboxtest.Main(m, &executable, &state, open)
 	if err != nil {
 		panic(err)
 	}
 	os.Exit(code)
+}
+
+func open(state, executable string) (sandbox.Driver, error) {
+	executable, err := sandboxtest.Unguarded(executable, "remit-process-box")
+	if err != nil {
+		return nil, err
+	}
+	return process.New(process.Config{State: state, Executable: executable})
 }
 
 func driver(t *testing.T) sandbox.Driver {
@@ -35,12 +45,12 @@ func driver(t *testing.T) sandbox.Driver {
 	if os.Geteuid() != 0 {
 		t.Skip("process sandboxes are tested as root")
 	}
-	d, err := process.New(process.Config{State: state, Executable: executable})
+	d, err := open(state, executable)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
+		if err := d.(io.Closer).Close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -53,7 +63,7 @@ func TestSuite(t *testing.T) {
 		t.Fatal(err)
 	}
 	release := unix.ByteSliceToString(host.Release[:]) // the host's kernel: what this tier does not protect
-	sandboxtest.Test(t, sandboxtest.Suite{New: driver, Executable: executable, Kernel: regexp.MustCompile("^" + regexp.QuoteMeta(release) + "$"), Left: left})
+	sandboxtest.Test(t, sandboxtest.Suite{New: driver, Executable: executable, State: state, Kernel: regexp.MustCompile("^" + regexp.QuoteMeta(release) + "$"), Left: left})
 }
 
 func left(id remit.SandboxID) []string {
@@ -78,5 +88,35 @@ func left(id remit.SandboxID) []string {
 func TestProbe(t *testing.T) {
 	if r := driver(t).Probe(t.Context()); !r.Works {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestLayers: each layer by what it alone refuses or shows, where the others would let it pass or hide it.
+func TestLayers(t *testing.T) {
+	d := driver(t)
+	fd, err := unix.FcntlInt(0, unix.F_DUPFD, 200) // something of this process's that forgot to be closed on execution
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd) //nolint:errcheck // a test's
+	rows := map[string]string{
+		"bounding": "0000000000000000", "securebits": "0x2f", "ids": "uid 65534 gid 65534 groups []",
+		"seccomp":                                "2",                                    // filtered
+		"socket=vsock":                           "operation not permitted",              // by the filter: the family is there
+		"open=/dev/urandom":                      "open /dev/urandom: permission denied", // by landlock: its mode lets everybody
+		"open=/dev/null":                         "ok",
+		"mounted=/":                              "read-only true nosuid true nodev true",
+		"mounted=/usr":                           "read-only true nosuid true nodev true",
+		"list=/proc/self/fd/" + strconv.Itoa(fd): "open /proc/self/fd/" + strconv.Itoa(fd) + ": no such file or directory",
+	}
+	command := []string{"/attack"}
+	for row := range rows {
+		command = append(command, row)
+	}
+	r := sandboxtest.Run(t, d, sandbox.Spec{Command: command, Mounts: []sandbox.Mount{{From: executable, At: "/attack"}}})
+	for row, want := range rows {
+		if !strings.Contains(r.Out, row+" "+want+"\n") {
+			t.Errorf("%s: want %q in %s%s", row, want, r.Out, r.Err)
+		}
 	}
 }

@@ -178,7 +178,9 @@ func enter(o order) error {
 		return fmt.Errorf("let go of the old root: %w", err)
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &attr); err != nil {
+	var err error
+	err = unix.MountSetattr(unix.AT_FDCWD, "/", 0, &attr)
+	if err != nil {
 		return fmt.Errorf("make the root read-only: %w", err)
 	}
 	return unix.Chdir(sandbox.ScratchAt)

@@ -19,8 +19,15 @@ import (
 )
 
 // Main builds the program that is the parts of sandboxes, statically, makes a folder for a driver's state, runs the tests and removes
-// both.
-func Main(m *testing.M, executable, state *string) (int, error) {
+// both. If this process is one that a test started to own a sandbox and be killed, it does that with the driver that own makes.
+func Main(m *testing.M, executable, state *string, own func(state, executable string) (sandbox.Driver, error)) (int, error) {
+	if dir := os.Getenv(ownerVariable); dir != "" {
+		d, err := own(dir, os.Getenv(ownerVariable+"_EXE"))
+		if err == nil {
+			err = beOwner(d)
+		}
+		return 1, err
+	}
 	dir, err := os.MkdirTemp("", "box")
 	if err != nil {
 		return 0, err
@@ -35,7 +42,11 @@ func Main(m *testing.M, executable, state *string) (int, error) {
 
 // Build builds one of the programs below this package, statically.
 func Build(name, to string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", to, "remit/internal/sandbox/sandboxtest/"+name)
+	args := []string{"build", "-trimpath", "-ldflags=-s -w", "-o", to}
+	if overlay := os.Getenv("REMIT_GUARD_OVERLAY"); overlay != "" { // test/guards switches off what the program does
+		args = append(args, "-overlay", overlay)
+	}
+	cmd := exec.Command("go", append(args, "remit/internal/sandbox/sandboxtest/"+name)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the parts of sandboxes: %w: %s", err, out)
@@ -103,3 +114,31 @@ func Start(t testing.TB, d sandbox.Driver, s sandbox.Spec) *sandbox.Instance {
 
 // Shell is a command of the shell.
 func Shell(lines ...string) []string { return []string{"/bin/sh", "-c", strings.Join(lines, "\n")} }
+
+// ownerVariable tells a process to own a sandbox: the folder of the driver's state.
+const ownerVariable = "REMIT_TEST_SANDBOX_OWNER"
+
+// beOwner starts a sandbox, says its name and waits to be killed.
+func beOwner(d sandbox.Driver) error {
+	i, err := d.Prepare(context.Background(), sandbox.Spec{ID: remit.NewSandboxID(), Command: Shell("sleep 1000 & sleep 1000")})
+	if err != nil {
+		return err
+	}
+	if err := i.Start(context.Background()); err != nil {
+		return err
+	}
+	fmt.Println(i.ID())
+	select {}
+}
+
+// Unguarded returns a program that becomes executable under the name, with the guard switched off that test/guards names: a sandbox's
+// parts get no environment. Without such a guard it is executable itself.
+func Unguarded(executable, name string) (string, error) {
+	guard := os.Getenv("REMIT_GUARD_OFF")
+	if guard == "" {
+		return executable, nil
+	}
+	at := executable + "-" + name
+	script := fmt.Sprintf("#!/bin/bash\nexport REMIT_GUARD_OFF=%q\nexec -a %s %s \"$@\"\n", guard, name, executable)
+	return at, os.WriteFile(at, []byte(script), 0o755)
+}

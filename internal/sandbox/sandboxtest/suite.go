@@ -3,14 +3,17 @@
 package sandboxtest
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,6 +29,7 @@ type Suite struct {
 	Kernel *regexp.Regexp
 	// Refused are rows that this driver refuses otherwise than the table: by row, what is said. Each is reasoned where it is set.
 	Refused map[string]string
+	State   string // the folder of the state of what New makes
 	// Without names tests of the suite that do not apply, with the reason.
 	Without map[string]string
 	// Left lists what a sandbox leaves on the host, by its id; empty when all is gone.
@@ -37,7 +41,7 @@ func Test(t *testing.T, s Suite) {
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"Isolation", s.isolation}, {"Sockets", s.sockets}, {"Mounts", s.mounts}, {"Limits", s.limits}, {"Nothing left", s.nothingLeft}, {"Sweep", s.sweep}} {
+	}{{"Isolation", s.isolation}, {"Sockets", s.sockets}, {"Mounts", s.mounts}, {"Limits", s.limits}, {"Nothing left", s.nothingLeft}, {"Sweep", s.sweep}, {"Killed owner", s.killedOwner}} {
 		if s.Without[c.name] == "" {
 			t.Run(c.name, c.run)
 		}
@@ -112,6 +116,12 @@ func (s Suite) isolation(t *testing.T) {
 	if r.Exit.Cause != sandbox.CauseExited {
 		t.Fatalf("it ended by %s %s: %s%s", r.Exit, r.Exit.Detail, r.Out, r.Err)
 	}
+	// Something of this process's that forgot to be closed on execution.
+	fd, err := syscall.Dup(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)                                                                        //nolint:errcheck // a test's
 	if r := Run(t, d, sandbox.Spec{Command: Shell("ls /proc/self/fd")}); r.Out != "0\n1\n2\n3\n" { // 3 is of ls itself
 		t.Errorf("files that are open: %q %q", r.Out, r.Err)
 	}
@@ -257,5 +267,39 @@ func (s Suite) sweep(t *testing.T) {
 	}
 	if err := i.Destroy(ctx); err != nil {
 		t.Error(err)
+	}
+}
+
+// killedOwner: a server that is killed leaves nothing once the next one has swept.
+func (s Suite) killedOwner(t *testing.T) {
+	d := s.New(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner := exec.Command(self, "-test.run=^$")
+	owner.Env, owner.Stderr = append(os.Environ(), ownerVariable+"="+s.State, ownerVariable+"_EXE="+s.Executable), os.Stderr
+	out, err := owner.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said, err := bufio.NewReader(out).ReadString('\n')
+	_ = owner.Process.Kill()
+	_ = owner.Wait()
+	id, perr := remit.ParseSandboxID(strings.TrimSpace(said))
+	if err != nil || perr != nil {
+		t.Fatalf("the owner said %q: %v", said, err)
+	}
+	if len(s.Left(id)) == 0 {
+		t.Error("the killed owner left nothing: the test sees nothing")
+	}
+	if err := d.Sweep(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if left := s.Left(id); len(left) > 0 {
+		t.Errorf("swept, and %q are left", left)
 	}
 }

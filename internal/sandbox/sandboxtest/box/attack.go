@@ -66,6 +66,18 @@ func try(what, of string) error {
 		return dial("tcp", of)
 	case "unix":
 		return dial("unix", of)
+	case "open": // for writing, what is there
+		f, err := os.OpenFile(of, os.O_WRONLY, 0)
+		if err == nil {
+			_ = f.Close()
+		}
+		return err
+	case "mounted":
+		var s unix.Statfs_t
+		if err := unix.Statfs(of, &s); err != nil {
+			return err
+		}
+		return fmt.Errorf("read-only %v nosuid %v nodev %v", s.Flags&unix.ST_RDONLY != 0, s.Flags&unix.ST_NOSUID != 0, s.Flags&unix.ST_NODEV != 0)
 	case "resolve":
 		_, err := net.LookupHost(of)
 		return err
@@ -90,12 +102,15 @@ func dial(network, address string) error {
 // show returns what is seen, or does what ends the sandbox.
 func show(what string) error {
 	switch what {
-	case "caps", "seccomp":
-		key := map[string]string{"caps": "CapEff:", "seccomp": "Seccomp:"}[what]
+	case "caps", "bounding", "seccomp":
+		key := map[string]string{"caps": "CapEff:", "bounding": "CapBnd:", "seccomp": "Seccomp:"}[what]
 		b, err := os.ReadFile("/proc/self/status")
 		_, rest, _ := strings.Cut(string(b), key)
 		value, _, _ := strings.Cut(rest, "\n")
 		return fmt.Errorf("%s%w", strings.TrimSpace(value), orNothing(err))
+	case "securebits":
+		bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
+		return fmt.Errorf("%#x%w", bits, orNothing(err))
 	case "kernel":
 		b, err := os.ReadFile("/proc/sys/kernel/osrelease")
 		return fmt.Errorf("%s%w", strings.TrimSpace(string(b)), orNothing(err))
