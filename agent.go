@@ -53,6 +53,8 @@ type Launch struct {
 	UID      uint32   // the child's user; with OwnUID false the child keeps the launcher's
 	OwnUID   bool
 	Inherit  bool // whether descendants of the child may use its socket
+	// Sandbox is what the child runs in (S26): a Tool without a name and a command, as those come with the agent and the launch. Nil: none.
+	Sandbox *Tool
 }
 
 // EnforcementPoint is an enrolled identity that may speak for agents (S6).

@@ -80,6 +80,9 @@ type Launch struct {
 	Run   remit.RunID `json:"run"`
 	Agent remit.Name  `json:"agent"`
 	For   string      `json:"for"` // the permission it is launched for
+	// Program and Args are for an agent whose launches are in a sandbox, which the server makes: the file of this host, and its arguments.
+	Program string   `json:"program,omitempty"`
+	Args    []string `json:"args,omitempty"`
 }
 
 // Launched is how the child is to be started: with this socket as its Workload API and, with SetUID, under UID.
@@ -92,6 +95,9 @@ type Launched struct {
 	HTTPS  string         `json:"https"` // the server's URL
 	// Client is what a client of the permission's target needs and is no secret: server, ca, namespace.
 	Client map[string]string `json:"client,omitempty"`
+	// Streams is the socket of the standard streams of an agent that the server starts in a sandbox, once the launcher connects. Then only
+	// ID and Streams are set. What is written to it is the agent's input; what is read are frames. Empty: the launcher starts it.
+	Streams string `json:"streams,omitempty"`
 }
 
 // Setup is what an administrator runs at a target.

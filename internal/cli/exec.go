@@ -78,6 +78,10 @@ func (a *app) launch(ctx context.Context, l api.Launch, given, argv []string) er
 	if err != nil {
 		return err
 	}
+	if l.Program, err = filepath.Abs(path); err != nil {
+		return badUse("%v", err)
+	}
+	l.Args = argv[1:]
 	var launched api.Launched
 	if err := client.Post(ctx, "/v1/launches", l, &launched); err != nil {
 		return err
@@ -85,6 +89,9 @@ func (a *app) launch(ctx context.Context, l api.Launch, given, argv []string) er
 	defer func() {
 		_ = client.Post(context.WithoutCancel(ctx), "/v1/launches/"+string(launched.ID)+"/end", nil, nil)
 	}()
+	if launched.Streams != "" {
+		return a.carryStreams(ctx, launched.Streams)
+	}
 	plugin := append([]string{"--for", l.For}, flags("--arg", given)...)
 	home, err := childHome(&launched, plugin)
 	if err != nil {

@@ -56,6 +56,13 @@ func (b *builder) agent(file string, f *agentFile) {
 		if len(l.By) == 0 {
 			b.out.add(file, f.Name.line, "launch: by lists nobody: name who may, or leave launch out")
 		}
+		if l.Sandbox != nil {
+			if l.UID != nil || l.Inherit {
+				b.out.add(file, f.Name.line, "launch: uid and inherit are for processes outside a sandbox, in which all are one user and have its identity: remove them")
+			}
+			a.Launch.Sandbox = &remit.Tool{Line: fmt.Sprintf("%s:%d", file, f.Name.line)}
+			b.sandboxOf(file, f.Name.line, l.Sandbox, a.Launch.Sandbox)
+		}
 		for _, w := range l.By {
 			a.Launch.By = append(a.Launch.By, remit.Name(w.s))
 		}

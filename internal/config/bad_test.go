@@ -103,6 +103,8 @@ func TestRefusals(t *testing.T) {
 		{"launched by nobody", ag, "by: [operator/ci]", "by: []", "by lists nobody", false},
 		{"launched by a stranger", ag, "by: [operator/ci]", "by: [agent/x]", "write operator/NAME", true},
 		{"launch of anything", ag, `, command: "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"`, "", "write exactly one of command, commands", true},
+		{"sandbox of a user", ag, "uid: 4001, inherit: true}", "uid: 4001, sandbox: {tier: kernel}}", "uid and inherit are for processes outside a sandbox", false},
+		{"sandbox of no tier", ag, "uid: 4001, inherit: true}", "sandbox: {tier: remote}}", "write process, kernel or vm", true},
 		{"launch of nothing", ag, `command: "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"`, "commands: []", "commands is empty", false},
 		{"target without type", tg, "type: kubernetes\n", "", "type is missing", true},
 		{"target name", tg, "name: production-cluster", "name: Production", "lower-case letters", true},

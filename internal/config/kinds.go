@@ -62,6 +62,7 @@ type launchFile struct {
 	Commands []word   `yaml:"commands" is:"digest" doc:"The same for several executables."`
 	UID      *uint32  `yaml:"uid" doc:"The user of the process. Left out: the launcher's."`
 	Inherit  bool     `yaml:"inherit" doc:"Whether processes that it starts may use its socket. Left out: false."`
+	Sandbox  *boxFile `yaml:"sandbox" doc:"The sandbox that Remit starts it in: its only ways out are Remit and the targets of type http that the stage permits. Left out: none."`
 }
 
 type workflowFile struct {

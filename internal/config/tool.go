@@ -49,6 +49,15 @@ type serverOfTool struct {
 	CA          word            `yaml:"ca" is:"path" doc:"A PEM file with the roots that its certificate must lead to. Left out: the host's. Only with url."`
 }
 
+// boxFile is the sandbox of a launched agent; serverOfTool has the same keys for a tool.
+type boxFile struct {
+	Tier        word            `yaml:"tier" is:"boxtier" doc:"process, kernel or vm. Left out: kernel."`
+	Files       *toolFiles      `yaml:"files" doc:"Files of its own, which stand read-only at /tool."`
+	Mounts      []mountFile     `yaml:"mounts" doc:"What it sees of the host beside that, the launched program and the system's programs."`
+	Environment map[string]word `yaml:"environment" is:"argument" doc:"Its environment. No secret."`
+	Limits      *toolLimits     `yaml:"limits" doc:"The bounds of the sandbox."`
+}
+
 type toolFiles struct {
 	From   word `yaml:"from" need:"yes" is:"path" doc:"The folder."`
 	Digest word `yaml:"digest" need:"yes" is:"digest" doc:"The digest over its tree, which remit tool digest prints. Files that changed are not run."`
@@ -137,6 +146,11 @@ func (b *builder) localTool(file string, f *toolFile, t *remit.Tool) {
 		b.noZero(file, w)
 		t.Command = append(t.Command, w.s)
 	}
+	b.sandboxOf(file, f.Name.line, &boxFile{Tier: s.Sandbox, Files: s.Files, Mounts: s.Mounts, Environment: s.Environment, Limits: s.Limits}, t)
+}
+
+// sandboxOf reads what stands in a sandbox and bounds it.
+func (b *builder) sandboxOf(file string, line int, s *boxFile, t *remit.Tool) {
 	if s.Files != nil {
 		t.Files = remit.ToolFiles{From: s.Files.From.s, Digest: remit.Digest(s.Files.Digest.s)}
 		b.cleanPath(file, "files: from", s.Files.From)
@@ -153,7 +167,7 @@ func (b *builder) localTool(file string, f *toolFile, t *remit.Tool) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.Environment)) {
 		if !formats["variable"].pattern.MatchString(key) {
-			b.out.add(file, f.Name.line, "environment: %q: write %s", clip(key), formats["variable"].write)
+			b.out.add(file, line, "environment: %q: write %s", clip(key), formats["variable"].write)
 		}
 		if t.Environment == nil {
 			t.Environment = map[string]string{}
@@ -161,8 +175,8 @@ func (b *builder) localTool(file string, f *toolFile, t *remit.Tool) {
 		b.noZero(file, s.Environment[key])
 		t.Environment[key] = s.Environment[key].s
 	}
-	t.Limits = b.toolLimits(file, f.Name.line, s.Limits)
-	if t.Sandbox = remit.Tier(s.Sandbox.s); t.Sandbox == "" {
+	t.Limits = b.toolLimits(file, line, s.Limits)
+	if t.Sandbox = remit.Tier(s.Tier.s); t.Sandbox == "" {
 		t.Sandbox = remit.TierKernel
 	}
 }

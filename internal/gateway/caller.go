@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"strings"
@@ -22,7 +23,10 @@ const Recheck = 5 * time.Second
 type connectionKey struct{}
 
 // connection is what is remembered for one connection; it goes away with it.
-type connection struct{ seen atomic.Pointer[seen] }
+type connection struct {
+	seen   atomic.Pointer[seen]
+	launch remit.LaunchID // whose sandbox's socket it came over; empty: it came over an address
+}
 
 type seen struct {
 	principal remit.Principal
@@ -33,6 +37,13 @@ type seen struct {
 // A server without it verifies the certificate on every request.
 func Connection(ctx context.Context, _ net.Conn) context.Context {
 	return context.WithValue(ctx, connectionKey{}, &connection{})
+}
+
+// SandboxConnection does what Connection does, for the socket of the sandbox of a launch.
+func SandboxConnection(launch remit.LaunchID) func(context.Context, net.Conn) context.Context {
+	return func(ctx context.Context, _ net.Conn) context.Context {
+		return context.WithValue(ctx, connectionKey{}, &connection{launch: launch})
+	}
 }
 
 // Caller returns the principal that the connection's client certificate proves at time at. A request without a client
@@ -48,7 +59,11 @@ func Caller(r *http.Request, auth Authenticator, at time.Time) (remit.Principal,
 			return s.principal, nil
 		}
 	}
-	p, err := auth.Certificate(r.TLS)
+	verify := auth.Certificate
+	if conn != nil && conn.launch != "" {
+		verify = func(state *tls.ConnectionState) (remit.Principal, error) { return auth.InSandbox(state, conn.launch) }
+	}
+	p, err := verify(r.TLS)
 	if err != nil {
 		return remit.Principal{}, err
 	}

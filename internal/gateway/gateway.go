@@ -34,6 +34,8 @@ type Authenticator interface {
 	// Certificate verifies the peer's X.509-SVID of a finished handshake: chain to the bundle of its own trust domain,
 	// exactly one URI SAN, a leaf, valid now. It is called once per connection and Recheck, not once per request.
 	Certificate(state *tls.ConnectionState) (remit.Principal, error)
+	// InSandbox does the same for a connection over the socket of a launch's sandbox, where only that sandbox's identity counts (S26).
+	InSandbox(state *tls.ConnectionState, launch remit.LaunchID) (remit.Principal, error)
 	// Assertion verifies a JWT-SVID whose only audience is this server, by the keys of its subject's trust domain, and uses
 	// it up: the same assertion is refused the second time, also after a restart (S5).
 	Assertion(ctx context.Context, jwt string) (remit.Principal, error)

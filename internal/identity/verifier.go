@@ -94,9 +94,33 @@ func (v *Verifier) Certificate(state *tls.ConnectionState) (remit.Principal, err
 	return v.Chain(state.PeerCertificates)
 }
 
+// InSandbox does the same for a handshake over the socket of the sandbox of a launch: only that sandbox's own identity counts there (S26).
+func (v *Verifier) InSandbox(state *tls.ConnectionState, launch remit.LaunchID) (remit.Principal, error) {
+	if state == nil || !state.HandshakeComplete || len(state.PeerCertificates) == 0 {
+		return remit.Principal{}, unauthenticated("no client certificate", nil)
+	}
+	p, err := v.chain(state.PeerCertificates)
+	if err != nil {
+		return p, err
+	}
+	//remit:guard S26 TestIdentityInASandbox
+	if launch == "" || p.Launch != launch || p.Level != remit.LevelSandbox {
+		return remit.Principal{}, unauthenticated("this is a sandbox's socket, and the identity is not that sandbox's", nil)
+	}
+	return p, nil
+}
+
 // Chain verifies a leaf with its intermediates (X509-SVID specification, section 5) and returns who it stands for. The caller
 // must have seen that the peer holds the key. What was verified is remembered until the certificate ends or a bundle changes.
 func (v *Verifier) Chain(certs []*x509.Certificate) (remit.Principal, error) {
+	p, err := v.chain(certs)
+	if err != nil {
+		return p, err
+	}
+	return v.outside(p)
+}
+
+func (v *Verifier) chain(certs []*x509.Certificate) (remit.Principal, error) {
 	//remit:guard S35 TestCertificatesRefused
 	if len(certs) == 0 || len(certs) > maxChain {
 		return remit.Principal{}, unauthenticated("no certificate chain of acceptable length", nil)
@@ -114,7 +138,7 @@ func (v *Verifier) Chain(certs []*x509.Certificate) (remit.Principal, error) {
 		v.seen.put(sum, changed, p)
 	}
 	v.attested(&p)
-	return v.outside(p)
+	return p, nil
 }
 
 // outside refuses an identity that was given to a sandbox: it counts over that sandbox's own sockets and nowhere else, where its key

@@ -208,6 +208,33 @@ func TestIdentityOfASandboxOutsideIt(t *testing.T) {
 	}
 }
 
+// S26: over the socket of a sandbox only that sandbox's identity counts.
+func TestIdentityInASandbox(t *testing.T) {
+	f := newFixture(t)
+	certs := f.x509(f.authority, id("/agent/deploy"))
+	serial := certs[0].SerialNumber.Text(16)
+	f.attested(serial, "agent/deploy")
+	state := &tls.ConnectionState{HandshakeComplete: true, PeerCertificates: certs}
+	launch := f.issued[serial].Launch
+	if p, err := f.verifier.InSandbox(state, launch); err == nil {
+		t.Errorf("one that was launched outside: %+v", p)
+	}
+	row := f.issued[serial]
+	row.Level = remit.LevelSandbox
+	f.issued[serial] = row
+	if p, err := f.verifier.InSandbox(state, launch); err != nil || p.Launch != launch {
+		t.Errorf("its own: %+v, %v", p, err)
+	}
+	for _, other := range []remit.LaunchID{"", remit.NewLaunchID()} {
+		if p, err := f.verifier.InSandbox(state, other); err == nil {
+			t.Errorf("over the socket of %q: %+v", other, p)
+		}
+	}
+	if p, err := f.verifier.InSandbox(&tls.ConnectionState{}, launch); err == nil {
+		t.Errorf("without a certificate: %+v", p)
+	}
+}
+
 // ca is an authority that makes what no decent one makes.
 type ca struct {
 	key  *ecdsa.PrivateKey

@@ -187,17 +187,23 @@ func (l *admitting) Accept() (net.Conn, error) {
 }
 
 func (b *box) admitConn(c *net.UnixConn) error {
-	raw, err := c.SyscallConn()
+	peer, err := peerOf(c)
 	if err != nil {
 		return err
 	}
-	var peer *unix.Ucred
+	return b.admit(int(peer.Pid))
+}
+
+// peerOf asks the kernel who connected.
+func peerOf(c *net.UnixConn) (*unix.Ucred, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return &unix.Ucred{}, err
+	}
+	peer := &unix.Ucred{}
 	var failed error
 	err = raw.Control(func(fd uintptr) { peer, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err := errors.Join(err, failed); err != nil {
-		return err
-	}
-	return b.admit(int(peer.Pid))
+	return peer, errors.Join(err, failed)
 }
 
 // admit checks that a process is in the control group of the sandbox. What keeps others from its sockets is their folder, which only

@@ -80,6 +80,8 @@ func (s *Server) opSuspend(ctx context.Context, c admin.Call) (any, error) {
 	hit := func(l *remit.Lease) bool { return l.Agent == a.Name || slices.Contains(out.Runs, l.Run) }
 	claimed := func(c tool.Claim, _ *remit.Tool) bool { return c.Tool == a.Name || slices.Contains(out.Runs, c.Run) }
 	s.endClaims(ctx, "agent suspended", claimed)
+	boxes := func(b *boxed) bool { return b.record.Agent == a.Name || slices.Contains(out.Runs, b.record.Run) }
+	s.endBoxed(ctx, "agent suspended", boxes)
 	before := s.store.Leases(store.LeaseFilter{})
 	endErr := s.endOf(ctx, hit, "agent suspended", c.Who.String())
 	out.MS = float64(s.now().Sub(began).Microseconds()) / 1e3
@@ -95,6 +97,7 @@ func (s *Server) opSuspend(ctx context.Context, c admin.Call) (any, error) {
 		s.unrecorded.Store(a.Name, &suspension{why, c.Who, out})
 	}
 	s.endClaims(ctx, "agent suspended", claimed)
+	s.endBoxed(ctx, "agent suspended", boxes)
 	//remit:guard S23 TestGrantDuringSuspension
 	endErr = errors.Join(endErr, s.endOf(ctx, hit, "agent suspended", c.Who.String()))
 	if endErr != nil {

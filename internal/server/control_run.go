@@ -229,6 +229,7 @@ func (s *Server) leaveStage(ctx context.Context, seen uint64, next remit.Run, ev
 	s.endClaims(ctx, why, func(c tool.Claim, t *remit.Tool) bool {
 		return claimed(c, t) && (next.State != remit.RunActive || c.Stage != next.Stage)
 	})
+	s.endBoxed(ctx, why, func(b *boxed) bool { return b.record.Run == next.ID && next.State != remit.RunActive })
 	s.endOf(ctx, func(l *remit.Lease) bool {
 		g, ok := s.store.Grant(l.Grant)
 		return l.Run == next.ID && (!ok || next.State != remit.RunActive || g.Permission.Stage != next.Stage)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -111,6 +112,8 @@ type Server struct {
 	egress    *egress.Proxy
 	claims    *tool.Catalogue // the tools that run in sandboxes
 	spares    spares
+	inBoxes   agentBoxes                   // the agents that run in sandboxes
+	front     func() (http.Handler, error) // httpsHandler, made once
 }
 
 // LibraryLogs sends what client-go writes to its global logger to log. A program calls it before New.
@@ -169,6 +172,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := s.openIdentities(ctx); err != nil {
 		return nil, err
 	}
+	s.front = sync.OnceValues(s.httpsHandler)
 	if err := errors.Join(s.buildLine(), s.openTools(o.Executable)); err != nil {
 		return nil, err
 	}
@@ -309,6 +313,7 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	case <-front.ctx.Done():
 	case <-back.ctx.Done(): // the ledger cannot go on: nor can we
 	}
+	s.endBoxed(back.ctx, "the server stopped", func(*boxed) bool { return true })
 	err = errors.Join(front.stop(), s.closeTools())
 	s.recordFolded(back.ctx, true)
 	s.drain(back.ctx)

@@ -14,6 +14,7 @@ type record struct {
 	actions   []action
 	started   []sandboxEvent
 	ended     []sandboxEvent
+	launched  []sandboxEvent
 }
 
 type decision struct {
@@ -35,6 +36,8 @@ type action struct {
 
 type sandboxEvent struct {
 	Agent    string `json:"-"`
+	Launch   string `json:"launch"`
+	Outcome  string `json:"outcome"`
 	Sandbox  string `json:"sandbox"`
 	Tier     string `json:"tier"`
 	Driver   string `json:"driver"`
@@ -71,6 +74,8 @@ func (s *support) read(ctx context.Context) (*record, error) {
 			out.actions, err = add(out.actions, e.Data, func(a *action) { a.Decision = e.Decision })
 		case "sandbox.started":
 			out.started, err = add(out.started, e.Data, func(b *sandboxEvent) { b.Agent = e.Agent })
+		case "agent.launch":
+			out.launched, err = add(out.launched, e.Data, func(b *sandboxEvent) { b.Agent = e.Agent })
 		case "sandbox.ended":
 			out.ended, err = add(out.ended, e.Data, func(b *sandboxEvent) { b.Agent = e.Agent })
 		}

@@ -77,10 +77,16 @@ func (s *support) orders(ctx context.Context, steps []step) error {
 		return err
 	}
 	calls := r.calls()
-	if len(calls) < len(attacks) {
-		return fmt.Errorf("the ledger has %d calls, fewer than %d", len(calls), len(attacks))
+	own := 0 // those that call no tool
+	for _, a := range attacks {
+		if a.itself != "" {
+			own++
+		}
 	}
-	calls = calls[len(calls)-len(attacks):]
+	if len(calls) < len(attacks)-own {
+		return fmt.Errorf("the ledger has %d calls, fewer than %d", len(calls), len(attacks)-own)
+	}
+	calls = calls[len(calls)-len(attacks)+own:]
 	var errs []error
 	for i, a := range attacks {
 		s.Ask("%s: %s", a.what, a.tool)
@@ -88,7 +94,11 @@ func (s *support) orders(ctx context.Context, steps []step) error {
 		for line := range strings.Lines(told) {
 			s.Told("%s", short(line), 0)
 		}
-		written, err2 := a.recorded(r, calls[i])
+		var call decision
+		if a.itself == "" {
+			call, calls = calls[0], calls[1:]
+		}
+		written, err2 := a.recorded(r, call)
 		fmt.Println("  ledger  " + written)
 		if err := errors.Join(err1, err2); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", a.what, err))

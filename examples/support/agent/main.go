@@ -5,7 +5,7 @@
 //
 //	CALL TOOL {"argument": "value"}
 //
-// becomes a call. It holds no data, no key and no tool: all it can do is to ask Remit, over MCP.
+// becomes a call; FETCH URL, DIAL HOST:PORT and READ FILE it does itself, without a tool. It holds no data, no key and no tool: all it can do is to ask Remit, over MCP.
 //
 // It reads one line for each stage of its plan from standard input, "work" or "answer", and writes what it did as lines of JSON to
 // standard output.
@@ -18,7 +18,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -161,16 +163,58 @@ func (o *orchestrator) obey(ctx context.Context, text string) error {
 		return fmt.Errorf("read the ticket: %w", err)
 	}
 	for line := range strings.Lines(ticket.Text) {
-		order, ok := strings.CutPrefix(strings.TrimSpace(line), "CALL ")
-		if !ok {
+		verb, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if own := itself[verb]; own != nil {
+			text, err := own(ctx, rest)
+			s := step{Tool: verb, Injected: true, Failed: err != nil, Text: text}
+			if err != nil {
+				s.Text = err.Error()
+			}
+			if err := o.out.Encode(s); err != nil {
+				return err
+			}
 			continue
 		}
-		tool, args, _ := strings.Cut(order, " ")
+		if verb != "CALL" {
+			continue
+		}
+		tool, args, _ := strings.Cut(rest, " ")
 		if _, err := o.call(ctx, true, tool, json.RawMessage(args)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// itself is what the orchestrator can try without a tool.
+var itself = map[string]func(ctx context.Context, what string) (string, error){
+	"FETCH": func(ctx context.Context, url string) (string, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return "", err
+		}
+		res, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
+		if err != nil {
+			return "", err
+		}
+		defer res.Body.Close()
+		body, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+		if err == nil && res.StatusCode != http.StatusOK {
+			err = fmt.Errorf("%s: %s", res.Status, body)
+		}
+		return string(body), err
+	},
+	"DIAL": func(ctx context.Context, address string) (string, error) {
+		c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", address)
+		if err != nil {
+			return "", err
+		}
+		return "connected", c.Close()
+	},
+	"READ": func(_ context.Context, file string) (string, error) {
+		b, err := os.ReadFile(file)
+		return string(b), err
+	},
 }
 
 // call calls a tool and tells what came of it. Only a fault of the connection is an error.

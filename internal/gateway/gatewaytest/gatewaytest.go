@@ -130,6 +130,13 @@ func (w *World) Certificate(state *tls.ConnectionState) (remit.Principal, error)
 		Thumbprint: Thumbprint(leaf), Expires: leaf.NotAfter}, nil
 }
 
+// InSandbox verifies as Certificate does, and says that it is of the launch.
+func (w *World) InSandbox(state *tls.ConnectionState, launch remit.LaunchID) (remit.Principal, error) {
+	p, err := w.Certificate(state)
+	p.Launch, p.Level = launch, remit.LevelSandbox
+	return p, err
+}
+
 // JWT issues a JWT-SVID.
 func (w *World) JWT(id spiffeid.ID, audience ...string) string {
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: w.key, KeyID: "k"}}, (&jose.SignerOptions{}).WithType("JWT"))

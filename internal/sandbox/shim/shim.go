@@ -8,7 +8,7 @@
 //
 //	remit-shim FOLDER COMMAND [ARGUMENT…]
 //
-// FOLDER holds egress.sock and, where the tool has to trust the box's authority, ca.pem.
+// FOLDER holds egress.sock, in the sandbox of an agent gateway.sock, which leads to Remit, and, where the tool has to trust the box's authority, ca.pem.
 package shim
 
 import (
@@ -31,6 +31,9 @@ const (
 	Socket = "egress.sock"
 	CA     = "ca.pem"
 	Listen = "127.0.0.1:3128"
+	// Gateway is the socket that leads to Remit itself, where the box has one, and GatewayListen where it is reached in the box.
+	Gateway       = "gateway.sock"
+	GatewayListen = "127.0.0.1:3129"
 )
 
 const maxConnections = 128
@@ -55,6 +58,14 @@ func Main(args []string, stderr io.Writer) int {
 		return 126
 	}
 	go serve(ln, filepath.Join(args[0], Socket))
+	if gateway := filepath.Join(args[0], Gateway); exists(gateway) {
+		ln, err := net.Listen("tcp", GatewayListen)
+		if err != nil {
+			fmt.Fprintln(stderr, Name+": listen in the box:", err)
+			return 126
+		}
+		go serve(ln, gateway)
+	}
 	p, err := os.StartProcess(args[1], args[1:], &os.ProcAttr{Env: Environ(os.Environ(), args[0]), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
 	if err != nil {
 		fmt.Fprintln(stderr, Name+": start the tool:", err)
@@ -117,6 +128,11 @@ func Environ(env []string, folder string) []string {
 		out = append(out, name+"="+value)
 	}
 	return out
+}
+
+func exists(name string) bool {
+	_, err := os.Lstat(name)
+	return err == nil
 }
 
 func readable(name string) bool {
