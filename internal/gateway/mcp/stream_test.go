@@ -106,7 +106,7 @@ func TestStreamsEnd(t *testing.T) {
 	}
 	w.set(func() { w.why = []remit.Reason{{Code: remit.ReasonSuspended}} })
 	ends(t, "suspended", lines)
-	if status, lines = w.hear(ctx, "/mcp/kb", session); status != http.StatusForbidden {
+	if status, _ = w.hear(ctx, "/mcp/kb", session); status != http.StatusForbidden {
 		t.Errorf("suspended: a stream is opened: %d", status)
 	}
 	w.set(func() { w.why = nil })

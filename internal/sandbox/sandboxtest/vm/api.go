@@ -179,8 +179,7 @@ func (m *machine) setMachine(body []byte) error {
 }
 
 func (m *machine) setBoot(body []byte) error {
-	b := m.boot
-	b = new(struct {
+	b := new(struct {
 		Kernel string  `json:"kernel_image_path"`
 		Args   *string `json:"boot_args"`
 		Initrd *string `json:"initrd_path"`

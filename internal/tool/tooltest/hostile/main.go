@@ -125,6 +125,9 @@ func serve(m *message) {
 	}
 }
 
+// hoard is what a tool keeps that asks for memory without end.
+var hoard [][]byte
+
 // misbehave does what no tool should.
 func misbehave(m *message) {
 	switch m.Params.Name {
@@ -140,9 +143,8 @@ func misbehave(m *message) {
 	case "bad":
 		say(map[string]any{"jsonrpc": "2.0", "id": m.ID, "result": []int{1}})
 	case "memory":
-		var all [][]byte
 		for {
-			all = append(all, bytes.Repeat([]byte("x"), 8<<20))
+			hoard = append(hoard, bytes.Repeat([]byte("x"), 8<<20))
 		}
 	default:
 		result(m.ID, "", errors.New("no such tool"))
