@@ -160,7 +160,11 @@ func (b *boxed) listen() (err error) {
 			s.log.Error("an agent's way to Remit is shut", "agent", b.record.Agent, "sandbox", b.box.about.Sandbox, "err", err)
 		}
 	})
-	b.streams, err = open(filepath.Join(filepath.Dir(s.cfg.Workload), "l", string(b.record.ID)+".io"))
+	path := filepath.Join(filepath.Dir(s.cfg.Workload), "l", string(b.record.ID)+".io") // short, since socket addresses are
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {                      //nolint:gosec // as for launches outside a sandbox
+		return fmt.Errorf("make the folder of launches: %w", err)
+	}
+	b.streams, err = open(path)
 	return err
 }
 

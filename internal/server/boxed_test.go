@@ -160,7 +160,7 @@ func TestSuspensionEndsABoxedAgent(t *testing.T) {
 	if _, _, err := api.ReadFrame(c); err != nil { // it runs
 		t.Fatal(err)
 	}
-	b.must("/v1/agents/boxed/suspend", map[string]string{"reason": "a test"}, nil)
+	b.must("/v1/agents/agent/boxed/suspend", map[string]string{"reason": "a test"}, nil)
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	for {
 		kind, data, err := api.ReadFrame(c)

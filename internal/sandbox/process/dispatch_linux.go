@@ -112,9 +112,7 @@ func giveUp(o order) error {
 func forgo(o order) error {
 	// Locked: no root without capabilities gets them back by executing.
 	const noRoot = 1<<0 | 1<<1 | 1<<2 | 1<<3 | 1<<5
-	var err error
-	err = unix.Prctl(unix.PR_SET_SECUREBITS, noRoot, 0, 0, 0)
-	if err != nil {
+	if err := unix.Prctl(unix.PR_SET_SECUREBITS, noRoot, 0, 0, 0); err != nil {
 		return fmt.Errorf("lock the capabilities: %w", err)
 	}
 	for c := uintptr(0); c <= 63; c++ {

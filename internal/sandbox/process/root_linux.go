@@ -178,9 +178,7 @@ func enter(o order) error {
 		return fmt.Errorf("let go of the old root: %w", err)
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	var err error
-	err = unix.MountSetattr(unix.AT_FDCWD, "/", 0, &attr)
-	if err != nil {
+	if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &attr); err != nil {
 		return fmt.Errorf("make the root read-only: %w", err)
 	}
 	return unix.Chdir(sandbox.ScratchAt)
