@@ -171,7 +171,7 @@ func TestSuspensionEndsABoxedAgent(t *testing.T) {
 			break
 		}
 	}
-	if code := b.post("/v1/launches", b.order("true"), nil); code != remit.CodeForbidden {
+	if code := b.post("/v1/launches", b.order("true"), nil); code != remit.CodeConflict { // its run is frozen (S23)
 		t.Errorf("a suspended agent is launched: %v", code)
 	}
 }
