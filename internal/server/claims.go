@@ -25,7 +25,7 @@ func (s *Server) openTools(executable string) (err error) {
 		}
 	}
 	folder := filepath.Dir(s.cfg.Workload) // its path is short, as those of sockets have to be
-	s.sandboxes = sandboxes{executable: executable, drivers: filepath.Join(folder, "sandbox"), sockets: filepath.Join(folder, "b")}
+	s.sandboxes = sandboxes{executable: executable, drivers: filepath.Join(folder, "s"), sockets: filepath.Join(folder, "b")}
 	s.spares = spares{server: s, byTool: map[remit.Name]*spare{}}
 	if s.toolFiles, err = tool.NewFiles(s.path(dirTools)); err != nil {
 		return err

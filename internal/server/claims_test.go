@@ -479,7 +479,7 @@ func TestSandboxesEndWithTheServer(t *testing.T) {
 	if e := r.entries(remit.EventSandboxEnded, 1)[0]; e.Data.Why != "the server stopped" && e.Data.Why != connectionClosed {
 		t.Errorf("%+v", e.Data)
 	}
-	if left, _ := filepath.Glob(filepath.Join(r.dir, "run", "sandbox", "*", "box", "*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(r.dir, "run", "s", "*", "box", "*")); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}
 	// What an earlier process left is gone before anything is served.
