@@ -66,6 +66,7 @@ const (
 	ReasonHoldExpired      ReasonCode = "hold_expired" // nobody answered in time
 	ReasonApprovalDenied   ReasonCode = "approval_denied"
 	ReasonRule             ReasonCode = "organisation_rule"
+	ReasonObligation       ReasonCode = "obligation_unknown" // the enforcement point does not know what it would have to see to
 	ReasonLevel            ReasonCode = "attestation_level"
 	ReasonConflict         ReasonCode = "state_changed" // S11
 	ReasonTarget           ReasonCode = "target_unfit"  // the target cannot hold this grant now

@@ -169,6 +169,7 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	found := a.cfg.Evidence.Collect(ctx, m.Needs, &filled)
 	a.approvals(req, &w, found)
 	w.judge(ctx, req, found)
+	keep(req, &w)
 	return w
 }
 

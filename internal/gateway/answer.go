@@ -95,6 +95,8 @@ func Next(code remit.ReasonCode) string {
 		return "a person has to approve; ask again then"
 	case remit.ReasonTarget:
 		return "the target cannot take this grant now: an operator sees why with remit doctor"
+	case remit.ReasonObligation:
+		return "what this is allowed under cannot be carried out here: an operator has to look at it"
 	case remit.ReasonLevel:
 		return "this target takes only agents that Remit launched: remit exec"
 	case remit.ReasonHours:

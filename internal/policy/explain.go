@@ -191,6 +191,7 @@ var steps = map[remit.ReasonCode]string{
 	remit.ReasonLevel:            "the agent would have to be attested better: launched by remit exec, or in a sandbox",
 	remit.ReasonHoldExpired:      "a person would have to answer in time: start a new run and ask again",
 	remit.ReasonApprovalDenied:   "a person denied exactly this for as long as the run lives: remit approval show says who",
+	remit.ReasonObligation:       "the enforcement point would have to carry out the obligation, or the rule not ask for it there",
 	remit.ReasonLimit:            "less would have to be asked for, or later",
 	remit.ReasonEvidenceInvalid:  "the statement would have to verify: signature, form and subject; add a good one with remit evidence add",
 	remit.ReasonEvidenceSigner:   "a signer that the source lists would have to have signed",

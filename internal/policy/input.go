@@ -119,7 +119,7 @@ func outside(d *remit.Decision) []remit.Reason {
 
 func isOutside(r remit.Reason) bool {
 	switch r.Code {
-	case remit.ReasonTarget, remit.ReasonConflict, remit.ReasonLimit, remit.ReasonHoldExpired, remit.ReasonApprovalDenied:
+	case remit.ReasonTarget, remit.ReasonConflict, remit.ReasonLimit, remit.ReasonHoldExpired, remit.ReasonApprovalDenied, remit.ReasonObligation:
 		return true
 	case remit.ReasonFault: // a source's fault is part of what was found, and so of the input
 		return !strings.HasPrefix(r.Of, "evidence.")

@@ -293,6 +293,10 @@ func (s *Server) requestOf(d *remit.Decision, g *remit.Grant) (*remit.Request, e
 			req.Approved = append(req.Approved, e)
 		}
 	}
+	for _, o := range d.Obligations { // whoever has the grant keeps them; narrower tells of more
+		kind, _, _ := strings.Cut(o, "=")
+		req.Keeps = append(req.Keeps, kind)
+	}
 	req.Sandbox = s.tierOf(req)
 	if name, err := remit.ParseName(d.Caller); err == nil {
 		req.Caller.Person = name

@@ -29,7 +29,10 @@ type resource struct {
 }
 
 // circumstances are what is read from context.
-type circumstances struct{ token, run, stage, permission, under string }
+type circumstances struct {
+	token, run, stage, permission, under string
+	keeps                                []string // the kinds of obligations that it knows
+}
 
 func invalid(msg string) error { return &remit.Error{Code: remit.CodeInvalid, Msg: msg} }
 
@@ -147,6 +150,17 @@ func (c *circumstances) member(d *gateway.Decoder, name string) error {
 		return text(d, &c.permission)
 	case "under":
 		return text(d, &c.under)
+	case "supported_obligations":
+		return d.List(func() error {
+			var kind string
+			if err := text(d, &kind); err != nil {
+				return err
+			}
+			if c.keeps = append(c.keeps, kind); len(c.keeps) > 64 {
+				return invalid("context.supported_obligations has more than 64 entries")
+			}
+			return nil
+		})
 	}
 	return d.Skip()
 }

@@ -47,7 +47,7 @@ func (h *Handler) request(a *asking, e *evaluation) (remit.Request, error) {
 		c = *e.context
 	}
 	req = remit.Request{At: a.at, Caller: a.caller.principal, Stage: c.stage, Permission: c.permission,
-		Action: e.action.name, Target: e.resource.id, Args: args, Via: "authzen"}
+		Action: e.action.name, Target: e.resource.id, Args: args, Via: "authzen", Keeps: c.keeps}
 	if c.under != "" {
 		if req.Under, err = remit.ParseDecisionID(c.under); err != nil {
 			return req, invalid("context.under is not the id of a decision")

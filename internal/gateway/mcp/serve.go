@@ -106,6 +106,9 @@ func (k *call) decide(ctx context.Context, reasons []remit.Reason) ([]byte, *rpc
 	}
 	req := k.request(a.action, at)
 	req.Args = a.args
+	if a.verb == "tools/call" {
+		req.Keeps = keeps
+	}
 	if a.verb == "tools/call" && len(reasons) == 0 && k.view.shows(a.server, a.name) {
 		if e := k.look(ctx, &req); e != nil {
 			return nil, e
@@ -255,12 +258,18 @@ func (k *call) finish(ctx context.Context, raw []byte) ([]byte, *rpcError) {
 		return raw, nil
 	}
 	sum := sha256.Sum256(raw)
+	all := len(raw)
+	if raw, err = keep(k.decision.Obligations, raw); err != nil {
+		k.acted.Status, k.acted.Detail = 200, map[string]string{"withheld": err.Error(), "bytes": strconv.Itoa(all)}
+		k.acted.Effective = string(o.get("isError")) != "true"
+		return withheld(err), nil
+	}
 	failed := string(o.get("isError")) == "true"
 	k.acted.Status, k.acted.Effective = 200, !failed
 	if failed {
 		k.acted.Status = 500
 	}
-	k.acted.Detail = map[string]string{"result": "sha256:" + hex.EncodeToString(sum[:]), "bytes": strconv.Itoa(len(raw))}
+	k.acted.Detail = map[string]string{"result": "sha256:" + hex.EncodeToString(sum[:]), "bytes": strconv.Itoa(all)}
 	if k.h.cfg.Result != nil && !failed {
 		if err := k.h.cfg.Result(ctx, &k.decision, raw); err != nil {
 			k.h.cfg.Log.Error("keep values of a tool's result", "decision", k.decision.ID, "err", err)
@@ -364,6 +373,12 @@ func (k *call) deniedText(d *remit.Decision) string {
 
 // metaDenial is the member of _meta that holds a denial for programs.
 const metaDenial = "remit.internal/denial"
+
+// withheld is what the client gets of a call that ran and whose result may not be shown as it is.
+func withheld(err error) []byte {
+	b := remit.AppendJSONString([]byte(`{"content":[{"type":"text","text":`), "The call was made; its result is withheld: "+err.Error())
+	return append(b, `}],"isError":true}`...)
+}
 
 // deniedResult is a denial as frameworks show it to their model: a result that is an error.
 func (k *call) deniedResult(d *remit.Decision) []byte {

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package authorizer_test
+
+import (
+	"testing"
+	"time"
+
+	"remit"
+)
+
+// TestUnknownObligationDenies: an obligation that the enforcement point does not carry out is a denial, on record, and nothing is
+// minted; what it knows, and the tier that the line holds to itself, is not.
+func TestUnknownObligationDenies(t *testing.T) {
+	for name, c := range map[string]struct {
+		obligations, keeps []string
+		want               remit.Effect
+	}{
+		"none known":  {[]string{"watermark=x"}, nil, remit.Deny},
+		"known":       {[]string{"redact=/a", "sandbox=kernel"}, []string{"bytes", "redact"}, remit.Allow},
+		"one unknown": {[]string{"redact=/a", "watermark"}, []string{"redact"}, remit.Deny},
+		"a prefix":    {[]string{"redaction"}, []string{"redact"}, remit.Deny},
+		"the tier":    {[]string{"sandbox=kernel"}, nil, remit.Allow},
+	} {
+		l := setUp(t)
+		l.judgement = remit.Judgement{Effect: remit.Allow, TTL: time.Minute, Obligations: c.obligations}
+		req := l.request()
+		req.Keeps = c.keeps
+		d, _, cred, err := l.auth.Grant(t.Context(), req)
+		if err != nil || d.Effect != c.want || cred.Secret.IsZero() != (c.want == remit.Deny) || l.lastDecision(t).Effect != c.want {
+			t.Errorf("%s: %v %+v", name, err, d)
+		}
+		if c.want == remit.Deny && d.Reasons[0].Code != remit.ReasonObligation {
+			t.Errorf("%s: %+v", name, d.Reasons)
+		}
+	}
+}
