@@ -52,6 +52,7 @@ type Held struct {
 	State      HeldState     `json:"state"`
 	Answers    []Answer      `json:"answers,omitempty"`
 	Used       DecisionID    `json:"used,omitempty"`
+	Told       []string      `json:"told,omitempty"` // webhooks that know of it
 	Ended      time.Time     `json:"ended,omitzero"` // denied, expired or used
 }
 

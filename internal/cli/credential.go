@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -132,16 +133,34 @@ func (a *app) credentialToken() *cobra.Command {
 	return cmd
 }
 
+// heldPause is the token endpoint's interval (RFC 8628 section 3.5).
+const heldPause = 5 * time.Second
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 func (a *app) grantRequestCommand() *cobra.Command {
 	q := &ask{}
 	cmd := &cobra.Command{Use: "request", Short: "Ask for a grant as the agent of this process; prints the token endpoint's answer",
 		Args: cobra.NoArgs}
 	args := asker(cmd, q)
+	wait := cmd.Flags().Duration("wait", 0, "while people have not answered, ask again for so long")
 	cmd.RunE = func(c *cobra.Command, _ []string) error {
 		if err := q.setArgs(*args); err != nil {
 			return err
 		}
 		got, err := q.request(c.Context())
+		for end := time.Now().Add(*wait); remit.CodeOf(err) == remit.CodeHeld && time.Now().Before(end); got, err = q.request(c.Context()) {
+			if cerr := pause(c.Context(), min(heldPause, time.Until(end))); cerr != nil {
+				return cerr
+			}
+		}
 		if no, ok := errors.AsType[*denied](err); ok && a.output == "json" {
 			fmt.Fprintf(a.out, "%s\n", no.body)
 		}

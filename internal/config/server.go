@@ -33,6 +33,7 @@ type ServerConfig struct {
 	Federates   []Federated // whose X.509-SVIDs count here
 	People      *People     // nil: nobody logs in from elsewhere
 	Jobs        []Job       // which CI jobs do
+	Announce    []Announce  // webhooks that are told of what waits for people
 	AdminGroup  int         // may connect to the admin socket, whose uid still decides; -1: the server's user alone
 	Issuer      string      // `iss` of JWT-SVIDs: an https URL
 	GrantIssuer string      // `iss` of grant tokens; never that of JWT-SVIDs (S1)
@@ -87,6 +88,7 @@ type serverFile struct {
 	Federates   []partnerFile  `yaml:"federates" doc:"Other trust domains whose X.509-SVIDs count here, for agents that are listed with an id of theirs."`
 	Jobs        []jobFile      `yaml:"jobs" doc:"Which CI jobs log in, by the tokens that their CI system gives them, to start runs and add evidence. Left out: none."`
 	People      *peopleFile    `yaml:"people" doc:"How people log in from elsewhere, with remit login. Left out: nobody can."`
+	Announce    []announceFile `yaml:"announce" doc:"Which webhooks are told of requests that wait for people. Left out: none."`
 }
 
 type witnessesFile struct {
@@ -214,6 +216,7 @@ func (f *serverFile) config(name, dir string, out *problems) *ServerConfig {
 	f.federates(s, name, dir, out)
 	f.operators(s, name, out)
 	f.jobs(s, name, dir, out)
+	f.announce(s, name, dir, out)
 	f.authors(s, name, dir, out)
 	f.witnesses(s, name, out)
 	return s

@@ -48,6 +48,7 @@ func (s *Server) httpsHandler() (http.Handler, error) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	s.agentRoutes(mux)
 	s.remoteManagement(mux)
+	s.approvalRoutes(mux)
 	mux.HandleFunc("POST /kubernetes/{target}/{hook}", s.webhook)
 	return mux, s.identityEndpoints(mux)
 }

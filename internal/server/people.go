@@ -22,8 +22,15 @@ import (
 // remotePrefix is where the management API stands on the HTTPS address.
 const remotePrefix = "/admin"
 
-// openPeople builds the login of people and of CI jobs, if the server's file has one.
+// openPeople builds the login of people and of CI jobs, if the server's file has one, and the webhooks that tell people.
 func (s *Server) openPeople() error {
+	for _, a := range s.cfg.Announce {
+		h, err := newWebhook(a)
+		if err != nil {
+			return err
+		}
+		s.webhooks = append(s.webhooks, h)
+	}
 	if s.cfg.People == nil && len(s.cfg.Jobs) == 0 {
 		return nil
 	}

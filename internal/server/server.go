@@ -105,6 +105,7 @@ type Server struct {
 	values     run.Values     // what calls of live runs returned
 	agents     *gateway.Quota // of each, for all that agents ask
 	mcp        *mcp.Handler
+	webhooks   []*webhook     // that are told of what waits for people
 	login      *login.Handler // nil: nobody logs in from elsewhere
 
 	sandboxes sandboxes
@@ -305,6 +306,7 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	front.run("tickets", s.rereadTickets)
 	front.run("second opinion", s.judgeSampled)
 	front.run("hangup", s.onHangup)
+	front.run("announcements", s.announce)
 	s.runIdentities(front)
 	if ready != nil {
 		ready(s.status())

@@ -50,6 +50,7 @@ func TestLoginScripts(t *testing.T) {
 		"alice":   {Subject: "1", Name: "alice", Groups: []string{"remit-admins"}},
 		"carol":   {Subject: "2", Name: "carol", Groups: []string{"remit-audit"}},
 		"mallory": {Subject: "3", Name: "mallory"},
+		"bob":     {Subject: "4", Name: "bob", Groups: []string{"finance"}},
 	})
 	run(t, filepath.Join("testdata", "login"), func(e *testscript.Env) error {
 		e.Setenv("ISSUER", p.Issuer)
