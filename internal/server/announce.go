@@ -122,7 +122,7 @@ func (s *Server) tell(ctx context.Context, h *webhook) {
 			s.log.Warn("an announcement was not delivered; it is tried again", "webhook", h.cfg.Name, "hold", x.ID, "tries", t.count, "err", err)
 			continue
 		}
-		s.told(ctx, x.Digest, x.ID, h.cfg.Name)
+		s.told(context.WithoutCancel(ctx), x.Digest, x.ID, h.cfg.Name) // it was told, whatever ends now
 	}
 	for id := range h.tries {
 		if !open[id] {

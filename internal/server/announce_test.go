@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -92,6 +93,19 @@ func (f *fixture) heldPay(amount string) remit.Held {
 	return d.newest()
 }
 
+// noted waits until it is on record that the newest request was announced.
+func (f *fixture) noted(webhook string) {
+	f.t.Helper()
+	d := &refundDesk{people: &people{fixture: f}}
+	for range 100 {
+		if slices.Contains(d.newest().Told, webhook) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	f.t.Fatalf("%s was told, and nobody noted it", webhook)
+}
+
 // TestAnnouncements: who is asked is told, by a signed delivery that a receiver can verify, with no value in it; a receiver that is
 // down is told later, also after a restart, and once; one that is dead holds up nobody.
 func TestAnnouncements(t *testing.T) {
@@ -106,6 +120,7 @@ func TestAnnouncements(t *testing.T) {
 	if r.URL.Path != "/services/T0/B0/x" || !strings.Contains(body, "Deny") || !strings.Contains(body, string(h.ID)) || strings.Contains(body, "987") {
 		t.Errorf("%s %s", r.URL, body)
 	}
+	f.noted("chat") // a delivery that is cut off before is repeated
 	f.restart()
 	desk.broken.Store(false)
 	r, body = desk.next(t)
