@@ -20,7 +20,7 @@ func plain() *Target { return &Target{name: "api", scheme: "http", host: "api.te
 func parse(t testing.TB, raw string) *http.Request {
 	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw)))
 	if err != nil {
-		t.Skip(err)
+		return
 	}
 	return r
 }
