@@ -273,6 +273,7 @@ func (w *world) ask() *ask {
 	a.run.Params = map[string]remit.Value{"app": str(pick(w, "shop", "id")), "image": str(image("registry.example/foo", w.IntN(2))),
 		"scan": str("scan-789"), "n": num(pick(w, "7", "42", "9007199254740993")), "ratio": num(pick(w, "0.5", "7")), "flag": remit.BoolValue(w.one(2))}
 	a.req = remit.Request{At: w.time(may.Hours), Agent: may.Who, Action: may.Action, Target: may.Target, Run: a.run.ID, Via: "test",
+		Keeps:   []string{"mask"}, // else the line denies by itself what the rules of a world ask for
 		Sandbox: pick(w, remit.TierVM, remit.TierVM, remit.TierVM, remit.TierKernel, remit.TierProcess, remit.TierRemote, "", "docker"),
 		Caller:  remit.Principal{ID: spiffeid.RequireFromString("spiffe://example.org/x"), Level: pick(w, remit.LevelSandbox, remit.LevelSandbox, remit.LevelNode, remit.LevelUser)}}
 	a.run.Expires, a.run.StageExpires = a.req.At.Add(time.Hour), a.req.At.Add(time.Hour)
