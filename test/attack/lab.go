@@ -221,14 +221,24 @@ func (l *lab) settle(ctx context.Context, _ string) error {
 		return nil
 	}
 	for end := time.Now().Add(time.Minute); ; time.Sleep(250 * time.Millisecond) {
-		out, err := l.run(ctx, "doctor", inServiceAccount, inJWT, inWebhook)
+		target, out, err := l.doctor(ctx)
 		if err == nil {
 			return nil
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("remit doctor cluster: %w\n%s", err, out)
+			return fmt.Errorf("remit doctor %s: %w\n%s", target, err, out)
 		}
 	}
+}
+
+// doctor asks about each target, up to the first with which something is wrong.
+func (l *lab) doctor(ctx context.Context) (target string, out []byte, err error) {
+	for _, target = range []string{inServiceAccount, inJWT, inWebhook} {
+		if out, err = l.run(ctx, "doctor", target); err != nil {
+			break
+		}
+	}
+	return target, out, err
 }
 
 func (l *lab) stop(sig syscall.Signal) {
