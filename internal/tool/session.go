@@ -66,6 +66,11 @@ func (s *Session) Turn(ctx context.Context, d *remit.Decision) (leave func(), er
 	s.call = now
 	s.calls++
 	s.mu.Unlock()
+	if s.ctx.Err() != nil { // both were so: a turn was free, and the sandbox is over
+		s.cut(now)
+		<-s.turn
+		return nil, s.over()
+	}
 	return sync.OnceFunc(func() {
 		s.cut(now)
 		//remit:guard S24 TestGivenUpCallEndsTheSandbox
@@ -120,11 +125,13 @@ func (s *Session) end(why string) {
 	if s.why == "" {
 		s.why = why
 	}
+	s.mu.Unlock()
+	s.catalogue.leave(s)
+	s.cancel() // before the call is cut: a call that begins from here on sees it
+	s.mu.Lock()
 	now := s.call
 	s.mu.Unlock()
 	s.cut(now)
-	s.catalogue.leave(s)
-	s.cancel()
 }
 
 func (s *Session) over() error {
