@@ -106,6 +106,7 @@ func prepare() (err error) {
 	}
 	shared.remit = filepath.Join(shared.bin, "remit")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", shared.remit, "./cmd/remit")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it ships
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build remit: %w: %s", err, out)
