@@ -18,6 +18,7 @@ func TestRedactedResults(t *testing.T) {
 		"name that stands twice": {redact, `{"structuredContent":{"note":"a","note":"b"}}`, `{"content":[],"structuredContent":{"note":"[redacted]"}}`},
 		"text":                   {redact, `{"content":[{"type":"text","text":"the note is x"}]}`, ""},
 		"picture":                {redact, `{"content":[{"type":"image","data":"AAAA","mimeType":"image/png"}]}`, ""},
+		"picture with a text":    {redact, `{"content":[{"type":"image","text":"{}","data":"AAAA"}]}`, ""},
 		"link":                   {redact, `{"content":[{"type":"resource_link","uri":"x:y"}]}`, ""},
 		"no list":                {redact, `{"content":{"type":"text"}}`, ""},
 		"no place":               {[]string{"redact=rows"}, `{"content":[]}`, ""},
