@@ -47,7 +47,6 @@ func (c *Config) parseScope(action string, args remit.Args) (scope, error) {
 		return scope{}, err
 	}
 	rows := args["rows"]
-	//remit:guard S17 TestPlanRefusesWhatTheDatabaseCannotHold
 	if rows.Kind() != remit.Object {
 		return scope{}, invalid("write rows: {COLUMN: value}", "rows does not say whose rows they are")
 	}
