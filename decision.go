@@ -169,6 +169,8 @@ type Decision struct {
 	Via            string           `json:"via,omitempty"`
 	Hold           HoldID           `json:"hold,omitempty"` // what waits for people, when it does
 	Receipt        *Receipt         `json:"-"`
+	// Folded: this is the answer to another request, which was denied the same a moment ago; what that one asked is not in it.
+	Folded bool `json:"-"`
 }
 
 // Clip bounds a text that somebody else wrote and that stands in a reason or message, to at most so many bytes and an ellipsis. What is

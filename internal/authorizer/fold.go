@@ -111,7 +111,7 @@ func (f *Fold) enter(d *remit.Decision) (into *call, own bool) {
 // light is what an answer and the event need of a denial; arguments and evidence would keep a caller's 64 KiB in memory.
 func light(d *remit.Decision) remit.Decision {
 	out := remit.Decision{ID: d.ID, At: d.At, Effect: d.Effect, Caller: d.Caller, Agent: d.Agent, Run: d.Run, Permission: d.Permission,
-		Action: clip(d.Action), Target: clip(d.Target), Policy: d.Policy, Via: d.Via, Receipt: d.Receipt}
+		Action: clip(d.Action), Target: clip(d.Target), Policy: d.Policy, Via: d.Via, Receipt: d.Receipt, Folded: true}
 	for _, r := range d.Reasons {
 		out.Reasons = append(out.Reasons, remit.Reason{Code: r.Code, Of: clip(r.Of)})
 	}

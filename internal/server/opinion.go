@@ -35,6 +35,10 @@ func (s *Server) sample(d *remit.Decision, grant remit.GrantID) {
 	if n := s.cfg.SecondOpinion; n > 1 && rand.N(n) != 0 || d.Policy == "" { // policy had no say in it
 		return
 	}
+	//remit:guard S32 TestSecondOpinionOfRepeatedDenials
+	if d.Folded { // it was judged when it was recorded; what it was about is not in it
+		return
+	}
 	o := opinion{decision: *d, grant: grant}
 	if d.Under != "" {
 		if p, ok := s.parentAt(d.Under, d.At); ok {

@@ -64,6 +64,28 @@ func TestSecondOpinion(t *testing.T) {
 	}
 }
 
+// TestSecondOpinionOfRepeatedDenials: a denial that is answered with an earlier one's record carries no arguments and no digest of a
+// workflow; judged again it would be workflow_changed to OPA.
+func TestSecondOpinionOfRepeatedDenials(t *testing.T) {
+	f := setUp(t, "attest:\n", "second_opinion: {one_in: 1}\nattest:\n")
+	w := f.agent("agent/deploy", f.shared()).enter(f.startRun())
+	for range 3 {
+		if g := w.ask(`write","app":"theirs`); g.code() != "argument_mismatch" {
+			t.Fatalf("%+v", g)
+		}
+	}
+	if w.ask("write").Secret == "" {
+		t.Fatal("the plan does not do what it should")
+	}
+	f.eventually("what was decided was judged", func() bool { return f.srv.opinions.judged.Load() >= 2 })
+	if n := f.events(remit.EventDecision); n != 2 {
+		t.Fatalf("%d decisions are on record", n)
+	}
+	if n := f.events(remit.EventFinding); n != 0 {
+		t.Errorf("%d findings about a true plan", n)
+	}
+}
+
 // TestSamplingNeverWaits: a full queue costs an answer nothing.
 func TestSamplingNeverWaits(t *testing.T) {
 	f := setUp(t, "attest:\n", "second_opinion: {one_in: 1}\nattest:\n")
