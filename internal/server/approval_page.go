@@ -11,7 +11,7 @@ import (
 	"remit"
 )
 
-// approvalPage is what the links of announcements lead to. Opening it decides nothing, whoever opens it, a preview included: it says
+// approvalPage is what the links of announcements, and of held calls, lead to. Opening it decides nothing, whoever opens it, a preview included: it says
 // how to look at the request, and holds a button that denies. Nothing on it approves.
 var approvalPage = template.Must(template.New("approval").Parse(`<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>Approval</title>
@@ -28,9 +28,6 @@ type pageData struct{ ID, Server, Token, Said string }
 
 // approvalRoutes adds the page. It needs no session: what it shows is only what the link says already.
 func (s *Server) approvalRoutes(mux *http.ServeMux) {
-	if len(s.webhooks) == 0 {
-		return
-	}
 	show := func(w http.ResponseWriter, status int, d pageData) {
 		h := w.Header()
 		h.Set("Content-Type", "text/html; charset=utf-8")

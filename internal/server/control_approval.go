@@ -41,6 +41,21 @@ func (s *Server) heldOf(c admin.Call) (h remit.Held, epoch uint64, err error) {
 	return s.held(id)
 }
 
+// answered returns when a held request is not open any more, or ctx ends. It looks in memory only, and starts nothing.
+func (s *Server) answered(ctx context.Context, id remit.HoldID) {
+	h, _, err := s.held(id)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for known := err == nil; known && h.ID == id && h.Open(s.now()); {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			h, _, known = s.store.HeldAs(h.Digest)
+		}
+	}
+}
+
 func (s *Server) held(id remit.HoldID) (h remit.Held, epoch uint64, err error) {
 	h, ok, err := s.store.Held(id)
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 
 func (s *Server) newMCP(agents *gateway.Quota) (*mcp.Handler, error) {
 	return mcp.New(mcp.Config{Base: s.baseURL(), Line: line{s}, Authenticator: s.auth, RunTokens: s, AccessTokens: s, Directory: s.registry,
-		Stages: s, Tools: tools{s}, Result: s.keepResult, Quota: agents, Log: s.log, Now: s.now})
+		Stages: s, Tools: tools{s}, Result: s.keepResult, Answered: s.answered, Quota: agents, Log: s.log, Now: s.now})
 }
 
 // Executed implements mcp.Line.

@@ -236,7 +236,7 @@ func (h *Handler) modern(r *http.Request, c *caller, m *message, server string, 
 		return
 	}
 	k := &call{h: h, c: c, a: a, id: m.id, header: r.Header}
-	result, e := h.answerModern(r.Context(), k, out)
+	result, e := h.answerModern(r, k, out)
 	if e == nil {
 		result, e = a.stamp(result)
 	}
@@ -280,7 +280,12 @@ func (a *asked) stateless() *rpcError {
 	return nil
 }
 
-func (h *Handler) answerModern(ctx context.Context, k *call, out *reply) ([]byte, *rpcError) {
+func (h *Handler) answerModern(r *http.Request, k *call, out *reply) ([]byte, *rpcError) {
+	ctx := r.Context()
+	state, e := h.back(r, k)
+	if e != nil {
+		return nil, e
+	}
 	result, e := k.prepare(ctx)
 	k.c.leave()
 	if result != nil || e != nil {
@@ -291,12 +296,6 @@ func (h *Handler) answerModern(ctx context.Context, k *call, out *reply) ([]byte
 	}
 	if k.a.kind == streamed {
 		return h.listenModern(ctx, k, out)
-	}
-	var state sealed
-	if k.a.state != "" {
-		if state, e = h.unseal(k.c, k.a, k.a.state); e != nil {
-			return nil, e
-		}
 	}
 	if e := state.answers(k.a); e != nil {
 		return nil, e

@@ -117,13 +117,15 @@ type Config struct {
 	Stages        Stages
 	Tools         Tools
 	// Result is told what a call returned, before the client sees it; an error denies it to the client. May be nil.
-	Result  func(ctx context.Context, d *remit.Decision, result []byte) error
-	Quota   *gateway.Quota // per agent; nil: unbounded
-	Timeout time.Duration  // of one exchange with a server; default 5 min
-	Park    time.Duration  // how long a suspended call waits for its client; default 2 min
-	Idle    time.Duration  // after which a session or a connection to a server ends; default 30 min
-	Log     *slog.Logger
-	Now     func() time.Time
+	Result func(ctx context.Context, d *remit.Decision, result []byte) error
+	// Answered returns when people have answered what is held, when nobody can any more, or when ctx ends. Nil: nobody is waited for.
+	Answered func(ctx context.Context, id remit.HoldID)
+	Quota    *gateway.Quota // per agent; nil: unbounded
+	Timeout  time.Duration  // of one exchange with a server; default 5 min
+	Park     time.Duration  // how long a suspended call waits for its client; default 2 min
+	Idle     time.Duration  // after which a session or a connection to a server ends; default 30 min
+	Log      *slog.Logger
+	Now      func() time.Time
 }
 
 // Handler is the gateway. It is safe for concurrent use; its http.Server should have gateway.Connection as ConnContext, and ask
@@ -143,6 +145,7 @@ type Handler struct {
 	sessions map[string]*session
 	conns    map[connKey]*conn
 	flights  map[string]*flight
+	waits    map[string]int // how many calls of an owner wait for people
 }
 
 // New checks cfg.
@@ -170,7 +173,7 @@ func New(cfg Config) (*Handler, error) {
 		cfg.Now = time.Now
 	}
 	h := &Handler{cfg: cfg, host: u.Host, resource: cfg.Base + "/mcp", sessions: map[string]*session{}, conns: map[connKey]*conn{},
-		flights: map[string]*flight{}}
+		flights: map[string]*flight{}, waits: map[string]int{}}
 	if h.aead, err = newAEAD(); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"remit"
 )
 
 // newAEAD makes the cipher of sealed states. Its key lives as long as the process: so do the calls that are suspended.
@@ -29,13 +31,15 @@ func newAEAD() (cipher.AEAD, error) {
 	return aead, nil
 }
 
-// sealed is what a requestState holds for a client that has to come back: a suspended call, or the server's own state.
+// sealed is what a requestState holds for a client that has to come back: a suspended call, what people are asked about, or the
+// server's own state.
 type sealed struct {
-	Flight string `json:"f,omitempty"`
-	State  string `json:"s,omitempty"`
+	Flight string       `json:"f,omitempty"`
+	State  string       `json:"s,omitempty"`
+	Hold   remit.HoldID `json:"h,omitempty"`
 	// Asked are the names under which the server asks; there is no answer under another.
 	Asked []string `json:"a,omitempty"`
-	Until int64    `json:"u"`
+	Until int64    `json:"u"` // seconds of Unix time
 }
 
 // bound is what a state is bound to: the caller with its run, and the request that it belongs to. Whoever changes the arguments
@@ -49,7 +53,9 @@ func bound(c *caller, a *asked) []byte {
 }
 
 func (h *Handler) seal(c *caller, a *asked, s sealed) string {
-	s.Until = c.at.Add(h.cfg.Timeout).Unix()
+	if s.Until == 0 {
+		s.Until = c.at.Add(h.cfg.Timeout).Unix()
+	}
 	b, _ := json.Marshal(s) // strings and a number
 	return base64.RawURLEncoding.EncodeToString(h.aead.Seal(nil, nil, b, bound(c, a)))
 }

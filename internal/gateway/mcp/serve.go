@@ -40,6 +40,7 @@ type call struct {
 	conn     *conn
 	tool     *described
 	decision remit.Decision
+	declined bool // its user did not want to hear of people who approve
 	// acted is what is recorded once the client has its answer.
 	acted *remit.Outcome
 }
@@ -121,10 +122,7 @@ func (k *call) decide(ctx context.Context, reasons []remit.Reason) ([]byte, *rpc
 	}
 	//remit:guard S29 TestCallIsDecided
 	if d.Effect != remit.Allow {
-		if a.verb == "tools/call" {
-			return k.deniedResult(&d), nil
-		}
-		return nil, k.deniedError(&d)
+		return k.refused(&d)
 	}
 	if a.verb == "tools/call" {
 		k.acted = &remit.Outcome{At: k.c.at, Target: at, Decision: d.ID, Permission: d.Permission, Agent: d.Agent, Run: d.Run, Verb: a.verb,
@@ -314,28 +312,31 @@ func (k *call) record(ctx context.Context) {
 
 // denial is a refusal that needs no decision, since nothing was asked of a target.
 func (k *call) denial(r remit.Reason) *rpcError {
-	return &rpcError{code: codeDenied, message: "denied: " + string(r.Code) + ": " + gateway.Next(r.Code), data: k.denialData("", []remit.Reason{r})}
+	return &rpcError{code: codeDenied, message: "denied: " + string(r.Code) + ": " + gateway.Next(r.Code), data: k.denialData(&remit.Decision{Reasons: []remit.Reason{r}})}
 }
 
 func (k *call) deniedError(d *remit.Decision) *rpcError {
-	return &rpcError{code: codeDenied, message: k.deniedText(d), data: k.denialData(d.ID, d.Reasons)}
+	return &rpcError{code: codeDenied, message: k.deniedText(d), data: k.denialData(d)}
 }
 
 // denialData is what a program reads of a denial: codes and parts, never limits or others' evidence (S30), and where its run is, so
 // that a trace can be laid beside the ledger.
-func (k *call) denialData(id remit.DecisionID, reasons []remit.Reason) []byte {
+func (k *call) denialData(d *remit.Decision) []byte {
 	b := []byte(`{`)
-	if id != "" {
-		b = append(append(append(b, `"decision_id":"`...), id...), `",`...)
+	if d.Effect == remit.Hold {
+		b = appendHeld(b, d)
+	}
+	if d.ID != "" {
+		b = append(append(append(b, `"decision_id":"`...), d.ID...), `",`...)
 	}
 	for _, at := range []struct{ name, value string }{{"run", string(k.c.run)}, {"stage", k.view.Stage}} {
 		if at.value != "" {
 			b = append(remit.AppendJSONString(append(append(append(b, '"'), at.name...), `":`...), at.value), ',')
 		}
 	}
-	b = gateway.AppendReasons(append(b, `"reasons":`...), reasons)
-	if len(reasons) > 0 {
-		b = remit.AppendJSONString(append(b, `,"next":`...), gateway.Next(reasons[0].Code))
+	b = gateway.AppendReasons(append(b, `"reasons":`...), d.Reasons)
+	if len(d.Reasons) > 0 {
+		b = remit.AppendJSONString(append(b, `,"next":`...), gateway.Next(d.Reasons[0].Code))
 	}
 	return append(b, '}')
 }
@@ -363,6 +364,10 @@ func (k *call) deniedText(d *remit.Decision) string {
 	if len(d.Reasons) > 0 {
 		b.WriteString("To go on: " + gateway.Next(d.Reasons[0].Code) + ". ")
 	}
+	if d.Hold != "" {
+		fmt.Fprintf(&b, "It waits as %s until %s: make the same call with the same arguments again, every %d seconds or so; once approved it passes one time. ",
+			d.Hold, clock(d.Until), askAgain)
+	}
 	fmt.Fprintf(&b, "Decision %s", d.ID)
 	if k.view.Stage != "" {
 		fmt.Fprintf(&b, ", run %s, stage %s", k.c.run, k.view.Stage)
@@ -384,9 +389,5 @@ func withheld(err error) []byte {
 func (k *call) deniedResult(d *remit.Decision) []byte {
 	b := remit.AppendJSONString([]byte(`{"content":[{"type":"text","text":`), k.deniedText(d))
 	b = append(b, `}],"isError":true,"_meta":{"`+metaDenial+`":`...)
-	data := k.denialData(d.ID, d.Reasons)
-	if d.Effect == remit.Hold {
-		data = append([]byte(`{"held":true,`), data[1:]...)
-	}
-	return append(append(b, data...), `}}`...)
+	return append(append(b, k.denialData(d)...), `}}`...)
 }

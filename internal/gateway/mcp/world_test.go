@@ -99,7 +99,7 @@ func (w *world) Decide(_ context.Context, req *remit.Request) (remit.Decision, e
 		d.Reasons = []remit.Reason{{Code: remit.ReasonNoRun}}
 	case w.answer != nil:
 		a := w.answer(req)
-		d.Effect, d.Reasons = a.Effect, a.Reasons
+		d.Effect, d.Reasons, d.Hold, d.Until = a.Effect, a.Reasons, a.Hold, a.Until
 	case req.Action == "mcp.call" && w.view.Call[req.Target], req.Action != "mcp.call" && w.view.List[req.Target]:
 		d.Effect = remit.Allow
 	default:
