@@ -61,7 +61,7 @@ func Adopt(path string, upTo uint64, read func(after uint64, limit int) ([]remit
 				err = fmt.Errorf("the log has entry %d where %d belongs", e.Seq, last+1)
 			}
 			if err == nil {
-				err = exec(conn, insertEventSQL, e.Seq, e.Body, []byte(nil), []byte(nil))
+				err = (&eventRow{last: e.Seq, body: e.Body}).insert(conn)
 			}
 			last = e.Seq
 		}

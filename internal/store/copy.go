@@ -7,9 +7,9 @@ import (
 )
 
 // A checkpoint copies the write-ahead log (SQLite's, of pages) into the database. Copying everything at once would stall the
-// writer, and copying beside it never reaches the end of a log that grows. So a goroutine copies nearly all beside the writer,
-// and then the writer copies the few pages that came meanwhile, after which the log starts from its beginning again.
-const copyAfter = 8 << 20 // bytes written to the log, roughly, that start a copy
+// writer, and copying beside it never reaches the end of a log that grows. So a goroutine copies nearly all beside the writer, then
+// what came meanwhile, and then the writer copies the few pages that came since, after which the log starts from its beginning again.
+const copyAfter = 16 << 20 // bytes written to the log, roughly, that start a copy
 
 // copier is the state of the copying goroutine.
 type copier struct {
@@ -25,6 +25,7 @@ func (s *Store) copyLog() {
 	for {
 		select {
 		case <-s.copying.wake:
+			checkpoint(s.copying.conn)
 			checkpoint(s.copying.conn)
 			s.copying.done <- struct{}{}
 		case <-s.closing:

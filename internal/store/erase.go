@@ -8,13 +8,11 @@ import (
 	"remit"
 )
 
-const eraseSQL = `UPDATE events SET payload = NULL, private = NULL WHERE seq = ?`
-
 // putErasure forgets payloads. The connection overwrites what it frees (secure_delete), and once the batch is durable the log of
 // pages is emptied, too.
 func putErasure(conn *sqlite.Conn, e *remit.Erasure) error {
 	for _, seq := range e.Entries {
-		if err := exec(conn, eraseSQL, seq); err != nil {
+		if err := eraseEntry(conn, seq); err != nil {
 			return err
 		}
 	}

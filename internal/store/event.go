@@ -13,13 +13,7 @@ import (
 	"remit"
 )
 
-const (
-	insertEventSQL = `INSERT INTO events (seq, body, payload, private) VALUES (?, ?, ?, ?)`
-	lastEventSQL   = `SELECT ifnull(max(seq), 0) FROM events`
-	entriesSQL     = `SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?`
-	openEntriesSQL = `SELECT seq, body, payload, private FROM events WHERE seq > ? ORDER BY seq LIMIT ?`
-	openEntrySQL   = `SELECT seq, body, payload, private FROM events WHERE seq = ?`
-)
+const lastEventSQL = `SELECT ifnull(max(seq), 0) FROM events`
 
 // draft is an event encoded but for its number, which only the writer knows.
 type draft struct {
@@ -41,6 +35,9 @@ func (s *Store) newDraft(e *remit.Event) (draft, error) {
 	if !ok {
 		return draft{}, fmt.Errorf("event %s does not begin with %s0", e.Kind, remit.EntryHead)
 	}
+	if bytes.IndexByte(b, entryEnd) >= 0 {
+		return draft{}, fmt.Errorf("event %s is not JSON: it has a byte 0", e.Kind)
+	}
 	if len(b)+20 > maxEventBytes {
 		return draft{}, tooLarge("an event of kind %s has %d bytes, more than %d", e.Kind, len(b), maxEventBytes)
 	}
@@ -56,7 +53,7 @@ func (s *Store) number(ready []*pending, first uint64) {
 		p.first = seq
 		for i := range p.events {
 			d := &p.events[i]
-			w.text = append(w.text, 0) // RFC 6962 leaf prefix; the body follows
+			w.text = append(w.text, leafPrefix) // the body follows
 			w.text = append(w.text, remit.EntryHead...)
 			w.text = strconv.AppendUint(w.text, seq, 10)
 			w.text = append(w.text, d.rest...)
@@ -68,30 +65,6 @@ func (s *Store) number(ready []*pending, first uint64) {
 			seq++
 		}
 	}
-}
-
-// insertEvents writes what number prepared.
-func (s *Store) insertEvents(first uint64) error {
-	w := &s.w
-	st, err := w.conn.Prepare(insertEventSQL)
-	if err != nil {
-		return err
-	}
-	start := 0
-	for i, end := range w.ends {
-		st.BindInt64(1, int64(first)+int64(i))
-		st.BindBytes(2, w.text[start+1:end]) // without the leaf prefix
-		bindSome(st, 3, w.apart[i].payload)
-		bindSome(st, 4, w.apart[i].private)
-		start = end
-		if _, err := st.Step(); err != nil {
-			return err
-		}
-		if err := st.Reset(); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // loadEvents finds the last number, and the refs of events that were not indexed yet.
@@ -125,44 +98,23 @@ func (s *Store) Entries(after uint64, limit int) ([]remit.Entry, error) {
 	}
 	var out []remit.Entry
 	err := s.read(func(conn *sqlite.Conn) error {
-		return query1(conn, entriesSQL, func(st *sqlite.Stmt) error {
-			out = append(out, scanEntry(st))
-			return nil
-		}, after, limit)
+		var err error
+		out, err = entries(conn, after, s.last.Load(), limit)
+		return err
 	})
 	return out, err
 }
 
 // Entry returns one entry by its number, with its payload.
-func (s *Store) Entry(seq uint64) (remit.Entry, bool, error) {
-	var found []remit.Entry
-	err := s.read(func(conn *sqlite.Conn) error {
-		return query1(conn, openEntrySQL, func(st *sqlite.Stmt) error {
-			e, err := s.scanOpen(st)
-			found = append(found, e)
-			return err
-		}, seq)
+func (s *Store) Entry(seq uint64) (e remit.Entry, found bool, err error) {
+	if seq == 0 || seq > s.last.Load() {
+		return e, false, nil
+	}
+	err = s.read(func(conn *sqlite.Conn) error {
+		e, found, err = s.openEntry(conn, seq)
+		return err
 	})
-	if err != nil || len(found) == 0 {
-		return remit.Entry{}, false, err
-	}
-	return found[0], true, nil
-}
-
-func scanEntry(st *sqlite.Stmt) remit.Entry {
-	return remit.Entry{Seq: uint64(st.ColumnInt64(0)), Body: columnBytes(st, 1)}
-}
-
-// scanOpen reads an entry with what is kept apart from it.
-func (s *Store) scanOpen(st *sqlite.Stmt) (remit.Entry, error) {
-	e := scanEntry(st)
-	e.Payload = columnBytes(st, 2)
-	var err error
-	e.Private, err = s.decrypt(columnBytes(st, 3), privateUse)
-	if err != nil {
-		return e, fmt.Errorf("read the sensitive values of entry %d: %w", e.Seq, err)
-	}
-	return e, nil
+	return e, found, err
 }
 
 // bindSome binds NULL for nothing.

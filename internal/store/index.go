@@ -208,20 +208,19 @@ func (s *Store) loadIndex(conn *sqlite.Conn) error {
 
 // loadRefs reads the refs of the next events, at most limit.
 func (s *Store) loadRefs(conn *sqlite.Conn, after uint64, limit int) (n int, last uint64, err error) {
+	found, err := entries(conn, after, s.last.Load(), limit)
 	last = after
-	err = query1(conn, entriesSQL, func(st *sqlite.Stmt) error {
-		entry := scanEntry(st)
+	for _, entry := range found {
 		h, err := parseHead(entry.Body)
 		if err != nil {
-			return fmt.Errorf("event %d: %w", entry.Seq, err)
+			return 0, last, fmt.Errorf("event %d: %w", entry.Seq, err)
 		}
 		for _, r := range refsOf(&remit.Event{Agent: h.Agent, Run: h.Run, Decision: h.Decision, Grant: h.Grant, Lease: h.Lease}) {
 			s.index.waiting = append(s.index.waiting, ref{r, entry.Seq})
 		}
-		n, last = n+1, entry.Seq
-		return nil
-	}, after, limit)
-	return n, last, err
+		last = entry.Seq
+	}
+	return len(found), last, err
 }
 
 // mentions calls each with the numbers of events after a number that mention the hash, in order, until it returns an error.

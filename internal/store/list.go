@@ -50,13 +50,11 @@ func (s *Store) listByRef(conn *sqlite.Conn, f *EventFilter, hash, after uint64,
 			return errEnough
 		}
 		scanned, last = scanned+1, seq
-		return query1(conn, openEntrySQL, func(st *sqlite.Stmt) error {
-			e, err := s.scanOpen(st)
-			if f.matches(e.Body) {
-				out = append(out, e)
-			}
-			return err
-		}, seq)
+		e, found, err := s.openEntry(conn, seq)
+		if found && f.matches(e.Body) {
+			out = append(out, e)
+		}
+		return err
 	})
 	if errors.Is(err, errEnough) {
 		err = nil
@@ -66,12 +64,11 @@ func (s *Store) listByRef(conn *sqlite.Conn, f *EventFilter, hash, after uint64,
 
 func (s *Store) listAll(conn *sqlite.Conn, f *EventFilter, after uint64, limit int) (out []remit.Entry, next uint64, err error) {
 	scanned := 0
-	err = query1(conn, openEntriesSQL, func(st *sqlite.Stmt) error {
-		e, err := s.scanOpen(st)
-		if err != nil {
-			return err
-		}
+	err = eachEntry(conn, after, s.last.Load(), true, func(e remit.Entry) error {
 		if scanned++; f.matches(e.Body) {
+			if e.Private, err = s.decryptEntry(&e); err != nil {
+				return err
+			}
 			out = append(out, e)
 		}
 		if len(out) == limit || scanned == maxScanned {
@@ -79,7 +76,7 @@ func (s *Store) listAll(conn *sqlite.Conn, f *EventFilter, after uint64, limit i
 			return errEnough
 		}
 		return nil
-	}, after, maxScanned)
+	})
 	if errors.Is(err, errEnough) {
 		err = nil
 	}

@@ -4,6 +4,7 @@ package store
 
 import (
 	"fmt"
+	"math"
 	"os"
 
 	"zombiezen.com/go/sqlite"
@@ -29,12 +30,7 @@ func OpenReader(path string) (*Reader, error) {
 
 // Entries returns at most limit entries with numbers above after, in order.
 func (r *Reader) Entries(after uint64, limit int) ([]remit.Entry, error) {
-	var out []remit.Entry
-	err := query1(r.conn, entriesSQL, func(st *sqlite.Stmt) error {
-		out = append(out, scanEntry(st))
-		return nil
-	}, after, min(max(limit, 1), 4096))
-	return out, err
+	return entries(r.conn, after, math.MaxInt64, min(max(limit, 1), 4096))
 }
 
 // Close ends reading.

@@ -134,6 +134,9 @@ func (s *Store) open() error {
 	if err := migrate(conn); err != nil {
 		return err
 	}
+	if s.w.log, err = openLog(conn, s.cfg.Path); err != nil {
+		return err
+	}
 	if s.copying.conn, err = openWriter(s.cfg.Path, s.cfg.MaxBytes); err != nil {
 		return err
 	}
@@ -237,6 +240,9 @@ func (s *Store) release() error {
 		if c != nil {
 			errs = append(errs, c.Close())
 		}
+	}
+	if s.w.log != nil {
+		errs = append(errs, s.w.log.Close())
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())

@@ -4,6 +4,7 @@ package store
 
 import (
 	"errors"
+	"os"
 	"time"
 
 	"zombiezen.com/go/sqlite"
@@ -19,6 +20,8 @@ const (
 // writer is the state of the writer goroutine.
 type writer struct {
 	conn   *sqlite.Conn
+	log    *os.File                  // SQLite's log of pages
+	failed error                     // the disk did not keep a batch: nothing more is written
 	moved  map[remit.EpochKey]uint64 // epochs that this batch moves, not yet visible
 	text   []byte                    // the batch's entries, one after the other, each after its leaf prefix
 	ends   []int                     // where each entry ends in text
@@ -71,6 +74,11 @@ func (s *Store) refuseQueued() {
 // commitBatch writes the batch and leaves each change its outcome.
 func (s *Store) commitBatch(b *batch) {
 	w := &s.w
+	//remit:guard S34 TestDiskThatLosesWrites
+	if w.failed != nil {
+		refuse(b.changes, w.failed)
+		return
+	}
 	clear(w.moved)
 	if w.moved == nil {
 		w.moved = map[remit.EpochKey]uint64{}
@@ -86,11 +94,8 @@ func (s *Store) commitBatch(b *batch) {
 	}
 	tree, err := s.transact(ready)
 	if err != nil {
-		err = &remit.Error{Code: remit.CodeUnavailable, Msg: "the store could not write; nothing was recorded",
-			Hint: "check the disk of the state directory", Cause: err}
-		for _, p := range ready {
-			p.err = err
-		}
+		refuse(ready, &remit.Error{Code: remit.CodeUnavailable, Msg: "the store could not write; nothing was recorded",
+			Hint: "check the disk of the state directory", Cause: err})
 		return
 	}
 	w.erased = w.erased || erases(ready)
@@ -110,6 +115,12 @@ func (s *Store) commitBatch(b *batch) {
 		}
 	}
 	s.committed.signal()
+}
+
+func refuse(changes []*pending, err error) {
+	for _, p := range changes {
+		p.err = err
+	}
 }
 
 // admit checks a change against the state as the changes before it leave it, and gives out epochs.
@@ -172,7 +183,7 @@ func (s *Store) transact(ready []*pending) (tree *batchTree, err error) {
 	if err := exec(conn, "COMMIT"); err != nil {
 		return nil, errors.Join(err, rollback(conn))
 	}
-	return tree, nil
+	return tree, s.keep()
 }
 
 // insert begins the transaction and writes all of the batch.
@@ -200,6 +211,10 @@ func rollback(conn *sqlite.Conn) error {
 
 // chores does what may wait: joining the log of pages, indexing events, purging what expired.
 func (s *Store) chores(idle bool) {
+	if s.w.failed != nil {
+		s.w.spent = true
+		return
+	}
 	s.joinLog()
 	if s.w.erased && !s.copying.busy {
 		s.w.erased = !truncateLog(s.w.conn)
