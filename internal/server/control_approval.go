@@ -71,6 +71,27 @@ func (s *Server) held(id remit.HoldID) (h remit.Held, epoch uint64, err error) {
 	return h, ^uint64(0), nil // its run is over, or a newer one stands in its place: it can be looked at
 }
 
+// holds implements authzen.Holds.
+type holds struct{ s *Server }
+
+func (h holds) Evaluated(id remit.DecisionID) (d remit.Decision, whole bool, err error) {
+	e, ok, err := h.s.store.Decision(id)
+	if err == nil && !ok {
+		err = notFound("decision", string(id))
+	}
+	if err != nil {
+		return d, false, err
+	}
+	o := e.Open()
+	d, err = decisionOf(e)
+	return d, len(o.Erased) == 0 && len(o.Private) == 0, err
+}
+
+func (h holds) Held(id remit.HoldID) (remit.Held, error) {
+	held, _, err := h.s.held(id)
+	return held, err
+}
+
 // opApprove takes one person's approval. Whoever it is has to hold for all of it: a session of their own, the group, four eyes.
 func (s *Server) opApprove(ctx context.Context, c admin.Call) (any, error) {
 	return s.answer(ctx, c, func(h *remit.Held, now time.Time) (*remit.Event, error) {

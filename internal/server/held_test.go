@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"net/http"
@@ -140,5 +141,68 @@ func TestHeldCallOverMCP(t *testing.T) {
 	held(newer(900))
 	if paid.Load() != 1840 || asked != 2 {
 		t.Errorf("paid %d, asked %d times", paid.Load(), asked)
+	}
+}
+
+// TestAccessRequestOnTheWire: an agent's own enforcement point asks by AuthZEN, opens a task, sees it approved, and evaluates again: once.
+func TestAccessRequestOnTheWire(t *testing.T) {
+	d := setUpApprovals(t, 1)
+	w := d.agent("agent/deploy", d.shared()).enter(d.refunds(d.as("dave")))
+	body := func(amount int, more string) string {
+		return fmt.Sprintf(`{"subject":{"type":"agent","id":%q},"action":{"name":"memory.pay"},"resource":{"type":"memory","id":"cluster",`+
+			`"properties":{"customer":555,"amount":%d}},"context":{"run_token":%q%s}`, w.svid.ID, amount, w.token, more)
+	}
+	evaluate := func(amount int, more string) (a struct {
+		Decision bool
+		Context  struct {
+			EvaluationID string                           `json:"evaluation_id"`
+			Access       *struct{ Endpoint, Hold string } `json:"access_request"`
+			Next         string                           `json:"next_action"`
+			Reason       string                           `json:"next_reason"`
+		}
+	}) {
+		t.Helper()
+		w.call("/access/v1/evaluation", "application/json", strings.NewReader(body(amount, more)+"}"), &a)
+		return a
+	}
+	first := evaluate(900, "")
+	if first.Decision || first.Context.Access == nil || !strings.HasSuffix(first.Context.Access.Endpoint, "/access/v1/requests") {
+		t.Fatalf("%+v", first)
+	}
+	var task struct {
+		Task struct {
+			ID, Status string
+			Result     *struct {
+				Approval json.RawMessage
+			}
+		}
+	}
+	if w.call("/access/v1/requests", "application/json", strings.NewReader(body(900, "")+`,"denial":{"evaluation_id":"`+first.Context.EvaluationID+`"}}`), &task); task.Task.Status != "pending" {
+		t.Fatalf("%+v", task)
+	}
+	var refused string
+	if status := w.call("/access/v1/requests", "application/json", strings.NewReader(body(901, "")+`,"denial":{"evaluation_id":"`+first.Context.EvaluationID+`"}}`), &refused); status != http.StatusBadRequest {
+		t.Errorf("of another request: %d %s", status, refused)
+	}
+	if _, err := d.answer("bob", "approve", d.newest().ID); err != nil {
+		t.Fatal(err)
+	}
+	res, err := w.http.Get("https://" + w.f.port + "/access/v1/requests/" + task.Task.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(res.Body).Decode(&task); err != nil || task.Task.Status != "approved" || task.Task.Result == nil {
+		t.Fatalf("%v %+v", err, task)
+	}
+	approval := `,"approval":` + string(task.Task.Result.Approval)
+	if got := evaluate(901, approval); got.Decision || got.Context.Next != "request" || got.Context.Reason != "out_of_scope" {
+		t.Errorf("another payload: %+v", got)
+	}
+	if got := evaluate(900, approval); !got.Decision {
+		t.Errorf("approved: %+v", got)
+	}
+	if got := evaluate(900, approval); got.Decision || got.Context.Next != "request" || got.Context.Reason != "approval_expired" {
+		t.Errorf("a second time: %+v", got)
 	}
 }

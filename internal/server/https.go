@@ -34,7 +34,7 @@ func (s *Server) httpsHandler() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	pdp, err := authzen.New(authzen.Config{Base: base, Line: line{s}, Authenticator: s.auth, RunTokens: s, Directory: s.registry, Agents: agents,
+	pdp, err := authzen.New(authzen.Config{Base: base, Line: line{s}, Authenticator: s.auth, RunTokens: s, Directory: s.registry, Holds: holds{s}, Agents: agents,
 		Points: gateway.NewQuota(limitsOf(s.cfg.Quotas.Points)), Log: s.log, Now: s.now})
 	if err != nil {
 		return nil, err

@@ -14,8 +14,8 @@ import (
 //
 // An allow carries what the enforcement point has to keep: obligations, limits and how many seconds it holds. A hold is a
 // denial with access_request, as the Access Request and Approval profile has it: the decision can be asked for again until
-// expires_at, and its id stands for it.
-func appendDecision(b []byte, d *remit.Decision) []byte {
+// expires_at, and its id stands for it. approval is the id of the one that came with the request, if one did.
+func (h *Handler) appendDecision(b []byte, d *remit.Decision, approval string) []byte {
 	allow := d.Effect == remit.Allow
 	b = strconv.AppendBool(append(b, `{"decision":`...), allow)
 	b = append(append(append(b, `,"context":{"decision_id":"`...), d.ID...), '"')
@@ -31,7 +31,14 @@ func appendDecision(b []byte, d *remit.Decision) []byte {
 		b = append(append(append(b, `,"evaluation_id":"`...), d.ID...), '"')
 		b = appendTime(append(b, `,"evaluated_at":"`...), d.At)
 		b = appendTime(append(b, `","access_request":{"expires_at":"`...), d.Until)
-		b = append(append(append(b, `","hold":"`...), d.Hold...), `"}`...)
+		b = append(append(append(b, `","hold":"`...), d.Hold...), '"')
+		if h.cfg.Holds != nil {
+			b = remit.AppendJSONString(append(b, `,"endpoint":`...), h.cfg.Base+accessPath)
+		}
+		b = append(b, '}')
+	}
+	if !allow && approval != "" && h.cfg.Holds != nil {
+		b = h.appendNext(b, d, approval)
 	}
 	if d.Receipt != nil {
 		b = gateway.AppendReceipt(append(b, `,"receipt":`...), d.Receipt)

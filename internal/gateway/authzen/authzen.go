@@ -7,13 +7,15 @@
 //	POST /access/v1/evaluation                 one decision (section 6)
 //	POST /access/v1/evaluations                several (section 7)
 //	GET  /.well-known/authzen-configuration    metadata (section 9)
+//	POST /access/v1/requests                   a task for a held evaluation (Access Request and Approval profile)
+//	GET  /access/v1/requests/ID                how it stands
 //
 // How a request is read:
 //
 //	subject   {type: agent | tool | workload | spiffe, id: SPIFFE ID, properties: {token, "x5t#S256"}}
 //	action    {name: the action, properties: arguments}
 //	resource  {type: the action's part before its first dot, id: the target, properties: arguments}
-//	context   {run_token, run, stage, permission, under}
+//	context   {run_token, run, stage, permission, under, supported_obligations, approval: {id}}
 //
 // Nothing in it is believed because it stands there. The subject is the caller itself, or proven by properties.token, a
 // JWT-SVID for this server; or the enforcement point is enrolled to assert subjects, which then have attestation level none
@@ -48,6 +50,7 @@ type Config struct {
 	Authenticator gateway.Authenticator
 	RunTokens     gateway.RunTokens
 	Directory     gateway.Directory
+	Holds         Holds            // nil: the profile of access requests is not served
 	Agents        *gateway.Quota   // per agent; nil: unbounded
 	Points        *gateway.Quota   // per enforcement point; nil: unbounded
 	Timeout       time.Duration    // of one request; default 10 s
@@ -55,7 +58,7 @@ type Config struct {
 	Now           func() time.Time // default time.Now
 }
 
-// Handler serves the three addresses below Base's path. It is safe for concurrent use. Its http.Server should have
+// Handler serves the addresses below Base's path. It is safe for concurrent use. Its http.Server should have
 // gateway.Connection as ConnContext, and must ask for client certificates.
 type Handler struct {
 	cfg      Config
@@ -87,6 +90,11 @@ func New(cfg Config) (*Handler, error) {
 	b := remit.AppendJSONString([]byte(`{"policy_decision_point":`), cfg.Base)
 	b = remit.AppendJSONString(append(b, `,"access_evaluation_endpoint":`...), cfg.Base+"/access/v1/evaluation")
 	b = remit.AppendJSONString(append(b, `,"access_evaluations_endpoint":`...), cfg.Base+"/access/v1/evaluations")
+	if cfg.Holds != nil {
+		b = remit.AppendJSONString(append(b, `,"access_request_endpoint":`...), cfg.Base+accessPath)
+		b = remit.AppendJSONString(append(b, `,"capabilities":[`...), capability)
+		b = append(b, ']')
+	}
 	h.metadata = append(b, '}')
 	return h, nil
 }
@@ -106,6 +114,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		case "/access/v1/evaluations":
 			h.serve(w, r, h.batch)
+			return
+		}
+		if task, ok := strings.CutPrefix(path, accessPath); ok && h.cfg.Holds != nil && (task == "" || task[0] == '/') {
+			if task == "" {
+				h.serve(w, r, h.access)
+			} else {
+				h.serveTask(w, r, task[1:])
+			}
 			return
 		}
 	}
@@ -160,6 +176,23 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, do func(a *askin
 
 // admit fills in caller, account and body, in this order: who is not known is not read.
 func (h *Handler) admit(a *asking, r *http.Request, buf *[]byte) error {
+	size := int(min(uint64(r.ContentLength), gateway.MaxBody)) // unknown, which is -1, counts as the most
+	err := h.known(a, r, size)
+	if err != nil {
+		return err
+	}
+	if !isJSON(r.Header.Get("Content-Type")) {
+		return &remit.Error{Code: remit.CodeInvalid, Msg: "the content type must be application/json"}
+	}
+	if *buf, err = readBody(r, (*buf)[:0]); err != nil {
+		return err
+	}
+	a.text = string(*buf)
+	return nil
+}
+
+// known fills in caller and account.
+func (h *Handler) known(a *asking, r *http.Request, size int) error {
 	p, err := gateway.Caller(r, h.cfg.Authenticator, a.at)
 	if err != nil {
 		return err
@@ -168,10 +201,6 @@ func (h *Handler) admit(a *asking, r *http.Request, buf *[]byte) error {
 	if a.caller, err = h.who(p); err != nil {
 		return err
 	}
-	if !isJSON(r.Header.Get("Content-Type")) {
-		return &remit.Error{Code: remit.CodeInvalid, Msg: "the content type must be application/json"}
-	}
-	size := int(min(uint64(r.ContentLength), gateway.MaxBody)) // unknown, which is -1, counts as the most
 	quota := h.cfg.Agents
 	if a.caller.point != nil {
 		quota = h.cfg.Points
@@ -182,10 +211,6 @@ func (h *Handler) admit(a *asking, r *http.Request, buf *[]byte) error {
 		quota.Brake(r.Context())
 		return errQuota()
 	}
-	if *buf, err = readBody(r, (*buf)[:0]); err != nil {
-		return err
-	}
-	a.text = string(*buf)
 	return nil
 }
 

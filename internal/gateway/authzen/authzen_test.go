@@ -45,7 +45,9 @@ func (l *line) Decide(_ context.Context, req *remit.Request) (remit.Decision, er
 		return d, nil
 	}
 	judged, err := l.judge(req)
-	judged.ID, judged.At, judged.Receipt = d.ID, d.At, d.Receipt
+	if judged.At, judged.Receipt = d.At, d.Receipt; judged.ID == "" {
+		judged.ID = d.ID
+	}
 	return judged, err
 }
 
@@ -130,8 +132,11 @@ type reply struct {
 		AccessRequest *struct {
 			ExpiresAt time.Time    `json:"expires_at"`
 			Hold      remit.HoldID `json:"hold"`
+			Endpoint  string       `json:"endpoint"`
 		} `json:"access_request"`
-		Error *struct {
+		NextAction string `json:"next_action"`
+		NextReason string `json:"next_reason"`
+		Error      *struct {
 			Status  int
 			Message string
 		} `json:"error"`
@@ -293,7 +298,7 @@ func TestFaultIsNoDecision(t *testing.T) {
 
 func TestMetadata(t *testing.T) {
 	for _, at := range []string{base, base + "/tenant"} {
-		f := newFixture(t, allow, func(c *authzen.Config) { c.Base = at })
+		f := newFixture(t, allow, func(c *authzen.Config) { c.Base, c.Holds = at, &desk{} })
 		path := "/.well-known/authzen-configuration" + strings.TrimPrefix(at, base)
 		w := httptest.NewRecorder()
 		f.handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
@@ -301,7 +306,8 @@ func TestMetadata(t *testing.T) {
 		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
 			t.Fatal(err)
 		}
-		want := map[string]any{"policy_decision_point": at, "access_evaluation_endpoint": at + single, "access_evaluations_endpoint": at + batch}
+		want := map[string]any{"policy_decision_point": at, "access_evaluation_endpoint": at + single, "access_evaluations_endpoint": at + batch,
+			"access_request_endpoint": at + accessPath, "capabilities": []any{"urn:openid:authzen:capability:access-request"}}
 		if d := cmp.Diff(want, got); d != "" {
 			t.Error(d)
 		}

@@ -68,7 +68,7 @@ func (h *Handler) batch(a *asking, b []byte) ([]byte, error) {
 		if err != nil {
 			return b, err
 		}
-		return appendDecision(b, &decision), nil
+		return h.appendDecision(b, &decision, q.defaults.approval()), nil
 	}
 	//remit:guard S35 TestQuota
 	if !a.account.More(len(q.items)-1, a.at) {
@@ -88,6 +88,7 @@ func (h *Handler) batch(a *asking, b []byte) ([]byte, error) {
 // outcome is one item's answer: a decision or what was wrong.
 type outcome struct {
 	decision remit.Decision
+	approval string
 	err      error
 }
 
@@ -100,6 +101,7 @@ func (h *Handler) item(a *asking, q *batch, i int) (o outcome) {
 		return o
 	}
 	merged := e.over(&q.defaults.evaluation)
+	o.approval = merged.approval()
 	o.decision, o.err = h.decide(a, &merged)
 	return o
 }
@@ -148,7 +150,7 @@ func (h *Handler) appendOutcomes(b []byte, out []outcome) []byte {
 			b = appendProblem(b, err)
 			continue
 		}
-		b = appendDecision(b, &out[i].decision)
+		b = h.appendDecision(b, &out[i].decision, out[i].approval)
 	}
 	return append(b, "]}"...)
 }

@@ -30,8 +30,8 @@ type resource struct {
 
 // circumstances are what is read from context.
 type circumstances struct {
-	token, run, stage, permission, under string
-	keeps                                []string // the kinds of obligations that it knows
+	token, run, stage, permission, under, approval string
+	keeps                                          []string // the kinds of obligations that it knows
 }
 
 func invalid(msg string) error { return &remit.Error{Code: remit.CodeInvalid, Msg: msg} }
@@ -150,6 +150,16 @@ func (c *circumstances) member(d *gateway.Decoder, name string) error {
 		return text(d, &c.permission)
 	case "under":
 		return text(d, &c.under)
+	case "approval": // it is not believed: what was approved is found by what is asked
+		if d.Null() {
+			return nil
+		}
+		return d.Object(func(name string) error {
+			if name == "id" {
+				return text(d, &c.approval)
+			}
+			return d.Skip()
+		})
 	case "supported_obligations":
 		return d.List(func() error {
 			var kind string
@@ -197,6 +207,14 @@ func (e *evaluation) complete() error {
 		return invalid("resource needs type and id")
 	}
 	return nil
+}
+
+// approval is the id of the one that the context names.
+func (e *evaluation) approval() string {
+	if e.context == nil {
+		return ""
+	}
+	return e.context.approval
 }
 
 // arguments are the properties of resource and action together: an argument that the policy did not see would be one that

@@ -177,5 +177,5 @@ func (h *Handler) single(a *asking, b []byte) ([]byte, error) {
 	if err != nil {
 		return b, err
 	}
-	return appendDecision(b, &decision), nil
+	return h.appendDecision(b, &decision, e.approval()), nil
 }
