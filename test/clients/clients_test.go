@@ -265,7 +265,7 @@ func python(t *testing.T, framework string) (interpreter, measured string) {
 // TestFrameworks: a model that follows a script calls an allowed tool, the same tool for another customer, and a tool that is only
 // shown. The denials come back to the model as messages that say what was missing, with the run and stage.
 func TestFrameworks(t *testing.T) {
-	for _, framework := range []string{"langchain", "crewai"} {
+	for framework, names := range map[string]string{"langchain": "crm__drop crm__look", "crewai": "crm_drop crm_look"} {
 		t.Run(framework, func(t *testing.T) {
 			at, measured := python(t, framework)
 			d := open(t, measured)
@@ -274,20 +274,20 @@ func TestFrameworks(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, source := range []string{"workload", "command"} {
-				t.Run(source, func(t *testing.T) { d.converse(t, at, script, source) })
+				t.Run(source, func(t *testing.T) { d.converse(t, at, script, source, names) })
 			}
 		})
 	}
 }
 
-func (d *desk) converse(t *testing.T, python, script, source string) {
+func (d *desk) converse(t *testing.T, python, script, source, names string) {
 	before := d.calls.Load()
 	out, err := d.agent(python, script, source)
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := conversation(t, out)
-	if len(all) != 4 || strings.Join(all[0].Tools, " ") != "crm__drop crm__look" {
+	if len(all) != 4 || strings.Join(all[0].Tools, " ") != names {
 		t.Fatalf("%s", out)
 	}
 	if all[1].Status == "error" || !strings.Contains(all[1].Text, "look 7: Ann") {

@@ -18,15 +18,16 @@ def act(name: str, customer: int) -> str:
     return f'Thought: I need it.\nAction: {name}\nAction Input: {{"customer": {customer}}}'
 
 
-SCRIPT = [act("crm__look", 7), act("crm__look", 8), act("crm__drop", 7), "Thought: I now know.\nFinal Answer: done"]
+# CrewAI shows the model no name with two underscores in a row.
+SCRIPT = [act("crm_look", 7), act("crm_look", 8), act("crm_drop", 7), "Thought: I now know.\nFinal Answer: done"]
 
 
 class Scripted(BaseLLM):
     told: list[str] = []
 
     def call(self, messages: Any, *args: Any, **kw: Any) -> str:
-        text = messages if isinstance(messages, str) else str(messages[-1]["content"])
-        self.told.append(text)
+        text = messages if isinstance(messages, str) else "\n".join(str(m["content"]) for m in messages)
+        self.told.append(text[text.rindex("Observation:") :] if "Observation:" in text else text)
         return SCRIPT[len(self.told) - 1]
 
     def supports_function_calling(self) -> bool:
@@ -43,7 +44,6 @@ def main() -> None:
         Crew(agents=[agent], tasks=[task]).kickoff()
     denials = iter(hook.denials)
     for text in llm.told[1:]:
-        text = text[text.rindex("Observation:") :] if "Observation:" in text else text
         denied = "the call was not made" in text
         print(json.dumps({"status": "error" if denied else "success", "text": text, "remit": next(denials).tags() if denied else {}}))
 

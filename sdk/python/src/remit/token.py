@@ -50,6 +50,9 @@ class Tokens:
         self._lock = threading.Lock()
         self._token: Token | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tokens:
+        return self  # CrewAI's adapter copies the parameters that it is given; the copy shares the tokens
+
     def get(self) -> Token:
         with self._lock:
             if self._token is None or time.monotonic() > self._token.ends - self._margin:
