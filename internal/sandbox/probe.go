@@ -54,7 +54,7 @@ func TryOut(ctx context.Context, d Driver, executable string) (said string, took
 	defer stop()
 	word := rand.Text()
 	begun := time.Now()
-	spec := Spec{ID: remit.NewSandboxID(), Command: []string{helloProgram, word}, Limits: Limits{Wall: 20 * time.Second, Output: 4 << 10}}
+	spec := Spec{ID: remit.NewSandboxID(), Command: []string{helloProgram, word}, Observe: true, Limits: Limits{Wall: 20 * time.Second, Output: 4 << 10}}
 	if executable != "" {
 		spec.Mounts = []Mount{{From: executable, At: helloProgram}}
 	}

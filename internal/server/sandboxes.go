@@ -17,6 +17,9 @@ import (
 	"remit/internal/sandbox/process"
 )
 
+// maxSocketPath is what fits into sockaddr_un with its final zero.
+const maxSocketPath = 107
+
 // sandboxDrivers is the table of drivers; their state stands below folder. executable is this program on disk, "" the running one.
 func sandboxDrivers(folder, executable string) ([]sandbox.Driver, error) {
 	kernel, err := gvisor.New(gvisor.Config{State: filepath.Join(folder, "gvisor"), Executable: executable})
@@ -70,6 +73,12 @@ func (b *sandboxes) left() bool {
 // open makes the drivers, and sweeps what an earlier process left before anything new is made.
 func (b *sandboxes) open(ctx context.Context) (*sandbox.Set, error) {
 	b.once.Do(func() {
+		longest := filepath.Join(b.sockets, string(remit.NewSandboxID()), workloadSocket+".new")
+		if len(longest) > maxSocketPath {
+			b.err = &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("a sandbox's sockets would have paths of %d bytes, such as %s: %d are possible",
+				len(longest), longest, maxSocketPath), Hint: "choose a shorter folder for the Workload API's socket, or for the state"}
+			return
+		}
 		var drivers []sandbox.Driver
 		if drivers, b.err = sandboxDrivers(b.drivers, b.executable); b.err != nil {
 			return
@@ -80,6 +89,9 @@ func (b *sandboxes) open(ctx context.Context) (*sandbox.Set, error) {
 		}
 		b.set, b.err = sandbox.NewSet(drivers...), errors.Join(errs...)
 	})
+	if e, ok := errors.AsType[*remit.Error](b.err); ok {
+		return nil, e
+	}
 	if b.err != nil {
 		return nil, &remit.Error{Code: remit.CodeUnavailable, Msg: "no sandbox can be made on this host", Cause: b.err, Hint: "remit sandbox doctor says why"}
 	}

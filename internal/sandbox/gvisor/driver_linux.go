@@ -185,7 +185,7 @@ func (d *Driver) runCreate(ctx context.Context, g *guest, flags []string, pipes 
 	if g.group != nil {
 		cmd.Env = append(cmd.Env, joinVariable+"="+strings.Join(g.group.Join(), ":"))
 	}
-	cmd.SysProcAttr = asRoot()
+	cmd.Dir, cmd.SysProcAttr = g.folder, asRoot() // newTrace says why there
 	ends := pipes.Guest()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = ends[0], ends[1], ends[2]
 	err := cmd.Run()

@@ -114,6 +114,26 @@ func TestActivity(t *testing.T) {
 	}
 }
 
+// TestLongState: the address of a socket may have 107 bytes, the path of the driver's folder more. What the tool does is seen all the same.
+func TestLongState(t *testing.T) {
+	driver(t)
+	d, err := open(filepath.Join(sandboxtest.Short(t), strings.Repeat("a-long-folder/", 10)), executable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.(io.Closer).Close() }()
+	if r := d.Probe(t.Context()); !r.Works {
+		t.Errorf("%+v", r)
+	}
+	i := sandboxtest.Start(t, d, sandbox.Spec{Observe: true, Command: sandboxtest.Shell("/usr/bin/true; exit 0")})
+	if _, err := i.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if a := i.Activity(); a == nil || a.Executed < 1 || !slices.Contains(a.Programs, "/usr/bin/true") {
+		t.Errorf("seen: %+v", a)
+	}
+}
+
 // TestCheckpoint: a tool that was checkpointed goes on from there, in another sandbox, as often as wanted.
 func TestCheckpoint(t *testing.T) {
 	d := driver(t)

@@ -4,7 +4,6 @@ package gvisor
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -40,17 +39,26 @@ type trace struct {
 // points are what the kernel reports.
 const points = `[{"name":"sentry/execve"},{"name":"syscall/open/enter"},{"name":"syscall/openat/enter"},{"name":"syscall/connect/enter"}]`
 
-// newTrace listens in folder, and returns the file that tells gVisor of it.
+// traceSocket is the name of the socket in a sandbox's folder.
+const traceSocket = "trace.sock"
+
+// newTrace listens in folder, and returns the file that tells gVisor of it. What makes the sandbox is to be started in folder: the address of
+// a socket may have 107 bytes, a folder's path more.
 func newTrace(folder string) (*trace, string, error) {
-	at := filepath.Join(folder, "trace.sock")
+	dir, err := os.Open(folder)
+	if err != nil {
+		return nil, "", fmt.Errorf("listen for what a sandbox does: %w", err)
+	}
+	defer dir.Close()
+	at := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), traceSocket)
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: at, Net: "unixpacket"})
 	if err != nil {
 		return nil, "", fmt.Errorf("listen for what a sandbox does: %w", err)
 	}
-	endpoint, err := json.Marshal(at)
+	l.SetUnlinkOnClose(false) // by that name it would be another's; it goes with the folder
 	config := filepath.Join(folder, "trace.json")
-	content := fmt.Sprintf(`{"trace_session":{"name":"Default","points":%s,"sinks":[{"name":"remote","config":{"endpoint":%s,"retries":3}}]}}`, points, endpoint)
-	if err := errors.Join(err, os.WriteFile(config, []byte(content), 0o600)); err != nil {
+	content := fmt.Sprintf(`{"trace_session":{"name":"Default","points":%s,"sinks":[{"name":"remote","config":{"endpoint":%q,"retries":3}}]}}`, points, traceSocket)
+	if err := os.WriteFile(config, []byte(content), 0o600); err != nil {
 		return nil, "", errors.Join(fmt.Errorf("ask for what a sandbox does: %w", err), l.Close())
 	}
 	t := &trace{listener: l}
