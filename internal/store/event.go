@@ -44,23 +44,31 @@ func (s *Store) newDraft(e *remit.Event) (draft, error) {
 	return draft{rest: rest, payload: e.Payload, private: private, refs: refsOf(e)}, nil
 }
 
-// number gives the batch's events their numbers, and leaves their bytes and refs in the writer.
-func (s *Store) number(ready []*pending, first uint64) {
+// number gives the batch's events their numbers.
+func (s *Store) number(c *committed, ready []*pending, first uint64) {
 	w := &s.w
-	w.text, w.ends, w.refs, w.apart = w.text[:0], w.ends[:0], w.refs[:0], w.apart[:0]
+	w.apart = w.apart[:0]
+	size, events, refs := 0, 0, 0
+	for _, p := range ready {
+		for i := range p.events {
+			size, refs = size+len(p.events[i].rest)+len(remit.EntryHead)+21, refs+len(p.events[i].refs)
+		}
+		events += len(p.events)
+	}
+	c.text, c.ends, c.refs = make([]byte, 0, size), make([]int, 0, events), make([]ref, 0, refs)
 	seq := first
 	for _, p := range ready {
 		p.first = seq
 		for i := range p.events {
 			d := &p.events[i]
-			w.text = append(w.text, leafPrefix) // the body follows
-			w.text = append(w.text, remit.EntryHead...)
-			w.text = strconv.AppendUint(w.text, seq, 10)
-			w.text = append(w.text, d.rest...)
-			w.ends = append(w.ends, len(w.text))
+			c.text = append(c.text, leafPrefix) // the body follows
+			c.text = append(c.text, remit.EntryHead...)
+			c.text = strconv.AppendUint(c.text, seq, 10)
+			c.text = append(c.text, d.rest...)
+			c.ends = append(c.ends, len(c.text))
 			w.apart = append(w.apart, d)
 			for _, r := range d.refs {
-				w.refs = append(w.refs, ref{r, seq})
+				c.refs = append(c.refs, ref{r, seq})
 			}
 			seq++
 		}
@@ -70,7 +78,8 @@ func (s *Store) number(ready []*pending, first uint64) {
 // loadEvents finds the last number, and the refs of events that were not indexed yet.
 func (s *Store) loadEvents(conn *sqlite.Conn) error {
 	err := query1(conn, lastEventSQL, func(st *sqlite.Stmt) error {
-		s.last.Store(uint64(st.ColumnInt64(0)))
+		s.w.last = uint64(st.ColumnInt64(0))
+		s.last.Store(s.w.last)
 		return nil
 	})
 	if err != nil {

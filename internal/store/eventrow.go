@@ -52,17 +52,17 @@ func (r *eventRow) insert(conn *sqlite.Conn) error {
 }
 
 // insertEvents writes what number prepared.
-func (s *Store) insertEvents(first uint64) error {
+func (s *Store) insertEvents(c *committed, first uint64) error {
 	w := &s.w
 	var row eventRow
-	for from, start := 0, 0; from < len(w.ends); {
+	for from, start := 0, 0; from < len(c.ends); {
 		to, apart := from, 0
-		for to == from || (to < len(w.ends) && w.ends[to]-start+apart < rowBytes) {
+		for to == from || (to < len(c.ends) && c.ends[to]-start+apart < rowBytes) {
 			apart += len(w.apart[to].payload) + len(w.apart[to].private)
 			to++
 		}
-		end := w.ends[to-1]
-		row.last, row.body = first+uint64(to)-1, w.text[start+1:end] // without the first leaf prefix: the others are entryEnd
+		end := c.ends[to-1]
+		row.last, row.body = first+uint64(to)-1, c.text[start+1:end] // without the first leaf prefix: the others are entryEnd
 		row.setApart(w.apart[from:to])
 		if err := row.insert(w.conn); err != nil {
 			return err

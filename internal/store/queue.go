@@ -12,6 +12,9 @@ import (
 const (
 	maxBatch      = 1024
 	maxBatchBytes = 4 << 20
+	// worthwhile is how many changes are begun while the disk still syncs those before. Fewer wait for it, and for company: what a
+	// batch costs beside its changes is as much as some ten of them.
+	worthwhile = 64
 )
 
 // batch is the changes that are written together, in the order of their coming. Who waits for one of them waits for all, so that
@@ -26,10 +29,19 @@ func newBatch(capacity int) *batch {
 	return &batch{changes: make([]*pending, 0, capacity), done: make(chan struct{})}
 }
 
+// refuse tells all changes the same.
+func (b *batch) refuse(err error) {
+	for _, p := range b.changes {
+		p.err = err
+	}
+	close(b.done)
+}
+
 // queue is where changes gather while the writer writes the batch before.
 type queue struct {
-	most int           // changes that may wait
-	wake chan struct{} // capacity 1: there is something for the writer
+	most  int           // changes that may wait
+	wake  chan struct{} // capacity 1: there is something for the writer
+	worth chan struct{} // capacity 1: the next batch is worthwhile
 
 	mu     sync.Mutex // guards what follows
 	next   *batch
@@ -38,7 +50,7 @@ type queue struct {
 }
 
 func newQueue(most int) *queue {
-	return &queue{most: min(most, maxBatch), wake: make(chan struct{}, 1), next: newBatch(1)}
+	return &queue{most: min(most, maxBatch), wake: make(chan struct{}, 1), worth: make(chan struct{}, 1), next: newBatch(1)}
 }
 
 // join puts the change into the next batch, and waits until there is room for it.
@@ -73,13 +85,21 @@ func (q *queue) tryJoin(p *pending) (full <-chan struct{}, err error) {
 	b.changes = append(b.changes, p)
 	b.bytes += p.bytes
 	p.batch = b
-	if len(b.changes) == 1 {
-		select {
-		case q.wake <- struct{}{}:
-		default: // the writer has not got to the last call yet
-		}
+	switch len(b.changes) {
+	case 1:
+		call(q.wake)
+	case worthwhile:
+		call(q.worth)
 	}
 	return nil, nil
+}
+
+// call leaves the writer a call, unless it has not got to the last one yet.
+func call(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // gather is for the writer: it lets committers that the last batch has just woken join the next, as long as some do, and takes it.
@@ -106,6 +126,10 @@ func (q *queue) take() *batch {
 	q.mu.Lock()
 	b := q.next
 	q.next = newBatch(len(b.changes))
+	select {
+	case <-q.worth: // it was for this batch
+	default:
+	}
 	q.vacate()
 	q.mu.Unlock()
 	kept := b.changes[:0]

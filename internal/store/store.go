@@ -4,8 +4,8 @@
 // follows every durable write. The only write is Commit; rows and the events that describe them become durable together.
 //
 // One writer goroutine, started by Open and awaited by Close, owns the writing connection and groups what waits into one
-// transaction with one sync of the disk; a second one copies the write-ahead log into the database so that the writer does not
-// stall. Reads on the hot path (Run, Posture, Lease, epochs) touch memory only.
+// transaction; a second one, the keeper, makes each transaction durable with one sync of the disk and then tells of it; a third
+// copies the write-ahead log into the database so that the writer does not stall. Reads on the hot path (Run, Posture, Lease, epochs) touch memory only.
 //
 // The store never calls out, never keeps a credential, and never changes an event's bytes once they are written.
 package store
@@ -70,6 +70,7 @@ type Store struct {
 	wg      sync.WaitGroup
 
 	w       writer // owned by the writer goroutine
+	keeping keeper
 	copying copier
 	readers chan *sqlite.Conn
 
@@ -114,10 +115,14 @@ func Open(cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg, queue: newQueue(cfg.Queue), closing: make(chan struct{}), readers: make(chan *sqlite.Conn, readerCount)}
 	s.committed.ch = make(chan struct{})
 	s.w.sorted = make(chan *sorted, 1)
+	s.w.moved, s.w.before = map[remit.EpochKey]uint64{}, map[remit.EpochKey]uint64{}
+	s.keeping.batches, s.keeping.idle = make(chan *committed), make(chan struct{}, 1)
+	s.keeping.idle <- struct{}{}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", cfg.Path, err), s.release())
 	}
 	s.wg.Go(s.write)
+	s.wg.Go(s.keepAll)
 	s.wg.Go(s.copyLog)
 	return s, nil
 }
@@ -134,7 +139,7 @@ func (s *Store) open() error {
 	if err := migrate(conn); err != nil {
 		return err
 	}
-	if s.w.log, err = openLog(conn, s.cfg.Path); err != nil {
+	if s.keeping.log, err = openLog(conn, s.cfg.Path); err != nil {
 		return err
 	}
 	if s.copying.conn, err = openWriter(s.cfg.Path, s.cfg.MaxBytes); err != nil {
@@ -241,8 +246,8 @@ func (s *Store) release() error {
 			errs = append(errs, c.Close())
 		}
 	}
-	if s.w.log != nil {
-		errs = append(errs, s.w.log.Close())
+	if s.keeping.log != nil {
+		errs = append(errs, s.keeping.log.Close())
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())

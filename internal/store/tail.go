@@ -28,9 +28,9 @@ type tailBatch struct {
 	leaves [][32]byte
 }
 
-// add keeps a batch that has just become durable, with copies of text and ends, and lets go of the oldest.
+// add keeps a batch that has just become durable, and lets go of the oldest.
 func (t *eventTail) add(tree *batchTree, text []byte, ends []int) {
-	b := tailBatch{first: tree.first, text: slices.Clone(text), ends: slices.Clone(ends), leaves: tree.levels[0]}
+	b := tailBatch{first: tree.first, text: text, ends: ends, leaves: tree.levels[0]}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.batches = append(t.batches, b)

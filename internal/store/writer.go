@@ -4,7 +4,6 @@ package store
 
 import (
 	"errors"
-	"os"
 	"time"
 
 	"zombiezen.com/go/sqlite"
@@ -20,17 +19,13 @@ const (
 // writer is the state of the writer goroutine.
 type writer struct {
 	conn   *sqlite.Conn
-	log    *os.File                  // SQLite's log of pages
-	failed error                     // the disk did not keep a batch: nothing more is written
+	last   uint64                    // number of the last event that is committed
 	moved  map[remit.EpochKey]uint64 // epochs that this batch moves, not yet visible
-	text   []byte                    // the batch's entries, one after the other, each after its leaf prefix
-	ends   []int                     // where each entry ends in text
-	apart  []*draft                  // what is stored beside each entry
-	refs   []ref
-	erased bool // the log of pages still holds what was erased
+	before map[remit.EpochKey]uint64 // epochs that the batch moves that is committed and may not be durable
+	apart  []*draft                  // what is stored beside each entry of this batch
+	erased bool                      // the log of pages still holds what was erased
 	purged time.Time
-	spent  bool   // idle work is done until the next batch
-	count  uint64 // durable batches of this process
+	spent  bool // idle work is done until the next batch
 
 	sorting bool         // a segment of the index is being sorted
 	sorted  chan *sorted // capacity 1: the segment
@@ -38,15 +33,20 @@ type writer struct {
 
 // write is the writer goroutine.
 func (s *Store) write() {
+	defer close(s.keeping.batches)
 	defer s.refuseQueued()
 	idle := time.NewTimer(idleAfter)
 	defer idle.Stop()
 	for {
 		select {
 		case <-s.queue.wake:
-			b := s.queue.gather()
-			s.commitBatch(b)
-			close(b.done)
+			select {
+			case <-s.keeping.idle:
+				s.keeping.idle <- struct{}{}
+				clear(s.w.before)
+			case <-s.queue.worth:
+			}
+			s.commitBatch(s.queue.gather())
 			s.w.spent = false
 			s.chores(false)
 			idle.Reset(idleAfter)
@@ -64,63 +64,44 @@ func (s *Store) write() {
 }
 
 func (s *Store) refuseQueued() {
-	b := s.queue.close()
-	for _, p := range b.changes {
-		p.err = errClosed
-	}
-	close(b.done)
+	s.queue.close().refuse(errClosed)
 }
 
-// commitBatch writes the batch and leaves each change its outcome.
+// commitBatch commits the batch and hands it to the keeper, who makes it durable and leaves each change its outcome.
 func (s *Store) commitBatch(b *batch) {
 	w := &s.w
 	//remit:guard S34 TestDiskThatLosesWrites
-	if w.failed != nil {
-		refuse(b.changes, w.failed)
+	if err := s.keeping.failure(); err != nil {
+		b.refuse(err)
 		return
 	}
 	clear(w.moved)
-	if w.moved == nil {
-		w.moved = map[remit.EpochKey]uint64{}
-	}
-	ready := b.changes[:0]
+	ready := make([]*pending, 0, len(b.changes))
 	for _, p := range b.changes {
 		if p.err = s.admit(p); p.err == nil {
 			ready = append(ready, p)
 		}
 	}
 	if len(ready) == 0 {
+		close(b.done)
 		return
 	}
-	tree, err := s.transact(ready)
+	c, err := s.transact(ready)
 	if err != nil {
-		refuse(ready, &remit.Error{Code: remit.CodeUnavailable, Msg: "the store could not write; nothing was recorded",
-			Hint: "check the disk of the state directory", Cause: err})
+		err = &remit.Error{Code: remit.CodeUnavailable, Msg: "the store could not write; nothing was recorded",
+			Hint: "check the disk of the state directory", Cause: err}
+		for _, p := range ready {
+			p.err = err
+		}
+		close(b.done)
 		return
 	}
 	w.erased = w.erased || erases(ready)
-	if w.count++; s.cfg.OnCommit != nil {
-		s.cfg.OnCommit(w.count)
-	}
-	if tree != nil {
-		s.tail.add(tree, w.text, w.ends)
-		s.last.Add(uint64(tree.size()))
-	}
+	w.last += uint64(len(c.ends))
 	s.copying.wrote(b.bytes)
-	s.index.add(w.refs)
-	for _, p := range ready {
-		p.tree = tree
-		for i := range p.rows {
-			s.publish(&p.rows[i])
-		}
-	}
-	s.committed.signal()
-}
-
-func refuse(changes []*pending, err error) {
-	for _, p := range changes {
-		p.err = err
-	}
+	c.batch, c.ready = b, ready
+	s.keeping.take(c)
+	w.before, w.moved = w.moved, w.before // the keeper has published the one before
 }
 
 // admit checks a change against the state as the changes before it leave it, and gives out epochs.
@@ -154,40 +135,41 @@ func (s *Store) admit(p *pending) error {
 func (s *Store) epochInBatch(key remit.EpochKey) (uint64, error) {
 	written, ok := s.w.moved[key]
 	if !ok {
-		return s.epoch(s.w.conn, key)
+		written = s.w.before[key]
 	}
 	now, err := s.epoch(s.w.conn, key) // Tighten may act while the batch is put together
 	return max(written, now), err
 }
 
-// transact writes rows and events of the batch in one transaction and returns the signed tree over its entries, nil when there are
-// none. The entries are hashed and the tree is signed while the rows are written, and nothing is committed without it.
-func (s *Store) transact(ready []*pending) (tree *batchTree, err error) {
-	first := s.last.Load() + 1
-	s.number(ready, first)
+// transact commits rows and events of the batch, with the signed tree over its entries if there are any. The entries are hashed and
+// the tree is signed while the rows are written, and nothing is committed without it.
+func (s *Store) transact(ready []*pending) (c *committed, err error) {
+	c = &committed{}
+	first := s.w.last + 1
+	s.number(c, ready, first)
 	signed := make(chan error, 1)
-	if len(s.w.ends) > 0 {
-		tree = &batchTree{first: first}
+	if len(c.ends) > 0 {
+		c.tree = &batchTree{first: first}
 		go func() {
-			tree.grow(s.w.text, s.w.ends)
-			signed <- tree.sign(s.cfg.Sign)
+			c.tree.grow(c.text, c.ends)
+			signed <- c.tree.sign(s.cfg.Sign)
 		}()
 	} else {
 		signed <- nil
 	}
 	conn := s.w.conn
 	//remit:guard S34 TestFailedSignatureWritesNothing
-	if err := errors.Join(s.insert(ready, first), <-signed); err != nil {
+	if err := errors.Join(s.insert(c, ready, first), <-signed); err != nil {
 		return nil, errors.Join(err, rollback(conn))
 	}
 	if err := exec(conn, "COMMIT"); err != nil {
 		return nil, errors.Join(err, rollback(conn))
 	}
-	return tree, s.keep()
+	return c, nil
 }
 
 // insert begins the transaction and writes all of the batch.
-func (s *Store) insert(ready []*pending, first uint64) error {
+func (s *Store) insert(c *committed, ready []*pending, first uint64) error {
 	if err := exec(s.w.conn, "BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
@@ -198,7 +180,7 @@ func (s *Store) insert(ready []*pending, first uint64) error {
 			}
 		}
 	}
-	return s.insertEvents(first)
+	return s.insertEvents(c, first)
 }
 
 // rollback ends a transaction that failed. After some errors SQLite has done so by itself.
@@ -211,10 +193,6 @@ func rollback(conn *sqlite.Conn) error {
 
 // chores does what may wait: joining the log of pages, indexing events, purging what expired.
 func (s *Store) chores(idle bool) {
-	if s.w.failed != nil {
-		s.w.spent = true
-		return
-	}
 	s.joinLog()
 	if s.w.erased && !s.copying.busy {
 		s.w.erased = !truncateLog(s.w.conn)
