@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,7 +43,8 @@ type box struct {
 	folder   string         // of its sockets; empty: none
 	grouped  bool           // its processes are in a control group of its name
 	gate     *egress.Gate
-	work     sync.WaitGroup // the goroutine of the gate
+	tokens   *http.Server   // of a tool: the token endpoint; nil before it is open
+	work     sync.WaitGroup // the goroutines of the gate and of tokens
 }
 
 var _ tool.Box = (*box)(nil)
@@ -70,7 +72,7 @@ func (s *Server) makeBox(ctx context.Context, o tool.Order) (_ tool.Box, err err
 		return nil, err
 	}
 	b.launch = o.Launch
-	return b, b.connect(o)
+	return b, errors.Join(b.connect(o), b.openTokens(o))
 }
 
 // prepareBox makes a sandbox for a tool, of which nothing runs yet. sockets: with a folder for a way out and an identity.
@@ -98,6 +100,7 @@ func (s *Server) prepareBox(ctx context.Context, t *remit.Tool, sockets bool) (*
 			spec.Env = map[string]string{}
 		}
 		spec.Env["SPIFFE_ENDPOINT_SOCKET"] = "unix://" + sandbox.SocketsAt + "/" + workloadSocket
+		spec.Env["REMIT_URL"], spec.Env["REMIT_RUN_TOKEN_FILE"] = "https://"+shim.GatewayListen, sandbox.SocketsAt+"/"+runTokenFile
 		b.folder = filepath.Join(s.sandboxes.sockets, string(id))
 		if err := errors.Join(os.Mkdir(b.folder, 0o755), os.Chmod(b.folder, 0o755)); err != nil { //nolint:gosec // its parent lets nobody in
 			return nil, fmt.Errorf("make the folder of a sandbox's sockets: %w", err)
@@ -147,12 +150,9 @@ func (b *box) connect(o tool.Order) error {
 	if err := os.WriteFile(filepath.Join(b.folder, shim.CA), b.gate.Bundle(), 0o644); err != nil { //nolint:gosec // public
 		return fmt.Errorf("write what a tool has to trust: %w", err)
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(b.folder, shim.Socket), Net: "unix"})
-	if err == nil {
-		err = os.Chmod(l.Addr().String(), 0o666) //nolint:gosec // as its folder
-	}
+	l, err := listenUnix(filepath.Join(b.folder, shim.Socket))
 	if err != nil {
-		return fmt.Errorf("make the way out of a sandbox: %w", err)
+		return err
 	}
 	b.work.Go(func() {
 		if err := b.gate.Serve(context.Background(), &admitting{l, b}); err != nil {
@@ -254,6 +254,9 @@ func (b *box) Now() (tool.Usage, *tool.Activity) {
 
 // Destroy implements tool.Box: the way out first, then the identity and what was given to it, then the sandbox.
 func (b *box) Destroy(ctx context.Context) (tool.Report, error) {
+	if b.tokens != nil {
+		_ = b.tokens.Close()
+	}
 	if b.gate != nil {
 		b.gate.Close()
 		b.work.Wait()

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -101,10 +100,6 @@ func (s *Server) makeBoxed(ctx context.Context, who remit.Principal, in *api.Lau
 	t := *a.Launch.Sandbox
 	t.Name, t.Command = a.Name, append([]string{agentAt}, in.Args...)
 	t.Mounts = append(slices.Clone(t.Mounts), remit.ToolMount{From: program, At: agentAt})
-	if t.Environment = maps.Clone(t.Environment); t.Environment == nil {
-		t.Environment = map[string]string{}
-	}
-	t.Environment["REMIT_URL"], t.Environment["REMIT_RUN_TOKEN_FILE"] = "https://"+shim.GatewayListen, sandbox.SocketsAt+"/"+runTokenFile
 	made, err := s.prepareBox(ctx, &t, true)
 	if err != nil {
 		return nil, err
@@ -141,17 +136,12 @@ func (s *Server) makeBoxed(ctx context.Context, who remit.Principal, in *api.Lau
 // listen opens Remit to the sandbox, and the agent's streams to its launcher.
 func (b *boxed) listen() (err error) {
 	s := b.server
-	if b.front, err = s.httpsServer(gateway.SandboxConnection(b.record.ID)); err != nil {
+	handler, err := s.front()
+	if err != nil {
 		return err
 	}
-	open := func(path string) (*net.UnixListener, error) {
-		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-		if err != nil {
-			return nil, fmt.Errorf("make a socket of a sandbox: %w", err)
-		}
-		return l, os.Chmod(path, 0o666) //nolint:gosec // who connects is asked of the kernel
-	}
-	l, err := open(filepath.Join(b.box.folder, shim.Gateway))
+	b.front = s.serverOf(handler, gateway.SandboxConnection(b.record.ID))
+	l, err := listenUnix(filepath.Join(b.box.folder, shim.Gateway))
 	if err != nil {
 		return err
 	}
@@ -164,7 +154,7 @@ func (b *boxed) listen() (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {                      //nolint:gosec // as for launches outside a sandbox
 		return fmt.Errorf("make the folder of launches: %w", err)
 	}
-	b.streams, err = open(path)
+	b.streams, err = listenUnix(path)
 	return err
 }
 

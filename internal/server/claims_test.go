@@ -59,6 +59,10 @@ stages:
      where: {url: {any: true}, customer: $customer, amount: {min: 0.01, max: 100}, post: {any: true}}}
   - {name: pay, who: tool/issue-refund, under: ask, action: http.post, target: payments, sandbox: process, where: {path: /refunds, body: {customer: $customer, amount: $call.amount}}}
   - {name: later, who: agent/deploy, action: mcp.call, target: issue-refund/later, sandbox: process, where: {url: {any: true}, customer: $customer, amount: {any: true}}}
+  - {name: lend, who: agent/deploy, action: mcp.call, target: issue-refund/ask, sandbox: process,
+     where: {path: {any: true}, details: {any: true}, assertion: {any: true}, later: {any: true}, customer: $customer}}
+  - {name: bound, who: tool/issue-refund, under: lend, action: memory.pay, target: cluster, sandbox: process, where: {customer: $call.customer}}
+  - {name: free, who: tool/issue-refund, action: memory.read, target: cluster, sandbox: process, where: {customer: $customer}}
 OTHERS
 - name: rest
   end: {by: [operator/ci]}

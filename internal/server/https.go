@@ -65,27 +65,24 @@ func (s *Server) webhook(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) baseURL() string { return s.cfg.Issuer }
 
-// httpsServer serves what is on the HTTPS address; there, and on the sockets of the sandboxes of agents.
-func (s *Server) httpsServer(context func(context.Context, net.Conn) context.Context) (*http.Server, error) {
-	handler, err := s.front()
-	if err != nil {
-		return nil, err
-	}
+// serverOf serves a handler on the HTTPS address, or on the socket of a sandbox.
+func (s *Server) serverOf(handler http.Handler, context func(context.Context, net.Conn) context.Context) *http.Server {
 	return &http.Server{
 		Handler: handler, TLSConfig: s.tlsConfig(), ConnContext: context,
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		// HTTP/1.1 only: enforcement points keep connections, and one stream a connection costs half of what HTTP/2 does.
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
-	}, nil
+	}
 }
 
 // serveHTTPS answers until ctx ends, then lets requests in flight finish for up to 10 s.
 func (s *Server) serveHTTPS(ctx context.Context, l net.Listener) error {
-	srv, err := s.httpsServer(gateway.Connection)
+	handler, err := s.front()
 	if err != nil {
 		return err
 	}
+	srv := s.serverOf(handler, gateway.Connection)
 	defer s.mcp.Close()
 	stop := context.AfterFunc(ctx, func() {
 		s.mcp.Close() // streams that no request ends

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 )
 
@@ -65,7 +66,7 @@ func main() {
 func list() []any {
 	var all []any
 	for name, args := range map[string]string{"echo": "text", "refund": "url,customer,amount,post", "later": "url,customer,amount", "lately": "", "crash": "", "hang": "", "flood": "",
-		"bad": "", "identity": "", "change": "", "read": "path", "dial": "address", "environment": "", "memory": ""} {
+		"bad": "", "identity": "", "change": "", "read": "path", "dial": "address", "environment": "", "memory": "", "ask": "path,details,assertion,customer,later"} {
 		properties := map[string]any{}
 		for _, a := range strings.FieldsFunc(args, func(r rune) bool { return r == ',' }) {
 			properties[a] = map[string]any{}
@@ -118,6 +119,8 @@ func serve(m *message) {
 			_ = c.Close()
 		}
 		result(m.ID, "connected", err)
+	case "ask":
+		lend(m.ID, text, a["later"] != nil)
 	case "environment":
 		result(m.ID, strings.Join(os.Environ(), "\n"), nil)
 	default:
@@ -168,6 +171,70 @@ func post(url string, customer, amount any) (string, error) {
 	defer r.Body.Close()
 	b, err := io.ReadAll(r.Body)
 	return fmt.Sprintf("%d %s", r.StatusCode, b), err
+}
+
+// lend asks for a lease, in its call or once that has ended.
+func lend(id json.RawMessage, text func(string) string, after bool) {
+	answer := func() string {
+		got, err := ask(text("path"), lease(text("details"), text("assertion")))
+		return fmt.Sprint(got, err)
+	}
+	if !after {
+		result(id, answer(), nil)
+		return
+	}
+	go func() {
+		time.Sleep(500 * time.Millisecond)
+		got := answer()
+		out.Lock()
+		lately = got
+		out.Unlock()
+	}()
+	result(id, "soon", nil)
+}
+
+// lease is the form of a request for one.
+func lease(details, assertion string) neturl.Values {
+	form := neturl.Values{"grant_type": {"client_credentials"}, "authorization_details": {details}}
+	if assertion != "" {
+		form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe")
+		form.Set("client_assertion", assertion)
+	}
+	return form
+}
+
+// ask posts a form to Remit as the tool that this is, with its run token.
+func ask(path string, form neturl.Values) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	source, err := workloadapi.NewX509Source(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer source.Close()
+	svid, err := source.GetX509SVID()
+	if err != nil {
+		return "", err
+	}
+	form.Set("client_id", svid.ID.String())
+	token, err := os.ReadFile(os.Getenv("REMIT_RUN_TOKEN_FILE"))
+	if err != nil {
+		return "", err
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, os.Getenv("REMIT_URL")+path, strings.NewReader(form.Encode()))
+	if err != nil {
+		return "", err
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Txn-Token", strings.TrimSpace(string(token)))
+	c := http.Client{Transport: &http.Transport{TLSClientConfig: tlsconfig.MTLSClientConfig(source, source, tlsconfig.AuthorizeMemberOf(svid.ID.TrustDomain()))}}
+	resp, err := c.Do(r)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return fmt.Sprintf("%d %s", resp.StatusCode, b), err
 }
 
 // identity fetches the tool's X.509-SVID and gives it away, with its key.
