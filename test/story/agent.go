@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package story
 
 import (
 	"bufio"
@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// step is what the orchestrator says that it did; see examples/support/agent.
-type step struct {
+// Step is what an orchestrator says that it did; see examples/orchestrator.
+type Step struct {
 	Tool      string          `json:"tool"`
 	Arguments json.RawMessage `json:"arguments"`
 	Injected  bool            `json:"injected"`
@@ -27,31 +27,30 @@ type step struct {
 	} `json:"denial"`
 }
 
-// orchestrator is the launched agent: it works a stage when it is told to.
-type orchestrator struct {
+// Agent is a launched orchestrator: it works when it is told to. It is used by one goroutine.
+type Agent struct {
 	in    io.WriteCloser
-	lines chan step
+	lines chan Step
 	ended chan error
 	errs  *bytes.Buffer
 }
 
-// launch starts the agent with its identity, by remit exec.
-func (s *support) launch() error {
-	cmd := exec.Command(s.Path("bin", "remit"), "--dir", s.Path("remit"), "exec", "--run", s.run, "--as", "agent/support", "--for", "read-ticket", "--",
-		s.Path("bin", "agent"), s.ticket, s.customer)
-	o := &orchestrator{lines: make(chan step), ended: make(chan error, 1), errs: &bytes.Buffer{}}
+// Launch starts a program with an agent's identity in a run, by remit exec.
+func (s *Story) Launch(run, as, permission string, argv ...string) (*Agent, error) {
+	cmd := exec.Command(s.Path("bin", "remit"), append([]string{"--dir", s.Path("remit"), "exec", "--run", run, "--as", as, "--for", permission, "--"}, argv...)...)
+	o := &Agent{lines: make(chan Step), ended: make(chan error, 1), errs: &bytes.Buffer{}}
 	cmd.Stderr = o.errs
 	in, err1 := cmd.StdinPipe()
 	out, err2 := cmd.StdoutPipe()
 	if err := errors.Join(err1, err2, cmd.Start()); err != nil {
-		return err
+		return nil, err
 	}
-	o.in, s.agent = in, o
+	o.in = in
 	go func() {
 		scan := bufio.NewScanner(out)
 		scan.Buffer(nil, 4<<20)
 		for scan.Scan() {
-			var st step
+			var st Step
 			if json.Unmarshal(scan.Bytes(), &st) == nil {
 				o.lines <- st
 			}
@@ -67,15 +66,15 @@ func (s *support) launch() error {
 		<-o.ended
 		late.Stop()
 	})
-	return nil
+	return o, nil
 }
 
-// work has the agent do a stage of its plan, and returns what it did.
-func (o *orchestrator) work(stage string) ([]step, error) {
+// Work has the agent do a stage of its plan, or what else an order is to it, and returns what it did.
+func (o *Agent) Work(stage string) ([]Step, error) {
 	if _, err := fmt.Fprintln(o.in, stage); err != nil {
 		return nil, fmt.Errorf("the agent does not listen: %w\n%s", err, o.errs)
 	}
-	var out []step
+	var out []Step
 	limit := time.After(3 * time.Minute)
 	for {
 		select {
@@ -93,8 +92,8 @@ func (o *orchestrator) work(stage string) ([]step, error) {
 	}
 }
 
-// short is a text on one line.
-func short(text string) string {
+// Short is a text on one line.
+func Short(text string) string {
 	text = strings.Join(strings.Fields(text), " ")
 	if len(text) > 160 {
 		text = text[:160] + "…"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package story
 
 import (
 	"context"
@@ -8,16 +8,17 @@ import (
 	"fmt"
 )
 
-// record is what the ledger says of the run.
-type record struct {
-	decisions []decision
-	actions   []action
-	started   []sandboxEvent
-	ended     []sandboxEvent
-	launched  []sandboxEvent
+// Record is what the ledger says of a run.
+type Record struct {
+	Decisions []Decision
+	Actions   []Action
+	Started   []SandboxEvent
+	Ended     []SandboxEvent
+	Launched  []SandboxEvent
 }
 
-type decision struct {
+// Decision is one decision of the line.
+type Decision struct {
 	ID      string                      `json:"id"`
 	Effect  string                      `json:"effect"`
 	Reasons []struct{ Code, Of string } `json:"reasons"`
@@ -28,13 +29,15 @@ type decision struct {
 	Sandbox string                      `json:"sandbox"`
 }
 
-type action struct {
+// Action is what was executed, as an enforcement point or a target says.
+type Action struct {
 	Decision string            `json:"-"`
 	Status   int               `json:"status"`
 	Detail   map[string]string `json:"detail"`
 }
 
-type sandboxEvent struct {
+// SandboxEvent is the start or end of a sandbox, or a launch.
+type SandboxEvent struct {
 	Agent    string `json:"-"`
 	Launch   string `json:"launch"`
 	Outcome  string `json:"outcome"`
@@ -50,9 +53,9 @@ type sandboxEvent struct {
 	} `json:"activity"`
 }
 
-// read reads the ledger, as an operator does.
-func (s *support) read(ctx context.Context) (*record, error) {
-	r := s.Remit(ctx, "ledger", "list", "--run", s.run, "--limit", "1000", "-o", "json")
+// Read reads what the ledger has of a run, as an operator does.
+func (s *Story) Read(ctx context.Context, run string) (*Record, error) {
+	r := s.Remit(ctx, "ledger", "list", "--run", run, "--limit", "1000", "-o", "json")
 	var list struct {
 		Items []struct {
 			Event struct {
@@ -64,20 +67,20 @@ func (s *support) read(ctx context.Context) (*record, error) {
 	if err := json.Unmarshal([]byte(r.Out), &list); r.Code != 0 || err != nil {
 		return nil, fmt.Errorf("%s", r)
 	}
-	out := &record{}
+	out := &Record{}
 	for _, i := range list.Items {
 		var err error
 		switch e := i.Event; e.Kind {
 		case "decision":
-			out.decisions, err = add(out.decisions, e.Data, func(*decision) {})
+			out.Decisions, err = add(out.Decisions, e.Data, func(*Decision) {})
 		case "action":
-			out.actions, err = add(out.actions, e.Data, func(a *action) { a.Decision = e.Decision })
+			out.Actions, err = add(out.Actions, e.Data, func(a *Action) { a.Decision = e.Decision })
 		case "sandbox.started":
-			out.started, err = add(out.started, e.Data, func(b *sandboxEvent) { b.Agent = e.Agent })
+			out.Started, err = add(out.Started, e.Data, func(b *SandboxEvent) { b.Agent = e.Agent })
 		case "agent.launch":
-			out.launched, err = add(out.launched, e.Data, func(b *sandboxEvent) { b.Agent = e.Agent })
+			out.Launched, err = add(out.Launched, e.Data, func(b *SandboxEvent) { b.Agent = e.Agent })
 		case "sandbox.ended":
-			out.ended, err = add(out.ended, e.Data, func(b *sandboxEvent) { b.Agent = e.Agent })
+			out.Ended, err = add(out.Ended, e.Data, func(b *SandboxEvent) { b.Agent = e.Agent })
 		}
 		if err != nil {
 			return nil, fmt.Errorf("an entry of the ledger: %w: %s", err, i.Event.Data)
@@ -93,10 +96,10 @@ func add[T any](to []T, data json.RawMessage, complete func(*T)) ([]T, error) {
 	return append(to, v), err
 }
 
-// calls are the decisions about the agent's calls of tools, in their order.
-func (r *record) calls() (out []decision) {
-	for _, d := range r.decisions {
-		if d.Agent == "agent/support" && d.Action == "mcp.call" {
+// Calls are the decisions about an agent's calls of tools, in their order.
+func (r *Record) Calls(agent string) (out []Decision) {
+	for _, d := range r.Decisions {
+		if d.Agent == agent && d.Action == "mcp.call" {
 			out = append(out, d)
 		}
 	}

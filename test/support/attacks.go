@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"remit/test/story"
 )
 
 // attack is one order of the ticket, and how it has to end.
@@ -15,9 +17,9 @@ type attack struct {
 	tool string // or FETCH, DIAL, READ: what the orchestrator tries by itself, with itself
 	args map[string]any
 	// refused says how the answer shows that nothing got through; else an error.
-	refused func(step) (string, error)
+	refused func(story.Step) (string, error)
 	// recorded says what the ledger has about it; else an error. call is the decision about the call itself.
-	recorded func(r *record, call decision) (string, error)
+	recorded func(r *story.Record, call story.Decision) (string, error)
 	itself   string
 }
 
@@ -127,8 +129,8 @@ attempt("Remit's own folder", sockets)
 func port2(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
 
 // byDecision: the call was denied, for this reason, and nothing came back.
-func byDecision(code string) func(step) (string, error) {
-	return func(st step) (string, error) {
+func byDecision(code string) func(story.Step) (string, error) {
+	return func(st story.Step) (string, error) {
 		if !st.Failed || len(st.Denial.Reasons) == 0 || st.Denial.Reasons[0].Code != code || st.Denial.Decision == "" {
 			return "", fmt.Errorf("it is not denied with %s: %+v", code, st)
 		}
@@ -137,8 +139,8 @@ func byDecision(code string) func(step) (string, error) {
 }
 
 // inBox: the code ran, and each of its n attempts was refused, by its sandbox or on the way out of it.
-func (s *support) inBox(n int) func(step) (string, error) {
-	return func(st step) (string, error) {
+func (s *support) inBox(n int) func(story.Step) (string, error) {
+	return func(st story.Step) (string, error) {
 		if st.Failed || strings.Contains(st.Text, "GOT") || strings.Count(st.Text, ": refused") != n {
 			return "", fmt.Errorf("not all of %d attempts were refused: %+v", n, st)
 		}
@@ -150,7 +152,7 @@ func (s *support) inBox(n int) func(step) (string, error) {
 }
 
 // cut: the answer was withheld.
-func (s *support) cut(st step) (string, error) {
+func (s *support) cut(st story.Step) (string, error) {
 	if !st.Failed {
 		return "", fmt.Errorf("the answer came through: %+v", st)
 	}
@@ -158,7 +160,7 @@ func (s *support) cut(st step) (string, error) {
 }
 
 // ended: the tool ended with the attempt.
-func (s *support) ended(st step) (string, error) {
+func (s *support) ended(st story.Step) (string, error) {
 	if !st.Failed || strings.Contains(st.Text, "GOT") {
 		return "", fmt.Errorf("it ran to its end: %+v", st)
 	}
@@ -166,7 +168,7 @@ func (s *support) ended(st step) (string, error) {
 }
 
 // refusedItself: it could not.
-func refusedItself(st step) (string, error) {
+func refusedItself(st story.Step) (string, error) {
 	if !st.Failed {
 		return "", fmt.Errorf("it could: %+v", st)
 	}
@@ -175,7 +177,7 @@ func refusedItself(st step) (string, error) {
 
 // nothingIn looks for what must not leave its place.
 func (s *support) nothingIn(text string) error {
-	for _, secret := range []string{s.key, s.canary, s.records[s.another]} {
+	for _, secret := range []string{s.Key, s.canary, s.records[s.another]} {
 		if strings.Contains(text, secret) {
 			return fmt.Errorf("%q got through", secret)
 		}
@@ -184,8 +186,8 @@ func (s *support) nothingIn(text string) error {
 }
 
 // denied: the call stands in the ledger as a denial with the reason.
-func denied(code string) func(*record, decision) (string, error) {
-	return func(_ *record, call decision) (string, error) {
+func denied(code string) func(*story.Record, story.Decision) (string, error) {
+	return func(_ *story.Record, call story.Decision) (string, error) {
 		if call.Effect != "deny" || len(call.Reasons) == 0 || call.Reasons[0].Code != code {
 			return "", fmt.Errorf("the ledger says %+v, not deny with %s", call, code)
 		}
@@ -194,23 +196,23 @@ func denied(code string) func(*record, decision) (string, error) {
 }
 
 // ran: what ran, where, and that it was executed, stands in the ledger.
-func ran(r *record, call decision) (string, error) {
+func ran(r *story.Record, call story.Decision) (string, error) {
 	if call.Effect != "allow" || call.Sandbox != "kernel" {
 		return "", fmt.Errorf("the ledger says %+v, not allow in a sandbox of tier kernel", call)
 	}
-	if !slices.ContainsFunc(r.actions, func(a action) bool { return a.Decision == call.ID }) {
+	if !slices.ContainsFunc(r.Actions, func(a story.Action) bool { return a.Decision == call.ID }) {
 		return "", fmt.Errorf("no act is on record under %s", call.ID)
 	}
 	return fmt.Sprintf("%s: %s of %s in a sandbox of tier %s, and the act", call.ID, call.Effect, call.Target, call.Sandbox), nil
 }
 
 // refusedOnTheWay: below the call stands the denial of what the code asked the proxy for.
-func refusedOnTheWay(target string) func(*record, decision) (string, error) {
-	return func(r *record, call decision) (string, error) {
+func refusedOnTheWay(target string) func(*story.Record, story.Decision) (string, error) {
+	return func(r *story.Record, call story.Decision) (string, error) {
 		if _, err := ran(r, call); err != nil {
 			return "", err
 		}
-		for _, d := range r.decisions {
+		for _, d := range r.Decisions {
 			if d.Under == call.ID && d.Effect == "deny" && d.Agent == "tool/runner" && d.Target == target && d.Reasons[0].Code == "not_permitted" {
 				return fmt.Sprintf("%s: %s of %s to %s %s, under %s: %s %s", d.ID, d.Effect, d.Agent, d.Action, d.Target, call.ID, d.Reasons[0].Code, d.Reasons[0].Of), nil
 			}
@@ -220,9 +222,9 @@ func refusedOnTheWay(target string) func(*record, decision) (string, error) {
 }
 
 // ownDenial: the orchestrator's own request is on record as denied.
-func ownDenial(target string) func(*record, decision) (string, error) {
-	return func(r *record, _ decision) (string, error) {
-		for _, d := range r.decisions {
+func ownDenial(target string) func(*story.Record, story.Decision) (string, error) {
+	return func(r *story.Record, _ story.Decision) (string, error) {
+		for _, d := range r.Decisions {
 			if d.Agent == "agent/support" && d.Action == "http.get" && d.Target == target && d.Effect == "deny" && d.Sandbox == "kernel" {
 				return fmt.Sprintf("%s: %s of %s to %s %s, in a sandbox of tier %s: %s", d.ID, d.Effect, d.Agent, d.Action, d.Target, d.Sandbox, d.Reasons[0].Code), nil
 			}
@@ -232,19 +234,19 @@ func ownDenial(target string) func(*record, decision) (string, error) {
 }
 
 // boxed: the orchestrator's launch is on record with its sandbox, which is what kept it.
-func boxed(r *record, _ decision) (string, error) {
-	for _, l := range r.launched {
+func boxed(r *story.Record, _ story.Decision) (string, error) {
+	for _, l := range r.Launched {
 		if l.Agent == "agent/support" && l.Tier == "kernel" && l.Outcome == "launched" {
 			return fmt.Sprintf("%s of %s: %s (%s, tier %s)", l.Launch, l.Agent, l.Sandbox, l.Driver, l.Tier), nil
 		}
 	}
-	return "", fmt.Errorf("no launch of the orchestrator in a sandbox is on record: %+v", r.launched)
+	return "", fmt.Errorf("no launch of the orchestrator in a sandbox is on record: %+v", r.Launched)
 }
 
 // secretCut: below the call stands the request, with the key, and that its answer was cut for it.
-func secretCut(r *record, call decision) (string, error) {
-	for _, d := range r.decisions {
-		for _, a := range r.actions {
+func secretCut(r *story.Record, call story.Decision) (string, error) {
+	for _, d := range r.Decisions {
+		for _, a := range r.Actions {
 			if d.Under == call.ID && a.Decision == d.ID && a.Detail["credential"] == "injected" && strings.Contains(a.Detail["error"], "it carries the credential") {
 				return fmt.Sprintf("%s: %s of %s %s to %s, under %s; the act: credential injected, cut: %s", d.ID, d.Effect, d.Agent, d.Action, d.Target, call.ID, a.Detail["error"]), nil
 			}
@@ -254,13 +256,13 @@ func secretCut(r *record, call decision) (string, error) {
 }
 
 // sandboxEnded: the tool's sandbox ended at that limit.
-func (s *support) sandboxEnded(tool, cause string) func(*record, decision) (string, error) {
-	return func(r *record, call decision) (string, error) {
-		for _, e := range r.ended {
+func (s *support) sandboxEnded(tool, cause string) func(*story.Record, story.Decision) (string, error) {
+	return func(r *story.Record, call story.Decision) (string, error) {
+		for _, e := range r.Ended {
 			if e.Agent == tool && e.Cause == cause {
 				return fmt.Sprintf("%s: %s of %s, then %s of %s ended: %s", call.ID, call.Effect, call.Target, e.Sandbox, tool, cause), nil
 			}
 		}
-		return "", fmt.Errorf("no sandbox of %s ended with %s: %+v", tool, cause, r.ended)
+		return "", fmt.Errorf("no sandbox of %s ended with %s: %+v", tool, cause, r.Ended)
 	}
 }

@@ -8,13 +8,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"os/signal"
-	"syscall"
 
 	"remit/test/story"
 )
@@ -31,8 +27,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "support: run this as root: gVisor sandboxes need it, and the agent gets a user of its own (4001)")
 		os.Exit(1)
 	}
-	if os.Getenv(apart) == "" {
-		os.Exit(again())
+	if code, again := story.Apart("support"); again {
+		os.Exit(code)
 	}
 	os.Exit(story.Main("support", func(s *story.Story) []story.Chapter { return (&support{Story: s, parts: p}).chapters() }))
 }
@@ -46,36 +42,7 @@ func (s *support) chapters() []story.Chapter {
 		{Name: "What the ledger says of the sandboxes", Do: s.sandboxes},
 		{Name: "The ledger", Do: s.Ledger},
 		{Name: "No secret was written", Do: func(context.Context) error {
-			return s.Search([]string{s.key, s.canary}, s.Path("desk.key"), s.Path("outside.txt"))
+			return s.Search([]string{s.Key, s.canary}, s.Path("desk.key"), s.Path("outside.txt"))
 		}},
 	}
-}
-
-// apart says that this program has a mount namespace of its own.
-const apart = "REMIT_DEMO_APART"
-
-// again starts this program once more in a mount namespace of its own: there, names of companies can lead to the loopback.
-func again() int {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:gosec // this program
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), apart+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	interrupts := make(chan os.Signal, 4)
-	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
-	if err := cmd.Start(); err != nil {
-		fmt.Fprintln(os.Stderr, "support: a mount namespace is needed:", err)
-		return 1
-	}
-	go func() {
-		for s := range interrupts { // of a terminal it has its own already, which does no harm
-			_ = cmd.Process.Signal(s)
-		}
-	}()
-	if err := cmd.Wait(); err != nil {
-		if e, ok := errors.AsType[*exec.ExitError](err); ok && e.ExitCode() > 0 {
-			return e.ExitCode()
-		}
-		return 1
-	}
-	return 0
 }

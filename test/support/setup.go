@@ -9,10 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"remit/internal/tool"
 	"remit/test/story"
@@ -30,11 +27,12 @@ type support struct {
 	ticket, customer, another string
 	canary                    string // what stands in a file of the host that no tool is given
 	run                       string
-	agent                     *orchestrator
+	agent                     *story.Agent
 }
 
 func (s *support) setUp(ctx context.Context) error {
-	s.outside = &outside{key: s.secret(), tickets: map[string]string{}, records: map[string]string{}}
+	s.outside = &outside{tickets: map[string]string{}, records: map[string]string{}}
+	s.API.Key, s.API.Answer = s.Secret("desk_"), s.outside.answer
 	n := 100 + s.Rand.IntN(900)
 	s.ticket, s.customer, s.another = fmt.Sprintf("T-%d", s.Rand.IntN(10_000)), fmt.Sprintf("C-%d", n), fmt.Sprintf("C-%d", n+1)
 	s.canary, s.records[s.customer], s.records[s.another] = s.Word("canary"), s.Word("record"), s.Word("record")
@@ -48,28 +46,13 @@ func (s *support) setUp(ctx context.Context) error {
 	return err
 }
 
-// secret is a key such as a service gives.
-func (s *support) secret() string {
-	b := make([]byte, 32)
-	for i := range b {
-		b[i] = "abcdefghijklmnopqrstuvwxyz0123456789"[s.Rand.IntN(36)]
-	}
-	return "desk_" + string(b)
-}
-
 // build compiles the programs of the example, and puts them where the agent's user and the tools can execute them.
 func (s *support) build(ctx context.Context) error {
 	if err := s.Programs(map[string]string{"remit": s.parts.remit}); err != nil {
 		return err
 	}
-	for name, to := range map[string]string{"agent": s.Path("bin", "agent"), "desk": s.Path("tools", "desk", "desk"), "runner": s.Path("tools", "runner", "runner")} {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", to, "remit/examples/support/"+name)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s: %w: %s", name, err, out)
-		}
-	}
-	return nil
+	return s.Build(ctx, "remit/examples/support/", map[string]string{"agent": s.Path("bin", "agent"), "desk": s.Path("tools", "desk", "desk"),
+		"runner": s.Path("tools", "runner", "runner")})
 }
 
 // unpack copies node and the two servers with what they need, so that each tool's files are its own and can be pinned.
@@ -125,22 +108,15 @@ func (s *support) writeKnowledge(context.Context) error {
 		os.WriteFile(s.Path("outside.txt"), []byte(s.canary+"\n"), 0o644))
 }
 
-func (s *support) init(ctx context.Context) error {
-	port, err := story.FreePort()
-	if err != nil {
-		return err
-	}
-	s.https = "127.0.0.1:" + strconv.Itoa(port)
-	if r := s.Remit(ctx, "init", "--trust-domain", "company.example", "--operator", "desk", "--https", s.https); r.Code != 0 {
-		return fmt.Errorf("%s", r)
-	}
-	return nil
+func (s *support) init(ctx context.Context) (err error) {
+	s.https, err = s.Init(ctx, "company.example", "desk")
+	return err
 }
 
 // configure takes the example's own files, and puts in what a user of the example would: folders, digests, addresses.
 func (s *support) configure(context.Context) error {
 	put := map[string][][2]string{
-		"agents.yaml":  {{digit(1), ""}},
+		"agents.yaml":  {{story.Digit(1), ""}},
 		"target.yaml":  {{"url: https://desk.company.example\n", "url: " + s.desk + "\nca: " + s.Path("desk-ca.pem") + "\naddresses: [127.0.0.1]\n"}, {"/etc/remit/secrets/desk", s.Path("desk.key")}},
 		"tools.yaml":   {{"https://desk.company.example", s.desk}, {"/srv/support/kb", s.Path("kb")}, {"/opt/support/node", s.Path("node")}},
 		"support.yaml": nil,
@@ -154,26 +130,7 @@ func (s *support) configure(context.Context) error {
 		if err != nil {
 			return err
 		}
-		put["tools.yaml"] = append(put["tools.yaml"], [2]string{"/opt/support/" + name, s.Path("tools", name)}, [2]string{digit(i + 2), string(digest)})
+		put["tools.yaml"] = append(put["tools.yaml"], [2]string{"/opt/support/" + name, s.Path("tools", name)}, [2]string{story.Digit(i + 2), string(digest)})
 	}
-	for name, all := range put {
-		b, err := os.ReadFile(filepath.Join(s.examples, "config", name))
-		if err != nil {
-			return err
-		}
-		text := string(b)
-		for _, p := range all {
-			if !strings.Contains(text, p[0]) {
-				return fmt.Errorf("%s has no %q to replace", name, p[0])
-			}
-			text = strings.ReplaceAll(text, p[0], p[1])
-		}
-		if err := os.WriteFile(s.Path("remit", "config", name), []byte(text), 0o644); err != nil {
-			return err
-		}
-	}
-	return os.WriteFile(s.Path("desk.key"), []byte(s.key), 0o600)
+	return errors.Join(s.Configure(filepath.Join(s.examples, "config"), put), os.WriteFile(s.Path("desk.key"), []byte(s.Key), 0o600))
 }
-
-// digit is how the example writes the digest that its reader puts in.
-func digit(n int) string { return fmt.Sprintf("sha256:%064d", n) }

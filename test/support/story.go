@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"remit"
+	"remit/test/story"
 )
 
 // investigate has the agent work the first stage: its plan has to work, and what the ticket orders has to be refused.
@@ -26,14 +27,15 @@ func (s *support) investigate(ctx context.Context) error {
 	}
 	s.run = string(run.ID)
 	s.Told("%s", s.run, r.Took)
-	if err := s.launch(); err != nil {
+	var err error
+	if s.agent, err = s.Launch(s.run, "agent/support", "read-ticket", s.Path("bin", "agent"), s.ticket, s.customer); err != nil {
 		return err
 	}
-	steps, err := s.agent.work("work")
+	steps, err := s.agent.Work("work")
 	if err != nil {
 		return err
 	}
-	injected := slices.IndexFunc(steps, func(st step) bool { return st.Injected })
+	injected := slices.IndexFunc(steps, func(st story.Step) bool { return st.Injected })
 	if injected < 0 {
 		return fmt.Errorf("the ticket did not hijack the agent: %+v", steps)
 	}
@@ -44,7 +46,7 @@ func (s *support) investigate(ctx context.Context) error {
 }
 
 // planned checks what the agent does without being told: it works, and it is shown no more than it may use.
-func (s *support) planned(steps []step) error {
+func (s *support) planned(steps []story.Step) error {
 	visible := "desk__diagnose desk__read_customer desk__read_ticket kb__read_text_file memory__create_entities memory__read_graph runner__run"
 	want := []string{visible, "counted twice", s.records[s.customer], "counted twice is refunded", s.customer, "1.14"}
 	if len(steps) != len(want) {
@@ -61,13 +63,13 @@ func (s *support) planned(steps []step) error {
 		if st.Failed || !strings.Contains(text, want[i]) || i == 0 && text != visible {
 			return fmt.Errorf("%s answered %q, not %q", st.Tool, text, want[i])
 		}
-		s.Told("%s", short(text), 0)
+		s.Told("%s", story.Short(text), 0)
 	}
 	return nil
 }
 
 // orders checks each order of the ticket: that it was refused, why, and that the ledger has it.
-func (s *support) orders(ctx context.Context, steps []step) error {
+func (s *support) orders(ctx context.Context, steps []story.Step) error {
 	attacks := s.attacks()
 	if len(steps) != len(attacks) {
 		return fmt.Errorf("the agent followed %d orders of %d", len(steps), len(attacks))
@@ -76,7 +78,7 @@ func (s *support) orders(ctx context.Context, steps []step) error {
 	if err != nil {
 		return err
 	}
-	calls := r.calls()
+	calls := r.Calls("agent/support")
 	own := 0 // those that call no tool
 	for _, a := range attacks {
 		if a.itself != "" {
@@ -92,9 +94,9 @@ func (s *support) orders(ctx context.Context, steps []step) error {
 		s.Ask("%s: %s", a.what, a.tool)
 		told, err1 := a.refused(steps[i])
 		for line := range strings.Lines(told) {
-			s.Told("%s", short(line), 0)
+			s.Told("%s", story.Short(line), 0)
 		}
-		var call decision
+		var call story.Decision
 		if a.itself == "" {
 			call, calls = calls[0], calls[1:]
 		}
@@ -108,10 +110,10 @@ func (s *support) orders(ctx context.Context, steps []step) error {
 }
 
 // settled reads the ledger once acts, which are recorded right after they ran, and the end of the fork bomb's sandbox are in it.
-func (s *support) settled(ctx context.Context) (*record, error) {
+func (s *support) settled(ctx context.Context) (*story.Record, error) {
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		r, err := s.read(ctx)
-		if err != nil || time.Now().After(end) || len(r.ended) > 0 {
+		r, err := s.Read(ctx, s.run)
+		if err != nil || time.Now().After(end) || len(r.Ended) > 0 {
 			return r, err
 		}
 	}
@@ -123,14 +125,14 @@ func (s *support) answer(ctx context.Context) error {
 	if r := s.Remit(ctx, "run", "advance", s.run); r.Code != 0 {
 		return fmt.Errorf("%s", r)
 	}
-	steps, err := s.agent.work("answer")
+	steps, err := s.agent.Work("answer")
 	if err != nil {
 		return err
 	}
 	if len(steps) != 1 || steps[0].Failed || !strings.Contains(steps[0].Text, "stored") {
 		return fmt.Errorf("the note was not stored: %+v", steps)
 	}
-	s.Told("%s", "desk__add_note: "+short(steps[0].Text), 0)
+	s.Told("%s", "desk__add_note: "+story.Short(steps[0].Text), 0)
 	if r := s.Remit(ctx, "run", "finish", s.run); r.Code != 0 {
 		return fmt.Errorf("%s", r)
 	}
@@ -141,7 +143,7 @@ func (s *support) answer(ctx context.Context) error {
 // attacker's host was not called at all.
 func (s *support) world(context.Context) error {
 	s.Ask("the internal API and the attacker's host what they saw")
-	requests, calls := s.seen()
+	requests, calls := s.Seen(), s.called()
 	want := []string{
 		"GET /v1/tickets?id=" + s.ticket + " ", "GET /v1/customers?id=" + s.customer + " ", "GET /v1/diagnose ",
 		fmt.Sprintf(`POST /v1/notes {"customer":%q,"text":"The invoice was counted twice; refunded."}`, s.customer),
@@ -158,23 +160,23 @@ func (s *support) world(context.Context) error {
 
 // sandboxes checks what the ledger has of each: whose it was, what ran in it, how it ended, and that none is left.
 func (s *support) sandboxes(ctx context.Context) error {
-	r, err := s.read(ctx)
-	for end := time.Now().Add(20 * time.Second); err == nil && len(r.ended) < len(r.started) && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		r, err = s.read(ctx)
+	r, err := s.Read(ctx, s.run)
+	for end := time.Now().Add(20 * time.Second); err == nil && len(r.Ended) < len(r.Started) && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		r, err = s.Read(ctx, s.run)
 	}
 	if err != nil {
 		return err
 	}
 	causes := map[string]string{}
-	for _, b := range r.started {
+	for _, b := range r.Started {
 		if b.Tier != "kernel" || b.Files == "" {
 			return fmt.Errorf("%s ran in %+v", b.Agent, b)
 		}
-		i := slices.IndexFunc(r.ended, func(e sandboxEvent) bool { return e.Sandbox == b.Sandbox })
+		i := slices.IndexFunc(r.Ended, func(e story.SandboxEvent) bool { return e.Sandbox == b.Sandbox })
 		if i < 0 {
 			return fmt.Errorf("%s of %s has not ended", b.Sandbox, b.Agent)
 		}
-		e := r.ended[i]
+		e := r.Ended[i]
 		causes[b.Agent] += e.Cause + " "
 		seen := "nothing"
 		if a := e.Activity; a != nil {
