@@ -94,6 +94,11 @@ $(BIN)/staticcheck: test/tools/go.mod
 demo-tools: $(BIN)/remit node
 	$(GO) run ./test/support -remit $(BIN)/remit
 
+# One customer's refund: rows by PostgreSQL, a second person by an OpenID provider, three tools in gVisor sandboxes; needs root.
+.PHONY: demo-refund
+demo-refund: $(BIN)/remit node postgres
+	$(GO) run ./test/refund -remit $(BIN)/remit
+
 demo: $(BIN)/remit $(if $(filter own,$(CLUSTER)),$(BIN)/kubectl,apiserver)
 	$(GO) run ./test/demo -remit $(BIN)/remit -apiserver $(BIN)/remit-test-apiserver -kubectl $(BIN)/kubectl
 
