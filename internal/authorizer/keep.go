@@ -4,6 +4,7 @@ package authorizer
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"remit"
@@ -20,6 +21,15 @@ func keep(req *remit.Request, w *weighed) {
 		//remit:guard S17 TestUnknownObligationDenies
 		if kind != "sandbox" && !slices.Contains(req.Keeps, kind) {
 			w.deny(remit.Reason{Code: remit.ReasonObligation, Of: "obligation", Want: clip(o), Got: "the enforcement point does not know it"})
+			return
+		}
+	}
+	// An enforcement point that asks by AuthZEN is told the limits in the answer, and holds to them as to the rest of it. What we mint and
+	// pass on ourselves we bind to scopes, not to numbers of rows.
+	for name, n := range w.decision.Limits {
+		//remit:guard S17 TestUnheldLimitDenies
+		if req.Via != "authzen" {
+			w.deny(remit.Reason{Code: remit.ReasonObligation, Of: "limits." + name, Want: strconv.FormatInt(n, 10), Got: "nobody would hold the act to it"})
 			return
 		}
 	}

@@ -35,3 +35,21 @@ func TestUnknownObligationDenies(t *testing.T) {
 		}
 	}
 }
+
+// TestUnheldLimitDenies: nobody holds a login, a call of a tool or a request to a number of rows; an enforcement point that asks by AuthZEN
+// is told it.
+func TestUnheldLimitDenies(t *testing.T) {
+	for via, want := range map[string]remit.Effect{"token": remit.Deny, "mcp": remit.Deny, "egress": remit.Deny, "": remit.Deny, "authzen": remit.Allow} {
+		l := setUp(t)
+		l.judgement = remit.Judgement{Effect: remit.Allow, TTL: time.Minute, Limits: map[string]int64{"rows": 100}}
+		req := l.request()
+		req.Via = via
+		d, err := l.auth.Decide(t.Context(), req)
+		if err != nil || d.Effect != want || l.lastDecision(t).Effect != want {
+			t.Errorf("%s: %v %+v", via, err, d)
+		}
+		if want == remit.Deny && (d.Reasons[0].Code != remit.ReasonObligation || d.Reasons[0].Of != "limits.rows") {
+			t.Errorf("%s: %+v", via, d.Reasons)
+		}
+	}
+}
