@@ -66,7 +66,7 @@ func (a *attack) commands() map[string]scriptCommand {
 		"operator": a.operator, "grab": a.grab, "carry": a.carry, "fill": a.fill, "desk": a.desk, "sign": a.sign, "reload": a.reload, "digest": a.digest, "jobtoken": a.jobToken,
 		"allowed": a.isAllowed, "answered": a.isAnswered, "refused": a.isRefused, "race": a.race, "storm": a.storm, "restart": a.restart, "flip": a.flip,
 		"configure": a.configure, "eventually": a.eventually, "grant": a.grant, "suspend": a.suspend, "slowly": a.slowly, "launch": a.launch, "together": a.together, "downgrade": a.downgrade,
-		"flood": a.flood, "spoil": a.spoil, "receipt": a.receipt, "savetext": a.savetext, "protobuf": a.protobuf, "cluster": a.clusterAdmin,
+		"flood": a.flood, "spoil": a.spoil, "receipt": a.receipt, "rewrite": a.rewrite, "savetext": a.savetext, "protobuf": a.protobuf, "cluster": a.clusterAdmin,
 		"eventually-dead": a.eventuallyDead, "eventually-gone": a.eventuallyGone, "without": a.without,
 		"key": a.key, "person": a.person, "browse": a.browse, "approve": a.approve, "member": a.member,
 		"found": a.found, "serve": a.serve, "halt": a.halt, "signed-house": a.signedHouse, "bundle": a.bundle, "double": a.double, "skew": a.skew,
