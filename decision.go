@@ -125,6 +125,9 @@ type Judgement struct {
 	Until       time.Time // when the answer stops being true by itself: the window closes, a fact gets too old; zero: never
 	Limits      map[string]int64
 	Obligations []string
+	// Asks are the approvals that rules ask for and that were not among the needs. The answer is Hold; with what is found for them, too,
+	// the same request is judged again.
+	Asks []Need
 }
 
 // FromFact says that an argument's value is one that an earlier call of the run returned.

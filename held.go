@@ -202,7 +202,7 @@ func (h *Held) Fact(n *Need, at time.Time) *Evidence {
 	for k, v := range n.Match {
 		fields[k] = v
 	}
-	return &Evidence{ID: EvidenceID("evid-" + strings.TrimPrefix(string(h.ID), "hold-")), Kind: EvidenceApproval, Source: "approval",
+	return &Evidence{ID: EvidenceID("evid-" + strings.TrimPrefix(string(h.ID), "hold-")), Kind: EvidenceApproval, Source: n.Source,
 		Signer: strings.Join(names, " "), Name: string(h.ID), Made: by[0].At, Verified: at, Fields: fields, Digest: h.Bound()}
 }
 

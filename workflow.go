@@ -158,10 +158,16 @@ type ApprovalRequirement struct {
 	Within time.Duration
 }
 
+// Sources of approvals: the permission asks for them, or a rule of the organisation does.
+const (
+	SourceApproval = "approval"
+	SourceRule     = "organisation_rule" // is no name that a source of evidence can have
+)
+
 // Need is a Requirement with its terms resolved for one request.
 type Need struct {
 	Kind   EvidenceKind      `json:"kind"`
-	Source string            `json:"source"`
+	Source string            `json:"source"` // of approvals: SourceApproval, or SourceRule
 	ID     string            `json:"id,omitempty"`
 	Of     Image             `json:"-"` // zero: not about an image
 	Worst  Severity          `json:"worst,omitempty"`

@@ -169,6 +169,9 @@ func (a *Authorizer) weigh(ctx context.Context, req *remit.Request) weighed {
 	found := a.cfg.Evidence.Collect(ctx, m.Needs, &filled)
 	a.approvals(req, &w, found)
 	w.judge(ctx, req, found)
+	if w.decision.Effect == remit.Hold && len(w.asks) > 0 {
+		a.askMore(ctx, req, &w)
+	}
 	keep(req, &w)
 	return w
 }

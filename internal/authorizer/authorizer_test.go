@@ -31,6 +31,7 @@ type line struct {
 
 	judgement remit.Judgement
 	needs     []remit.Need
+	asks      []remit.Need // of rules, whatever was found
 	permitted bool
 	epoch     uint64
 	step      func(name string) // called between every two steps
@@ -55,6 +56,9 @@ func (l *line) Sensitive() map[string]bool { return nil }
 
 func (l *line) Judge(_ context.Context, _ *remit.Request, _ *remit.Run, _ *remit.Match, found []remit.Found) remit.Judgement {
 	l.step("judge")
+	if len(l.asks) > 0 {
+		return remit.Judgement{Effect: remit.Hold, Reasons: []remit.Reason{{Code: remit.ReasonRule}}, Asks: l.asks}
+	}
 	for _, f := range found {
 		if f.Reason != nil {
 			return remit.Judgement{Reasons: []remit.Reason{*f.Reason}}

@@ -3,6 +3,7 @@
 package authorizer
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -42,13 +43,35 @@ func (a *Authorizer) approvals(req *remit.Request, w *weighed, found []remit.Fou
 	}
 }
 
+// askMore judges again with the approvals that a rule of the organisation asks for, as needs beside those of the permission: people are
+// asked about all of them in one, and one answer counts for all. What was found of the question without them does not count.
+func (a *Authorizer) askMore(ctx context.Context, req *remit.Request, w *weighed) {
+	found := slices.Clone(w.found)
+	for i := range found {
+		if ofPeople(found[i].Need) {
+			found[i].Evidence, found[i].Reason = nil, nil
+		}
+	}
+	w.uses = nil
+	w.match.Needs = slices.Concat(w.match.Needs, w.asks)
+	for _, n := range w.asks {
+		found = append(found, remit.Found{Need: n, Reason: &remit.Reason{Code: remit.ReasonApproval, Of: "rules.approvers"}})
+	}
+	a.approvals(req, w, found)
+	w.judge(ctx, req, found)
+	//remit:guard S39 TestRuleThatAsksOthersEachTime
+	if len(w.asks) > 0 {
+		w.deny(remit.Reason{Code: remit.ReasonRule, Of: "rules.approvers", Got: "the rules ask for others each time"})
+	}
+}
+
 func ofPeople(n remit.Need) bool { return n.Kind == remit.EvidenceApproval }
 
 // again puts approvals that were used up in their places: those that say what the need asks for.
 func again(found []remit.Found, given []remit.Evidence) {
 	for i := range found {
 		for j := range given {
-			if e := &given[j]; ofPeople(found[i].Need) && e.Fields["group"] == found[i].Need.Match["group"] {
+			if e := &given[j]; ofPeople(found[i].Need) && e.Source == found[i].Need.Source && e.Fields["group"] == found[i].Need.Match["group"] {
 				found[i].Evidence, found[i].Reason = e, nil
 			}
 		}

@@ -180,6 +180,15 @@ func TestApprovalRaces(t *testing.T) {
 	}
 }
 
+// TestRuleThatAsksOthersEachTime: nobody is asked when the question would never end.
+func TestRuleThatAsksOthersEachTime(t *testing.T) {
+	l := setUp(t)
+	l.asks = []remit.Need{{Kind: remit.EvidenceApproval, Source: remit.SourceRule, Match: map[string]string{"group": "finance", "people": "1"}}}
+	if d := l.decide(t, asking(l, "foo", 0)); d.Effect != remit.Deny || d.Reasons[0].Of != "rules.approvers" || d.Hold != "" {
+		t.Errorf("%+v", d)
+	}
+}
+
 // TestHeldAtOnce: the same request, asked by many at once, is one question.
 func TestHeldAtOnce(t *testing.T) {
 	l := setUp(t)

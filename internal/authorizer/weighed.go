@@ -20,6 +20,7 @@ type weighed struct {
 	seen     []remit.Precondition
 	cut      bool // see shorten
 
+	asks  []remit.Need       // approvals that rules ask for, and that nobody looked for yet
 	asked remit.Digest       // of the request, when people are asked about it
 	uses  *remit.Held        // the approval that the decision rests on
 	opens *remit.Held        // what is held for the first time
@@ -78,5 +79,6 @@ func (w *weighed) judge(ctx context.Context, req *remit.Request, found []remit.F
 		}
 		d.Missing, d.Lacking = append(d.Missing, f), append(d.Lacking, lack)
 	}
+	w.asks = j.Asks
 	d.Effect, d.Reasons, d.TTL, d.Until, d.Limits, d.Obligations = j.Effect, j.Reasons, j.TTL, j.Until, j.Limits, j.Obligations
 }

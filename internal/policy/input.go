@@ -25,6 +25,7 @@ import (
 //	sandbox     {tier}: in what it runs        or {kind, reason: {code, of}}
 //	action, target
 //	args        as judged                parent      {id, effect, run, permission: {workflow, stage, permission}, args} or {}
+//	approvals   those that the rules asked for, as evidence (printed policy only)
 //	from        [{permission, path, value}]: values of args that earlier calls of the run returned (printed policy only)
 //	outside     [{code, of}]: reasons from outside policy that denied (printed policy only)
 //
@@ -41,7 +42,7 @@ type document struct {
 	workflow, stage                   string
 	digest                            remit.Digest
 	params                            map[string]remit.Value
-	evidence                          []remit.Found
+	evidence, approvals               []remit.Found
 	parent                            *remit.Decision
 	from                              []fact
 	outside                           []remit.Reason
@@ -75,8 +76,9 @@ func Input(d *remit.Decision, parent *remit.Decision) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	doc.evidence = found
-	value, err := ast.JSON(doc.object(append(ruleFields(), "from", "outside")))
+	doc.evidence = own(found)
+	doc.approvals = found[len(doc.evidence):]
+	value, err := ast.JSON(doc.object(append(ruleFields(), "approvals", "from", "outside")))
 	if err != nil {
 		return nil, fmt.Errorf("input of decision %s: %w", d.ID, err)
 	}
@@ -168,11 +170,9 @@ func (d *document) field(name string) *ast.Term {
 	case "parent":
 		return parentTerm(d.parent)
 	case "evidence":
-		terms := make([]*ast.Term, len(d.evidence))
-		for i := range d.evidence {
-			terms[i] = foundTerm(&d.evidence[i])
-		}
-		return ast.ArrayTerm(terms...)
+		return foundTerms(d.evidence)
+	case "approvals":
+		return foundTerms(d.approvals)
 	case "from":
 		terms := make([]*ast.Term, len(d.from))
 		for i := range d.from {
@@ -217,6 +217,14 @@ func parentTerm(p *remit.Decision) *ast.Term {
 		"permission", objectTerm("workflow", ast.StringTerm(p.Permission.Workflow), "stage", ast.StringTerm(p.Permission.Stage),
 			"permission", ast.StringTerm(p.Permission.Name)),
 		"args", fieldsTerm(usableArgs))
+}
+
+func foundTerms(found []remit.Found) *ast.Term {
+	terms := make([]*ast.Term, len(found))
+	for i := range found {
+		terms[i] = foundTerm(&found[i])
+	}
+	return ast.ArrayTerm(terms...)
 }
 
 func foundTerm(f *remit.Found) *ast.Term {

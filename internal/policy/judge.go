@@ -38,14 +38,15 @@ func (p *Plan) Judge(ctx context.Context, req *remit.Request, run *remit.Run, m 
 	}
 	var given ruling
 	if p.rules != nil {
-		given = p.rules.eval(ctx, p.ruleInput(req, run, m, found))
+		given = p.rules.eval(ctx, p.ruleInput(req, run, m, own(found)))
 		given.narrow(p.rules, req, m)
+		given.askPeople(found, req.At)
 		if len(given.denied) > 0 {
 			return deny(append(reasons, given.denied...)...)
 		}
 	}
 	if reasons = append(reasons, given.held...); len(reasons) > 0 {
-		return remit.Judgement{Effect: remit.Hold, Reasons: reasons}
+		return remit.Judgement{Effect: remit.Hold, Reasons: reasons, Asks: given.asks}
 	}
 	return remit.Judgement{Effect: remit.Allow, TTL: ttl(req, m, found, &given), Until: until(req, m, found), Limits: limits(m, &given), Obligations: obligations(m, &given)}
 }
@@ -55,7 +56,7 @@ func deny(reasons ...remit.Reason) remit.Judgement { return remit.Judgement{Reas
 // weigh lists what the evidence, the sandbox and the caller's attestation lack.
 func (p *Plan) weigh(req *remit.Request, m *remit.Match, found []remit.Found) []remit.Reason {
 	var reasons []remit.Reason
-	for i := range found {
+	for i := range own(found) {
 		reasons = append(reasons, lacks(&m.Needs[i], &found[i], req.At)...)
 	}
 	//remit:guard S27 TestTier
@@ -174,7 +175,7 @@ func ttl(req *remit.Request, m *remit.Match, found []remit.Found, given *ruling)
 	}
 	for i := range found {
 		//remit:guard S12 TestTTL
-		if e := found[i].Evidence; !e.Until.IsZero() {
+		if e := found[i].Evidence; e != nil && !e.Until.IsZero() {
 			least = min(least, e.Until.Sub(req.At))
 		}
 	}
@@ -190,7 +191,7 @@ func until(req *remit.Request, m *remit.Match, found []remit.Found) (end time.Ti
 	}
 	for i := range found {
 		//remit:guard S12 TestUntil
-		if within := m.Needs[i].Within; within > 0 {
+		if within := m.Needs[i].Within; within > 0 && found[i].Evidence != nil {
 			if old := found[i].Evidence.Made.Add(within); end.IsZero() || old.Before(end) {
 				end = old
 			}
@@ -232,6 +233,42 @@ func obligations(m *remit.Match, given *ruling) []string {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// own are the facts that the permission needs, without those that a rule asked for: a rule sees the same whoever approved.
+func own(found []remit.Found) []remit.Found {
+	for i := range found {
+		if ofRule(&found[i]) {
+			return found[:i]
+		}
+	}
+	return found
+}
+
+// askPeople finds the approvals that a hold of rules waits for. One that names nobody who could approve is a denial; with all of them
+// there it holds nothing any more.
+func (g *ruling) askPeople(found []remit.Found, at time.Time) {
+	if len(g.held) == 0 {
+		return
+	}
+	//remit:guard S39 TestHoldOfARule
+	if len(g.approvers) == 0 {
+		g.denied, g.held = append(g.denied, g.held...), nil
+		return
+	}
+	missing := false
+	for _, group := range g.approvers {
+		n := ruleNeed(group)
+		i := slices.IndexFunc(found, func(f remit.Found) bool { return ofRule(&f) && f.Need.Match["group"] == group })
+		if i < 0 {
+			g.asks = append(g.asks, n)
+		}
+		missing = missing || i < 0 || len(lacks(&n, &found[i], at)) > 0
+	}
+	//remit:guard S39 TestHoldOfARule
+	if !missing {
+		g.held = nil
+	}
 }
 
 // narrow turns what rules say about columns and sandbox into denials of requests that do not keep to it.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"remit"
 )
@@ -112,8 +113,27 @@ func approvalNeed(a *remit.ApprovalRequirement) remit.Need {
 	if a.By != "" {
 		match["by"] = a.By
 	}
-	return remit.Need{Kind: remit.EvidenceApproval, Source: "approval", Within: a.Within, Match: match}
+	return remit.Need{Kind: remit.EvidenceApproval, Source: remit.SourceApproval, Within: a.Within, Match: match}
 }
+
+// ruleWithin is how long an approval that a rule asks for counts.
+const ruleWithin = 15 * time.Minute
+
+// ruleNeed is the approval of one person of a group that a rule names.
+func ruleNeed(group string) remit.Need {
+	return remit.Need{Kind: remit.EvidenceApproval, Source: remit.SourceRule, Within: ruleWithin, Match: map[string]string{"group": group, "people": "1"}}
+}
+
+// ofRule reports whether a need, or a fact, is of a rule: those stand after all that the permission needs.
+func ofRule(f *remit.Found) bool {
+	if f.Evidence != nil {
+		return f.Evidence.Kind == remit.EvidenceApproval && f.Evidence.Source == remit.SourceRule
+	}
+	return f.Need.Source == remit.SourceRule || f.Reason != nil && f.Reason.Of == askedByRule
+}
+
+// askedByRule is where a rule's missing approval stands in reasons and in the record.
+const askedByRule = "rules.approvers"
 
 // imageOf reads an image with a digest. Names in the plainest form skip the parser's regular expression, which alone would
 // take longer than the rest of a match.

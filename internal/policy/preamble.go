@@ -184,6 +184,8 @@ ttls contains rule_ttl
 
 ttls contains time.parse_rfc3339_ns(dated(e.until)) - now if some e in input.evidence
 
+ttls contains time.parse_rfc3339_ns(dated(e.until)) - now if some e in input.approvals
+
 # The organisation's rules, which can only narrow.
 ruled := r if r := data.remit.rules with input.permission as matched
 
@@ -199,7 +201,29 @@ launched if input.level in ["launched", "sandbox", "node"]
 
 rule_denials contains {"code": "organisation_rule", "of": rule_of.deny} if some _ in said("deny")
 
-rule_holds contains {"code": "organisation_rule", "of": rule_of.hold} if some _ in said("hold")
+# What is held waits for a person of each group that the rules name; where they name none, nobody could answer.
+rule_denials contains {"code": "organisation_rule", "of": rule_of.hold} if {
+	some _ in said("hold")
+	count(asked_groups) == 0
+}
+
+rule_holds contains {"code": "organisation_rule", "of": rule_of.hold} if {
+	some _ in said("hold")
+	some group in asked_groups
+	not approved(group)
+}
+
+asked_groups := {group | some group in said("approvers")}
+
+approved(group) if {
+	some e in input.approvals
+	not e.reason
+	e.kind == "approval"
+	e.superseded == ""
+	e.fields.group == group
+	e.fields.people == "1"
+	fresh(e, 900000000000)
+}
 
 rule_denials contains {"code": "organisation_rule", "of": rule_of.columns} if {
 	some _ in said("columns")
@@ -219,6 +243,11 @@ rule_faults contains {"code": "organisation_rule", "of": "rules.fault"} if {
 
 valid_output(output, value) if {
 	output in ["deny", "hold", "columns", "obligations"]
+	every text in value { is_string(text) }
+}
+
+valid_output("approvers", value) if {
+	count(value) <= 8
 	every text in value { is_string(text) }
 }
 

@@ -19,6 +19,7 @@ import (
 //
 //	deny contains "why"         a set of strings: each denies
 //	hold contains "why"         a set of strings: each holds, unless something denies
+//	approvers contains "group"  a person of each group has to approve what is held; no group: what is held is denied
 //	ttl := 60                   seconds, or "90s", "5m": the answer lasts no longer
 //	rows := 100                 limits.rows is at most this
 //	columns contains "id"       the argument columns must name nothing else
@@ -138,7 +139,7 @@ func (r *rules) checkOutputs(name string, m *ast.Module) error {
 		output := rule.Head.Ref().String()
 		var set bool
 		switch output {
-		case "deny", "hold", "columns", "obligations":
+		case "deny", "hold", "columns", "obligations", "approvers":
 			set = true
 		case "ttl", "rows", "tier":
 		default:

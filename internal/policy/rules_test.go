@@ -27,7 +27,11 @@ func TestRulesNarrow(t *testing.T) {
 	for _, tc := range []struct{ rule, want string }{
 		{`deny contains "x" if input.args.namespace == "staging"`, "allow 5m0s "},
 		{`deny contains "freeze" if input.args.namespace == "production"`, "deny 0s organisation_rule rule.org.rego"},
-		{`hold contains "look" if input.permission == "apply"`, "hold 0s organisation_rule rule.org.rego"},
+		{`hold contains "look" if input.permission == "apply"`, "deny 0s organisation_rule rule.org.rego"}, // nobody could answer
+		{"hold contains \"look\" if input.permission == \"apply\"\napprovers contains \"finance\"", "hold 0s organisation_rule rule.org.rego"},
+		{`approvers contains "finance"`, "allow 5m0s "},
+		{`approvers contains sprintf("group-%d", [i]) if some i in numbers.range(0, 8)`, "deny 0s organisation_rule rules.fault"},
+		{`approvers contains 7`, "deny 0s organisation_rule rules.fault"},
 		{`ttl := 60`, "allow 1m0s "}, {`ttl := "1m30s"`, "allow 1m30s "}, {`ttl := 6000`, "allow 5m0s "},
 		{`ttl := 0`, "deny 0s organisation_rule rules.fault"}, {`ttl := "soon"`, "deny 0s organisation_rule rules.fault"},
 		{`ttl := true`, "deny 0s organisation_rule rules.fault"}, {`rows := -1`, "deny 0s organisation_rule rules.fault"},
@@ -47,6 +51,44 @@ func TestRulesNarrow(t *testing.T) {
 	}
 	if j := judgeWith(t, "rows := 5\nobligations contains \"mask\""); j.Limits["rows"] != 5 || len(j.Obligations) != 1 {
 		t.Errorf("%+v", j)
+	}
+}
+
+// TestHoldOfARule: what a rule holds waits for a person of each group that the rules name, and for nobody else; a fact of another
+// group, an old one, or one that the permission itself asked for does not serve.
+func TestHoldOfARule(t *testing.T) {
+	p := compile(t, policy.Config{Workflows: []remit.Workflow{deploy()}, Rules: []policy.Rule{{Name: "org.rego", Module: header +
+		"hold contains \"look\"\napprovers contains g if some g in [\"finance\", \"security\"]"}}})
+	req, run := request()
+	m := p.Match(req, run)
+	found := facts(&m)
+	j := p.Judge(context.Background(), req, run, &m, found)
+	if j.Effect != remit.Hold || len(j.Asks) != 2 || j.Asks[0].Match["group"] != "finance" || j.Asks[1].Match["group"] != "security" {
+		t.Fatalf("%+v", j)
+	}
+	m.Needs = append(m.Needs, j.Asks...)
+	for _, n := range j.Asks {
+		found = append(found, remit.Found{Need: n, Evidence: &remit.Evidence{Kind: n.Kind, Source: n.Source, Made: req.At, Fields: map[string]string{"group": n.Match["group"], "people": "1"}}})
+	}
+	judge := func() remit.Judgement { return p.Judge(context.Background(), req, run, &m, found) }
+	if j := judge(); j.Effect != remit.Allow || !j.Until.Equal(req.At.Add(15*time.Minute)) {
+		t.Errorf("both approved: %+v", j)
+	}
+	last := found[len(found)-1].Evidence
+	for name, change := range map[string]func(e *remit.Evidence){
+		"another group": func(e *remit.Evidence) { e.Fields = map[string]string{"group": "sales", "people": "1"} },
+		"old":           func(e *remit.Evidence) { e.Made = req.At.Add(-16 * time.Minute) },
+	} {
+		other := *last
+		change(&other)
+		found[len(found)-1].Evidence = &other
+		if j := judge(); j.Effect != remit.Hold || len(j.Asks) != 0 {
+			t.Errorf("%s: %+v", name, j)
+		}
+	}
+	found[len(found)-1] = remit.Found{Need: found[len(found)-1].Need, Reason: &remit.Reason{Code: remit.ReasonApproval, Of: "rules.approvers"}}
+	if j := judge(); j.Effect != remit.Hold || len(j.Asks) != 0 {
+		t.Errorf("one is missing: %+v", j)
 	}
 }
 

@@ -21,12 +21,16 @@ type ruling struct {
 	columns      []string      // nil: nothing said
 	tier         string
 	obligations  []string
+	approvers    []string     // groups, of each of which a person has to agree to what is held
+	asks         []remit.Need // see Judgement
 }
 
 // Rule results in numbers and texts have these bounds; the printed Rego has the same.
 const (
 	ttlPattern = `^([0-9]{1,6}[hms]){1,3}$`
 	maxRows    = 1_000_000_000_000
+
+	maxApprovers = 8 // groups
 )
 
 func (g *ruling) deny(r *rules, output, want, got string) {
@@ -62,6 +66,10 @@ func convert(r *rules, document map[string]any) (ruling, error) {
 			g.tier, err = tierOf(v)
 		case "obligations":
 			g.obligations, err = stringsOf(v)
+		case "approvers":
+			if g.approvers, err = stringsOf(v); len(g.approvers) > maxApprovers {
+				err = fmt.Errorf("names %d groups, more than %d", len(g.approvers), maxApprovers)
+			}
 		default:
 			err = fmt.Errorf("is no output of a rule")
 		}

@@ -57,6 +57,14 @@ deny contains "not this agent" if names.bad(input.agent)
 
 hold contains "look at it" if input.args.d == 7
 
+hold contains "agents that ask for little" if input.asked.ttl_ns > 200000000000
+
+approvers contains "finance" if input.asked.ttl_ns > 220000000000
+
+approvers contains "finance" if input.args.d == 7
+
+approvers contains "security" if input.asked.ttl_ns > 270000000000
+
 ttl := 60 if input.args.e == true
 
 ttl := "90s" if input.args.e == false
@@ -262,6 +270,7 @@ type ask struct {
 	req    remit.Request
 	run    remit.Run
 	mutate func(i int, f *remit.Found) // changes what would be found for need i
+	held   remit.Held                  // what people said of it
 }
 
 // ask makes a request that satisfies some permission, and then breaks it in no, one or two places.
@@ -282,6 +291,11 @@ func (w *world) ask() *ask {
 	}
 	if w.one(3) {
 		a.req.TTL = time.Duration(1+w.IntN(300)) * time.Second
+	}
+	if w.one(2) {
+		a.held = remit.Held{ID: "hold-1", State: remit.HeldApproved, Forget: a.run.Expires, Answers: []remit.Answer{{Person: "operator/bob", Account: "b",
+			Groups: pick(w, []string{"finance"}, []string{"finance", "security"}, []string{"sales"}), Approve: true,
+			At: a.req.At.Add(-pick(w, time.Minute, ruleWithin, ruleWithin+1))}}}
 	}
 	s := scope{params: a.run.Params}
 	if may.Under != "" {
@@ -476,13 +490,11 @@ func (a *ask) decide(t testing.TB, p *Plan) remit.Decision {
 }
 
 // Posture and the rest are the state that the request runs into.
-func (a *ask) Posture(remit.Name) remit.Posture  { return remit.Posture{} }
-func (a *ask) Run(remit.RunID) (remit.Run, bool) { return a.run, true }
-func (a *ask) Epoch(remit.EpochKey) uint64       { return 0 }
-func (a *ask) HeldOf(remit.RunID) int            { return 0 }
-func (a *ask) HeldAs(remit.Digest) (h remit.Held, epoch uint64, ok bool) {
-	return h, 0, false
-}
+func (a *ask) Posture(remit.Name) remit.Posture               { return remit.Posture{} }
+func (a *ask) Run(remit.RunID) (remit.Run, bool)              { return a.run, true }
+func (a *ask) Epoch(remit.EpochKey) uint64                    { return 0 }
+func (a *ask) HeldOf(remit.RunID) int                         { return 0 }
+func (a *ask) HeldAs(remit.Digest) (remit.Held, uint64, bool) { return a.held, 0, a.held.ID != "" }
 func (a *ask) Launch(remit.LaunchID) (remit.LaunchRecord, bool) {
 	return remit.LaunchRecord{}, true
 }

@@ -377,3 +377,76 @@ func TestErasedIsNotApproved(t *testing.T) {
 	_, err = d.answer("bob", "approve", h.ID)
 	want(t, "erased", err, remit.CodeConflict, "cannot be shown")
 }
+
+// TestHoldOfARuleIsAnswered: an organisation's rule holds a request and names who may approve it; he does, and exactly that passes once.
+// A rule that names nobody denies.
+func TestHoldOfARuleIsAnswered(t *testing.T) {
+	d := setUpApprovals(t, 1)
+	rules := filepath.Join(d.dir, dirConfig, "rules")
+	if err := os.MkdirAll(rules, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d.files += "---\nkind: Rule\nname: notes\nfile: rules/notes.rego\n"
+	rule := "package remit.rules\n\nhold contains \"a note of the agent's own\" if input.args.note\n"
+	apply := func(more string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(rules, "notes.rego"), []byte(rule+more), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d.write(d.files)
+		d.must("/v1/apply", nil, nil)
+	}
+	apply("\napprovers contains \"sales\"\n")
+	w := d.agent("agent/deploy", d.shared()).enter(d.refunds(d.as("dave")))
+	ask := func(amount string) given {
+		return w.ask(`pay","stage":"refund","amount":` + amount + `,"note":"please`)
+	}
+	if g := ask("40"); g.Error != "authorization_pending" {
+		t.Fatalf("%+v", g)
+	}
+	h := d.newest()
+	if len(h.Needs) != 1 || h.Needs[0].Match["group"] != "sales" {
+		t.Fatalf("%+v", h)
+	}
+	_, err := d.answer("bob", "approve", h.ID)
+	want(t, "of finance", err, remit.CodeForbidden, "in no group that is asked")
+	if v, err := d.answer("frank", "approve", h.ID); err != nil || v.State != remit.HeldApproved {
+		t.Fatalf("%v %+v", err, v)
+	}
+	if g := ask("41"); g.Error != "authorization_pending" {
+		t.Errorf("another payload: %+v", g)
+	}
+	g := ask("40")
+	if g.Secret == "" {
+		t.Fatalf("approved: %+v", g)
+	}
+	d.srv.rechecks.ask("") // the grant rests on what it used up
+	time.Sleep(100 * time.Millisecond)
+	if g, ok := d.srv.store.Grant(g.Grant); !ok || g.State != remit.GrantActive {
+		t.Errorf("judged again: %+v", g)
+	}
+	if g := ask("40"); g.Error != "authorization_pending" {
+		t.Errorf("a second time: %+v", g)
+	}
+
+	if g := ask("900"); g.Error != "authorization_pending" { // the permission asks finance, the rule sales
+		t.Fatalf("%+v", g)
+	}
+	h = d.newest()
+	for _, name := range []string{"frank", "bob"} {
+		if g := ask("900"); g.Secret != "" {
+			t.Errorf("before %s: %+v", name, g)
+		}
+		if _, err := d.answer(name, "approve", h.ID); err != nil {
+			t.Fatal(name, err)
+		}
+	}
+	if g := ask("900"); g.Secret == "" {
+		t.Errorf("both approved: %+v", g)
+	}
+
+	apply("")
+	if g := ask("42"); g.code() != "organisation_rule" || g.Error == "authorization_pending" {
+		t.Errorf("nobody may approve: %+v", g)
+	}
+}
