@@ -42,6 +42,7 @@ var mayImport = map[string][]string{
 	"internal/evidence/evidencetest":     {"", "internal/evidence"},
 	"internal/broker":                    {"", "internal/credential"},
 	"internal/signing":                   nil,
+	"internal/behaviour":                 {""},
 	"internal/bundle":                    {"", "internal/signing"},
 	"internal/credential":                {""},
 	"internal/credential/external":       {"", "internal/credential"},

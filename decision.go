@@ -74,6 +74,12 @@ const (
 	ReasonFault            ReasonCode = "fault" // a fault of ours; fail closed
 )
 
+// What a ReasonRunToken is about, where the token is a good one in the wrong hands.
+const (
+	OfAgent  = "agent"  // it was given to another agent
+	OfHolder = "holder" // it is the agent's, and bound to another workload
+)
+
 // Reason says why, and what would have to be true.
 type Reason struct {
 	Code ReasonCode `json:"code"`

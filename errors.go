@@ -41,6 +41,12 @@ func (e *Error) Error() string {
 // Unwrap returns Cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
+// ErrOtherAgent and ErrOtherHolder are causes of a good run token's refusal.
+var (
+	ErrOtherAgent  = errors.New("it was given to another agent")
+	ErrOtherHolder = errors.New("it is bound to another holder")
+)
+
 // CodeOf returns the code of the first *Error in err's chain, else CodeInternal; "" for nil.
 func CodeOf(err error) Code {
 	if err == nil {

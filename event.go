@@ -42,7 +42,9 @@ const (
 	EventErased         EventKind = "ledger.erased"  // the values behind commitments, not the entries
 	EventRestored       EventKind = "state.restored" // from a backup, beside a log that had gone on
 	EventAuditGap       EventKind = "audit.gap"      // what a target's audit log told in that time may be lost (S37)
-	EventFinding        EventKind = "finding"
+	EventFinding        EventKind = "finding"        // a part of the line saw something odd
+	EventRaised         EventKind = "finding.raised" // what the entries of the ledger amount to, and what is done about it
+	EventClosed         EventKind = "finding.closed"
 )
 
 // EntryHead is how every entry that is written now begins, up to its number. Entries of version 1 stay readable.

@@ -134,8 +134,50 @@ type Suspended struct {
 	Ended  []remit.Grant `json:"ended_grants,omitempty"`
 	Failed []string      `json:"failed,omitempty"` // what could not be ended yet; it is tried again every second
 	MS     float64       `json:"ms"`               // until every target had confirmed
+	Steps  []Step        `json:"steps"`            // what ended, and when
 	// Remaining is what the agent can still do, because no suspension ends it.
 	Remaining []Remaining `json:"remaining"`
+}
+
+// BlastRadius is what an agent could do, if somebody else had it now.
+type BlastRadius struct {
+	Agent     Agent       `json:"agent"`
+	At        time.Time   `json:"at"`
+	Grants    []HeldGrant `json:"live_grants"` // its own, and those of others in runs that it started or acts in
+	Now       []Power     `json:"obtainable"`  // in the present stages of its live runs
+	Later     []Power     `json:"reachable"`   // in stages that it can go on to, and in runs that it can start, by itself
+	Starts    []string    `json:"may_start"`   // workflows
+	Remaining []Remaining `json:"remaining,omitempty"`
+}
+
+// HeldGrant is a live grant, and how long it may be used at worst.
+type HeldGrant struct {
+	remit.Grant
+	Minutes float64 `json:"minutes_left"`
+}
+
+// Power is what a stage lets an agent ask for, or a tool in the agent's call.
+type Power struct {
+	Workflow   string                 `json:"workflow"`
+	Run        remit.RunID            `json:"run,omitempty"` // none: of a run that it could start
+	Stage      string                 `json:"stage"`
+	Permission string                 `json:"permission"`
+	Who        remit.Name             `json:"who"`
+	Through    string                 `json:"through,omitempty"` // the call of the agent's inside which the tool may
+	Action     string                 `json:"action"`
+	Target     string                 `json:"target"`
+	Where      map[string]string      `json:"where,omitempty"`
+	Params     map[string]remit.Value `json:"params,omitempty"` // of the run
+	Limits     map[string]int64       `json:"limits,omitempty"`
+	Needs      []string               `json:"needs,omitempty"` // evidence that it would have to have
+	Hours      bool                   `json:"only_in_hours,omitempty"`
+	Minutes    float64                `json:"minutes,omitempty"` // that a grant would last; absent: the default
+}
+
+// Step is one part of a suspension and how long after its beginning it was done.
+type Step struct {
+	What string  `json:"what"`
+	MS   float64 `json:"ms"`
 }
 
 // Remaining is a power that outlives a suspension.

@@ -83,7 +83,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.serveCommands()...)
 	root.AddCommand(a.agentCommand(), a.clockCommand(), a.workflowCommand(), a.runCommand(), a.grantCommand(), a.evidenceCommand(), a.ledgerCommand(),
 		a.policyCommand(), a.whyCommand(), a.execCommand(), a.credentialCommand(), a.doctorCommand(), a.sandboxCommand(), a.quickstartCommand(),
-		a.sweepCommand(), a.witnessCommand(), a.loginCommand(), a.logoutCommand(), a.mcpCommand(), a.clientCommand(), a.toolCommand(), a.approvalCommand())
+		a.sweepCommand(), a.witnessCommand(), a.loginCommand(), a.logoutCommand(), a.mcpCommand(), a.clientCommand(), a.toolCommand(), a.approvalCommand(), a.findingCommand())
 	strict(root)
 	return root
 }

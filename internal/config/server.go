@@ -46,6 +46,7 @@ type ServerConfig struct {
 	Witnesses     []Witness     // who cosigns the ledger's checkpoints
 	Quorum        int           // of them; 0 is all
 	Quotas        Quotas        // what each principal may ask (S35)
+	Findings      Findings
 }
 
 // Witness is who cosigns the ledger's checkpoints.
@@ -88,6 +89,7 @@ type serverFile struct {
 	Federates   []partnerFile  `yaml:"federates" doc:"Other trust domains whose X.509-SVIDs count here, for agents that are listed with an id of theirs."`
 	Jobs        []jobFile      `yaml:"jobs" doc:"Which CI jobs log in, by the tokens that their CI system gives them, to start runs and add evidence. Left out: none."`
 	People      *peopleFile    `yaml:"people" doc:"How people log in from elsewhere, with remit login. Left out: nobody can."`
+	Findings    *findingsFile  `yaml:"findings" doc:"What the ledger shows to be odd, and what is done about it."`
 	Announce    []announceFile `yaml:"announce" doc:"Which webhooks are told of requests that wait for people. Left out: none."`
 }
 
@@ -219,6 +221,7 @@ func (f *serverFile) config(name, dir string, out *problems) *ServerConfig {
 	f.announce(s, name, dir, out)
 	f.authors(s, name, dir, out)
 	f.witnesses(s, name, out)
+	f.findings(s, name, out)
 	return s
 }
 

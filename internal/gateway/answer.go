@@ -34,6 +34,18 @@ func Refusal(err error) string {
 	return ""
 }
 
+// RefusedToken is the reason for a run token that was refused.
+func RefusedToken(err error) remit.Reason {
+	r := remit.Reason{Code: remit.ReasonRunToken, Got: Refusal(err)}
+	switch {
+	case errors.Is(err, remit.ErrOtherAgent):
+		r.Of = remit.OfAgent
+	case errors.Is(err, remit.ErrOtherHolder):
+		r.Of = remit.OfHolder
+	}
+	return r
+}
+
 // AppendReceipt appends the receipt in the JSON form that remit.Receipt reads.
 func AppendReceipt(b []byte, r *remit.Receipt) []byte {
 	b = strconv.AppendUint(append(b, `{"seq":`...), r.Seq, 10)

@@ -84,6 +84,19 @@ func (p *Peer) Close() {
 	}
 }
 
+// Kill ends the process, if the system lets us, and no other: its number may be another's by now. What has ended is no error.
+func (p *Peer) Kill() error {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.fd < 0 {
+		return errors.New("the process is not held any more")
+	}
+	if err := unix.PidfdSendSignal(p.fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill process %d: %w", p.PID, err)
+	}
+	return nil
+}
+
 // Alive returns nil while the process runs. An exited process is not alive, reaped or not.
 func (p *Peer) Alive() error {
 	p.mu.RLock()

@@ -135,10 +135,10 @@ func (t *Tokens) RunToken(token string, p remit.Principal, at time.Time) (remit.
 		return "", refused("the run token is from the future")
 	//remit:guard S10 TestTokenHolder
 	case p.Person != "" || p.ID.IsZero() || c.Subject != p.ID.String():
-		return "", refused("the run token is of another agent")
+		return "", misused("the run token is of another agent", remit.ErrOtherAgent)
 	//remit:guard S10 TestTokenHolder
 	case !c.Confirm.holds(p):
-		return "", refused("the run token is bound to another holder")
+		return "", misused("the run token is bound to another holder", remit.ErrOtherHolder)
 	}
 	return remit.RunID(c.Txn), nil
 }
@@ -261,6 +261,11 @@ func (t *Tokens) form(c *claims) error {
 		return refused("the run token lacks a claim")
 	}
 	return nil
+}
+
+// misused refuses a good token in the wrong hands.
+func misused(msg string, how error) error {
+	return &remit.Error{Code: remit.CodeUnauthenticated, Msg: msg, Hint: "get a token for this run and this holder", Cause: how}
 }
 
 func refused(msg string) error {

@@ -451,7 +451,7 @@ func TestGrantDuringStageEnd(t *testing.T) {
 func TestSuspensionOffTheRecord(t *testing.T) {
 	f := setUp(t)
 	f.srv.store.SetSuspended("agent/deploy", "hijacked")
-	f.srv.unrecorded.Store(remit.Name("agent/deploy"), &suspension{"hijacked", remit.Principal{Person: "operator/ci"}, api.Suspended{}})
+	f.srv.unrecorded.Store(remit.Name("agent/deploy"), &suspension{agent: f.srv.rev.Load().set.Agents["agent/deploy"], why: "hijacked", by: remit.Principal{Person: "operator/ci"}})
 	for end := time.Now().Add(3 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if st, ok := f.srv.store.AgentStatus("agent/deploy"); ok && st.Suspended {
 			break

@@ -16,7 +16,7 @@ import (
 // ops is the management API: what each call does stands in the control_*.go files. Roles: author changes policy, responder
 // ends authority, approver answers what is held for people, auditor reads the ledger; starting and advancing runs is the workflow's own decision.
 func (s *Server) ops() []admin.Op {
-	return append(s.toolOps(), []admin.Op{
+	return append(append(s.toolOps(), s.agentOps()...), []admin.Op{
 		{Pattern: "GET /v1/status", Name: "status", Do: s.opStatus},
 		{Pattern: "POST /v1/apply", Name: "apply", Role: "author", Writes: true, Do: s.opApply},
 		{Pattern: "POST /v1/apply/compare", Name: "apply.compare", Role: "author", Writes: true, Do: s.opCompare},
@@ -30,11 +30,6 @@ func (s *Server) ops() []admin.Op {
 		{Pattern: "GET /v1/sessions", Name: "session.list", Role: "responder", Do: s.opSessions},
 		{Pattern: "POST /v1/sessions/{id}/end", Name: "session.end", Role: "responder", Writes: true, Do: s.opSessionEnd},
 		{Pattern: "POST /v1/people/{name}/forget", Name: "person.forget", Role: "admin", Writes: true, Do: s.opPersonForget},
-
-		{Pattern: "GET /v1/agents", Name: "agent.list", Do: s.opAgents},
-		{Pattern: "GET /v1/agents/{kind}/{name}", Name: "agent.show", Do: s.opAgent},
-		{Pattern: "POST /v1/agents/{kind}/{name}/suspend", Name: "agent.suspend", Role: "responder", Writes: true, Do: s.opSuspend},
-		{Pattern: "POST /v1/agents/{kind}/{name}/reinstate", Name: "agent.reinstate", Role: "responder", Writes: true, Do: s.opReinstate},
 
 		{Pattern: "GET /v1/workflows", Name: "workflow.list", Do: s.opWorkflows},
 		{Pattern: "GET /v1/workflows/{name}", Name: "workflow.show", Do: s.opWorkflow},
@@ -72,6 +67,20 @@ func (s *Server) ops() []admin.Op {
 		{Pattern: "POST /v1/ledger/erase", Name: "ledger.erase", Role: "admin", Writes: true, Do: s.opErase},
 		{Pattern: "GET /v1/why/{id}", Name: "why", Do: s.opWhy},
 	}...)
+}
+
+// agentOps are the calls about agents and what they did.
+func (s *Server) agentOps() []admin.Op {
+	return []admin.Op{
+		{Pattern: "GET /v1/agents", Name: "agent.list", Do: s.opAgents},
+		{Pattern: "GET /v1/agents/{kind}/{name}", Name: "agent.show", Do: s.opAgent},
+		{Pattern: "GET /v1/agents/{kind}/{name}/blast-radius", Name: "agent.blast-radius", Role: "responder", Do: s.opBlastRadius},
+		{Pattern: "POST /v1/agents/{kind}/{name}/suspend", Name: "agent.suspend", Role: "responder", Writes: true, Do: s.opSuspend},
+		{Pattern: "POST /v1/agents/{kind}/{name}/reinstate", Name: "agent.reinstate", Role: "responder", Writes: true, Do: s.opReinstate},
+		{Pattern: "GET /v1/findings", Name: "finding.list", Do: s.opFindings},
+		{Pattern: "GET /v1/findings/{id}", Name: "finding.show", Do: s.opFinding},
+		{Pattern: "POST /v1/findings/{id}/close", Name: "finding.close", Role: "responder", Writes: true, Do: s.opFindingClose},
+	}
 }
 
 // toolOps are the calls about tools and what they run in.

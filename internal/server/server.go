@@ -90,6 +90,7 @@ type Server struct {
 	rechecks rechecks
 	starts   starts
 	opinions opinions
+	findings findings
 	starting sync.Map // run id to remit.Run, of those that are not on record yet
 	clock    *clock
 	halted   atomic.Int64 // the jump that is in force and not on record; 0: none
@@ -166,7 +167,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := s.openState(o.OnCommit); err != nil {
 		return nil, err
 	}
-	s.clock, s.opinions.queue = o.clock, make(chan opinion, opinionQueue)
+	s.clock, s.opinions.queue, s.findings.slots = o.clock, make(chan opinion, opinionQueue), make(chan struct{}, responding)
 	if err := errors.Join(s.checkLastEvents(), s.loadStarts()); err != nil {
 		return nil, err
 	}
@@ -305,6 +306,7 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	front.run("recheck", s.recheckAsked)
 	front.run("tickets", s.rereadTickets)
 	front.run("second opinion", s.judgeSampled)
+	front.run("findings", s.followLedger)
 	front.run("hangup", s.onHangup)
 	front.run("announcements", s.announce)
 	s.runIdentities(front)

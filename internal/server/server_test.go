@@ -38,8 +38,15 @@ import (
 	"remit/internal/store"
 )
 
+// envWaits makes this program an agent that waits.
+const envWaits = "REMIT_TEST_WAITS"
+
 // TestMain adds a type of target whose backend is in memory, so that what stands there can be seen.
 func TestMain(m *testing.M) {
+	if os.Getenv(envWaits) != "" { // an agent that does nothing
+		time.Sleep(time.Minute)
+		return
+	}
 	evidencetest.DeskMain()
 	targetDrivers["memory"] = func(o config.Object, _ deps) (built, error) {
 		var cfg struct {

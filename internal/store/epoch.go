@@ -42,6 +42,8 @@ func (s *Store) keyspace(key remit.EpochKey) keyspace {
 		return keyspace{&s.people, id, ""}
 	case "hold":
 		return keyspace{&s.held, id, ""}
+	case "finding":
+		return keyspace{&s.findings, id, `SELECT epoch FROM findings WHERE id = ?`}
 	case "evidence":
 		return keyspace{&s.sources, id, ""}
 	}

@@ -16,7 +16,7 @@ import (
 func (s *Store) encode(r remit.Row, require []remit.Precondition) ([]byte, error) {
 	switch v := r.(type) {
 	case remit.Run, remit.Grant, remit.Lease, remit.Statement, remit.Revision, remit.Used, remit.Issued, remit.LaunchRecord,
-		remit.Erasure, remit.Session, remit.PersonRecord, remit.Held:
+		remit.Erasure, remit.Session, remit.PersonRecord, remit.Held, remit.Finding, remit.Followed:
 	case remit.AgentStatus:
 		//remit:guard S11 TestSuspensionActsInMemory
 		if !v.Suspended && !requires(require, v.EpochKey()) {
@@ -79,6 +79,10 @@ func putRow(conn *sqlite.Conn, w *write) error {
 		return putPerson(conn, &r, w)
 	case remit.Held:
 		return putHeld(conn, &r, w)
+	case remit.Finding:
+		return putFinding(conn, &r, w)
+	case remit.Followed:
+		return putFollowed(conn, &r)
 	}
 	return fmt.Errorf("row of type %T", w.row) // encode let it pass: a fault of ours, and the batch fails
 }
@@ -110,6 +114,8 @@ func (s *Store) publish(w *write) {
 		s.people.put(r.Name, &r, w.epoch)
 	case remit.Held:
 		s.held.put(r.Digest, &r, w.epoch)
+	case remit.Finding:
+		s.publishFinding(&r, w.epoch)
 	case remit.Erasure:
 		s.dropHeld(func(h *remit.Held) bool { return slices.Contains(r.Runs, h.Run) })
 	}
@@ -130,6 +136,10 @@ func (s *Store) roomFor(rows []write) error {
 		case remit.Held:
 			if r.State == remit.HeldPending && s.held.count.Load() >= maxHeld { // an answer is never refused
 				return tooLarge("more than %d held requests are remembered", maxHeld)
+			}
+		case remit.Finding:
+			if r.State == remit.FindingOpen && s.findings.count.Load() >= maxFindings { // a close is never refused
+				return tooLarge("more than %d findings are open", maxFindings)
 			}
 		case remit.Session:
 			if r.Ended.IsZero() && s.sessions.count.Load() >= maxSessions { // an end is never refused

@@ -56,6 +56,7 @@ const (
 	maxChangeItems  = 4096
 	maxSingleUse    = 1 << 20 // live Used rows, and live Issued rows
 	maxSessions     = 1 << 14 // of people
+	maxFindings     = 100_000 // open
 	maxHeld         = 10_000  // requests of live runs that wait for people, or waited
 )
 
@@ -93,10 +94,11 @@ type memory struct {
 	issued     table[string, remit.Issued]
 	sessions   table[remit.SessionID, remit.Session]
 	people     table[remit.Name, remit.PersonRecord]
-	held       table[remit.Digest, remit.Held] // the newest about each request of a live run
-	sources    table[string, struct{}]         // epochs of evidence sources
-	policy     table[string, remit.Revision]   // one key: activeRevision
-	byCred     table[string, remit.LeaseID]    // credential id to live lease
+	held       table[remit.Digest, remit.Held]       // the newest about each request of a live run
+	findings   table[remit.FindingID, remit.Finding] // open
+	sources    table[string, struct{}]               // epochs of evidence sources
+	policy     table[string, remit.Revision]         // one key: activeRevision
+	byCred     table[string, remit.LeaseID]          // credential id to live lease
 	statements statementCache
 }
 
@@ -193,6 +195,7 @@ func (s *Store) load(conn *sqlite.Conn) error {
 		func() error { return s.loadIssued(conn, now) },
 		func() error { return s.loadPeople(conn, now) },
 		func() error { return s.loadHeld(conn, now) },
+		func() error { return s.loadFindings(conn) },
 		func() error { return s.loadSources(conn) },
 		func() error { return s.loadRevision(conn) },
 		func() error { return s.loadEvents(conn) },
@@ -215,6 +218,7 @@ func (m *memory) init() {
 	m.sessions.init()
 	m.people.init()
 	m.held.init()
+	m.findings.init()
 	m.sources.init()
 	m.policy.init()
 	m.byCred.init()

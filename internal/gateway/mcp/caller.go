@@ -56,7 +56,7 @@ func (h *Handler) caller(r *http.Request) (caller, error) {
 		run, err := h.cfg.RunTokens.RunToken(txn, c.who, c.at)
 		//remit:guard S10 TestCallers
 		if err != nil {
-			c.refused = []remit.Reason{{Code: remit.ReasonRunToken, Got: gateway.Refusal(err)}}
+			c.refused = []remit.Reason{gateway.RefusedToken(err)}
 			return c, nil
 		}
 		c.run = run

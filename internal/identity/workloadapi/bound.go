@@ -138,6 +138,17 @@ func (b *Bound) runs(commands []remit.Digest) error {
 	return nil
 }
 
+// Kill ends the launched process. What it started itself runs on, without an identity.
+func (b *Bound) Kill() error {
+	b.mu.Lock()
+	root := b.root
+	b.mu.Unlock()
+	if root == nil {
+		return nil // it has none yet, and will be admitted nothing
+	}
+	return root.Kill()
+}
+
 // Alive reports whether the launched process runs; one that was not attached yet counts as alive.
 func (b *Bound) Alive() bool {
 	b.mu.Lock()

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"remit"
+	"remit/internal/behaviour"
+	"remit/internal/policy"
+	"remit/internal/store"
+)
+
+// findings follow the ledger. Nothing on the line waits for them: they read what is durable, at their own pace, and a reader that is
+// slow or stands still only finds later.
+type findings struct {
+	detector *behaviour.Detector
+	spent    []time.Time // suspensions by Remit itself, within the hour; owned by the follower
+	plans    map[remit.Digest]*policy.Plan
+	work     sync.WaitGroup // of responses
+	slots    chan struct{}
+}
+
+const (
+	followerName = "findings"
+	followed     = 512  // entries at a time
+	followSaved  = 4096 // entries until the position is written, if nothing is found
+	budgetFor    = time.Hour
+	responding   = 16
+	maxPlans     = 8
+)
+
+func (s *Server) newDetector() *behaviour.Detector {
+	cfg := behaviour.Config{Denials: s.cfg.Findings.Denials, Within: s.cfg.Findings.Within, Outside: s.outside, Entry: func(seq uint64) (remit.Entry, bool) {
+		e, ok, err := s.store.Entry(seq)
+		return e, ok && err == nil
+	}}
+	for _, c := range s.cfg.Findings.Canaries {
+		cfg.Canaries = append(cfg.Canaries, behaviour.Canary(c))
+	}
+	return behaviour.New(cfg)
+}
+
+// outside asks the revision that a decision names, as it was.
+func (s *Server) outside(workflow, revision remit.Digest, target string) bool {
+	plan, ok := s.findings.plans[revision]
+	if !ok {
+		plan, _ = s.planOf(revision) // one that is gone says nothing
+		if len(s.findings.plans) >= maxPlans || s.findings.plans == nil {
+			s.findings.plans = map[remit.Digest]*policy.Plan{}
+		}
+		s.findings.plans[revision] = plan
+	}
+	return plan != nil && plan.Outside(workflow, target)
+}
+
+// followLedger folds the ledger from its first entry, so that a restart leaves the same memory behind, and acts on what is found in
+// entries that it did not act on before.
+func (s *Server) followLedger(ctx context.Context) error {
+	f := &s.findings
+	f.detector = s.newDetector()
+	defer f.work.Wait()
+	for failed := false; ; failed = true {
+		err := s.follow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !failed {
+			s.log.Error("the ledger cannot be followed; it is tried again every second", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+		f.detector, f.spent = s.newDetector(), nil
+	}
+}
+
+func (s *Server) follow(ctx context.Context) error {
+	done, ok, err := s.store.Followed(followerName)
+	if err != nil {
+		return err
+	}
+	if !ok { // what was before the first follower is history: it is remembered, and nothing is done about it
+		if done = s.before; !s.saveFollowed(ctx, done) {
+			return fmt.Errorf("the position is not on record")
+		}
+	}
+	s.finishSuspensions(ctx)
+	for seq, saved := uint64(0), done; ; {
+		committed := s.store.Committed()
+		entries, err := s.store.Entries(seq, followed)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			s.followEntry(ctx, e, e.Seq > done)
+			if ctx.Err() != nil {
+				s.saveFollowed(ctx, max(seq, done))
+				return nil
+			}
+			seq = e.Seq
+		}
+		if seq >= saved+followSaved && s.saveFollowed(ctx, seq) {
+			saved = seq
+		}
+		if len(entries) > 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			s.saveFollowed(ctx, max(seq, done))
+			return nil
+		case <-committed:
+		}
+	}
+}
+
+func (s *Server) saveFollowed(ctx context.Context, seq uint64) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	_, err := s.store.Commit(ctx, remit.Change{Rows: []remit.Row{remit.Followed{Name: followerName, Seq: seq}}})
+	return err == nil
+}
+
+// followEntry folds one entry, and acts on what it completes when it is new.
+func (s *Server) followEntry(ctx context.Context, e remit.Entry, fresh bool) {
+	found := s.findings.detector.Next(e)
+	if !fresh {
+		s.countSuspension(e)
+		return
+	}
+	for i := range found {
+		s.respond(ctx, &found[i])
+	}
+}
+
+// countSuspension takes what an earlier process suspended by itself into the budget.
+func (s *Server) countSuspension(e remit.Entry) {
+	var event struct {
+		At   time.Time       `json:"at"`
+		Kind remit.EventKind `json:"kind"`
+		Data struct {
+			Finding remit.FindingID `json:"finding"`
+		} `json:"data"`
+	}
+	if behaviour.KindOf(e.Body) == remit.EventSuspended && json.Unmarshal(e.Body, &event) == nil && event.Data.Finding != "" {
+		s.findings.spent = append(s.findings.spent, event.At)
+	}
+}
+
+// raisedData is the event of a finding.
+type raisedData struct {
+	remit.Finding
+	MS float64 `json:"ms_after_event"` // until it was found, by the event's own time
+}
+
+// respond acts on a finding, first, and then writes it down with what is done (S20).
+func (s *Server) respond(ctx context.Context, f *remit.Finding) {
+	f.Response, f.Held = s.responseTo(f)
+	found := s.since(f.At)
+	row := []remit.Row{*f, remit.Followed{Name: followerName, Seq: f.Seq()}}
+	var of *suspension
+	if f.Response >= remit.RespondSuspend {
+		now, why := s.now(), remit.Clip(f.Text, 400)+" ("+string(f.ID)+")"
+		s.findings.spent = append(s.findings.spent, now)
+		//remit:guard S20 TestSlowFollower
+		s.store.SetSuspended(f.Agent, why)
+		row = append(row, remit.AgentStatus{Agent: f.Agent, Suspended: true, Reason: why, By: remit.Installation, At: now})
+		of = &suspension{agent: s.rev.Load().set.Agents[f.Agent], why: why, by: remit.Principal{Person: remit.Installation}, finding: f.ID,
+			kill: f.Response == remit.RespondKill}
+	}
+	body, _ := json.Marshal(raisedData{*f, found}) // plain structs of ours
+	s.log.Warn("finding", "id", f.ID, "kind", f.Kind, "agent", f.Agent, "response", f.Response, "held_back", f.Held, "text", f.Text)
+	if of != nil {
+		s.startSuspension(ctx, of)
+	}
+	change := remit.Change{Rows: row, Require: []remit.Precondition{{Key: f.EpochKey()}},
+		Events: []remit.Event{{At: s.now(), Kind: remit.EventRaised, Agent: f.Agent, Run: f.Run, By: "remit", Data: body}}}
+	for failed := false; ; failed = true {
+		_, err := s.store.Commit(ctx, change)
+		if err == nil || remit.CodeOf(err) == remit.CodeConflict || ctx.Err() != nil { // a conflict: it is on record
+			return
+		}
+		if !failed {
+			s.log.Error("a finding is not on record; it is tried again every second", "id", f.ID, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// responseTo is what the configuration says is done about a finding, and why less is.
+func (s *Server) responseTo(f *remit.Finding) (r remit.Response, held string) {
+	r = s.cfg.Findings.Respond[f.Kind]
+	if r < remit.RespondSuspend {
+		return r, ""
+	}
+	_, known := s.rev.Load().set.Agents[f.Agent]
+	switch {
+	case f.Agent == "":
+		return remit.RespondNotice, "whose act it was is not known"
+	case !known:
+		return remit.RespondNotice, "no file declares the agent"
+	case s.store.Posture(f.Agent).Suspended && r == remit.RespondSuspend:
+		return remit.RespondNotice, "the agent is suspended already"
+	}
+	s.findings.spent = slices.DeleteFunc(s.findings.spent, func(at time.Time) bool { return s.now().Sub(at) >= budgetFor })
+	//remit:guard S36 TestSuspensionsHaveABudget
+	if len(s.findings.spent) >= s.cfg.Findings.Suspensions {
+		s.log.Error("the budget of suspensions by Remit itself is spent: a person has to look at this", "finding", f.ID, "agent", f.Agent)
+		return remit.RespondNotice, fmt.Sprintf("%d agents were suspended by Remit itself within an hour: a person has to decide", len(s.findings.spent))
+	}
+	return r, ""
+}
+
+// startSuspension ends what the agent has beside the follower: a target that hangs must not keep the next finding waiting. The
+// agent is denied already.
+func (s *Server) startSuspension(ctx context.Context, of *suspension) {
+	f := &s.findings
+	select {
+	case f.slots <- struct{}{}:
+	case <-ctx.Done():
+		return // finishSuspensions, at the next start
+	}
+	f.work.Go(func() {
+		defer func() { <-f.slots }()
+		out := s.suspend(context.WithoutCancel(ctx), of)
+		s.log.Warn("agent suspended", "agent", of.agent.Name, "finding", of.finding, "ms", out.MS, "failed", out.Failed)
+	})
+}
+
+// finishSuspensions ends what suspended agents still hold: an earlier process died between the two.
+func (s *Server) finishSuspensions(ctx context.Context) {
+	holds := map[remit.Name]bool{}
+	for _, l := range s.store.Leases(store.LeaseFilter{}) {
+		holds[l.Agent] = s.store.Posture(l.Agent).Suspended
+	}
+	for _, name := range slices.Sorted(maps.Keys(holds)) {
+		if a, ok := s.rev.Load().set.Agents[name]; ok && holds[name] {
+			s.startSuspension(ctx, &suspension{agent: a, why: s.store.Posture(name).Reason, by: remit.Principal{Person: remit.Installation}})
+		}
+	}
+}
