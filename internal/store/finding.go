@@ -8,8 +8,8 @@ import (
 	"remit"
 )
 
-// schema6 holds findings. How far the ledger was followed stands in meta.
-const schema6 = `
+// schema7 holds findings. How far the ledger was followed stands in meta.
+const schema7 = `
 CREATE TABLE findings (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, epoch INTEGER NOT NULL, state TEXT NOT NULL, agent TEXT NOT NULL,
 	kind TEXT NOT NULL, body BLOB NOT NULL);
 CREATE INDEX findings_state ON findings (state, n);
