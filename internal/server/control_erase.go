@@ -89,6 +89,7 @@ func (s *Server) erase(ctx context.Context, who remit.Principal, by, why string,
 		change.Require = append(change.Require, remit.Precondition{Key: r.EpochKey(), Epoch: r.epoch})
 	}
 	_, err = s.store.Commit(ctx, change)
+	s.parents.forget()
 	if err != nil {
 		return fmt.Errorf("erase %d entries: %w", len(seqs), err)
 	}

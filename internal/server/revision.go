@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"remit"
 	"remit/internal/api"
@@ -400,34 +399,6 @@ func (s *Server) planOf(digest remit.Digest) (*policy.Plan, error) {
 		return nil, fmt.Errorf("read revision %s: %w", digest, err)
 	}
 	return compile(set, 0, nil, nil)
-}
-
-// parent reads a recorded decision from the ledger, because a decision is nowhere else: what `under` asks about.
-func (s *Server) parent(id remit.DecisionID) (remit.Decision, bool) { return s.parentAt(id, s.now()) }
-
-// parentAt returns a call that was open at the time given: for as long as its own decision holds, so that an old one does not carry
-// new requests (S24).
-func (s *Server) parentAt(id remit.DecisionID, at time.Time) (remit.Decision, bool) {
-	e, ok, err := s.store.Decision(id)
-	if err != nil || !ok {
-		return remit.Decision{}, false
-	}
-	d, err := decisionOf(e.Reveal())
-	//remit:guard S24 TestParentMustBeOpen
-	if err != nil || d.Effect != remit.Allow || !at.Before(d.At.Add(d.TTL)) {
-		return d, false
-	}
-	return d, true
-}
-
-func decisionOf(e remit.Entry) (remit.Decision, error) {
-	var event struct {
-		Data remit.Decision `json:"data"`
-	}
-	if err := json.Unmarshal(e.Open().Body, &event); err != nil {
-		return remit.Decision{}, fmt.Errorf("read the decision of entry %d: %w", e.Seq, err)
-	}
-	return event.Data, nil
 }
 
 // returned reports whether a call of a run under a permission returned a value at a path.

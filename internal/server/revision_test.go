@@ -147,6 +147,31 @@ func TestParentMustBeOpen(t *testing.T) {
 	}
 }
 
+// TestParentsAreBounded: only open calls are kept in memory, so many at most, and none that was erased.
+func TestParentsAreBounded(t *testing.T) {
+	var p parents
+	at := time.Now()
+	for range maxParents + 10 {
+		p.put(remit.Decision{ID: remit.NewDecisionID(), Effect: remit.Allow, At: at, TTL: time.Minute}, at)
+	}
+	if len(p.open) > maxParents {
+		t.Errorf("%d are kept", len(p.open))
+	}
+	denied := remit.Decision{ID: remit.NewDecisionID(), At: at, TTL: time.Minute}
+	p.put(denied, at)
+	if _, ok := p.get(denied.ID); ok {
+		t.Error("a denial is kept")
+	}
+	last := remit.Decision{ID: remit.NewDecisionID(), Effect: remit.Allow, At: at.Add(time.Hour), TTL: time.Minute}
+	p.put(last, at.Add(time.Hour))
+	if _, ok := p.get(last.ID); !ok || len(p.open) != 1 {
+		t.Errorf("%d are kept, of which one is open", len(p.open))
+	}
+	if p.forget(); len(p.open) != 0 {
+		t.Error("what was erased is kept")
+	}
+}
+
 // TestLimitedListener: connections beyond the limit are closed, and places are given back.
 func TestLimitedListener(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

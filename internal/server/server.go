@@ -114,6 +114,7 @@ type Server struct {
 	egress    *egress.Proxy
 	claims    *tool.Catalogue // the tools that run in sandboxes
 	spares    spares
+	parents   parents
 	inBoxes   agentBoxes                   // the agents that run in sandboxes
 	front     func() (http.Handler, error) // httpsHandler, made once
 }

@@ -17,10 +17,7 @@ import (
 	"strings"
 )
 
-const (
-	mcpWorkflow = "kind: Workflow\nname: tools\nparameters:\n  app: {type: name}\nstart: {by: [operator/bench], expires: 2h}\nstages:\n- name: work\n  end: {by: [operator/bench]}\n  may:\n"
-	mcpCall     = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"app":"foo"},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}`
-)
+const mcpWorkflow = "kind: Workflow\nname: tools\nparameters:\n  app: {type: name}\nstart: {by: [operator/bench], expires: 2h}\nstages:\n- name: work\n  end: {by: [operator/bench]}\n  may:\n"
 
 // trivial is the least that an MCP server does: the calls are of the stateless era, and no library costs time on either side.
 func trivial() http.Handler {
@@ -76,7 +73,7 @@ func (b *bench) mcp(ctx context.Context) error {
 		if configs[i], err = in.tls(agentName(i)); err != nil {
 			return err
 		}
-		ours[i] = mcpPost(in.address, "/mcp/desk", token)
+		ours[i] = toolPost(in.address, "/mcp/desk", token, "echo", `{"app":"foo"}`)
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(srv.Certificate())
@@ -87,7 +84,7 @@ func (b *bench) mcp(ctx context.Context) error {
 		tls: func(int) *tls.Config {
 			return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13, ServerName: "127.0.0.1"}
 		},
-		requests: func(int) [][]byte { return [][]byte{mcpPost(address, "/", "")} }}
+		requests: func(int) [][]byte { return [][]byte{toolPost(address, "/", "", "echo", `{"app":"foo"}`)} }}
 	return b.compareMCP(ctx, gateway, direct)
 }
 
@@ -116,10 +113,12 @@ func (b *bench) compareMCP(ctx context.Context, gateway, direct *side) error {
 	return nil
 }
 
-func mcpPost(host, path, token string) []byte {
-	head := "Mcp-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: echo\r\nAccept: application/json, text/event-stream\r\n"
+// toolPost is a call of a tool in the stateless era.
+func toolPost(host, path, token, name, args string) []byte {
+	head := "Mcp-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: " + name + "\r\nAccept: application/json, text/event-stream\r\n"
 	if token != "" {
 		head += "Txn-Token: " + token + "\r\n"
 	}
-	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s", path, host, head, len(mcpCall), mcpCall)
+	body := toolCall(name, args)
+	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s", path, host, head, len(body), body)
 }
