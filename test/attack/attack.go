@@ -35,6 +35,7 @@ type attack struct {
 	got, by, verdict string
 	refusals         int
 	undo             []func()
+	logins           map[string]*dbLogin
 	houses           []*house
 }
 
@@ -69,7 +70,7 @@ func (a *attack) commands() map[string]scriptCommand {
 		"flood": a.flood, "spoil": a.spoil, "receipt": a.receipt, "rewrite": a.rewrite, "savetext": a.savetext, "protobuf": a.protobuf, "cluster": a.clusterAdmin,
 		"eventually-dead": a.eventuallyDead, "eventually-gone": a.eventuallyGone, "without": a.without,
 		"key": a.key, "person": a.person, "browse": a.browse, "approve": a.approve, "member": a.member,
-		"found": a.found, "serve": a.serve, "halt": a.halt, "signed-house": a.signedHouse, "bundle": a.bundle, "double": a.double, "skew": a.skew,
+		"held": a.held, "lent": a.lent, "steal": a.steal, "found": a.found, "serve": a.serve, "halt": a.halt, "signed-house": a.signedHouse, "bundle": a.bundle, "double": a.double, "skew": a.skew,
 	}
 	out := map[string]scriptCommand{}
 	for name, do := range own {
@@ -104,7 +105,7 @@ func (a *attack) asking() map[string]func(*testscript.TestScript, []string) (*an
 	return map[string]func(*testscript.TestScript, []string) (*answer, error){
 		"evaluate": a.evaluate, "ask": a.ask, "send": a.send, "manage": a.manage, "attempt": a.attempt, "fetch": a.fetch, "tool": a.tool, "kube": a.kube,
 		"raw": a.raw, "readable": a.readable, "terminal": a.terminal,
-		"login": a.login, "finish": a.finish, "call": a.call, "mcp": a.mcp,
+		"login": a.login, "finish": a.finish, "call": a.call, "mcp": a.mcp, "sql": a.sql,
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -118,10 +119,13 @@ func (a *attack) mcp(_ *testscript.TestScript, args []string) (*answer, error) {
 		return got, nil
 	}
 	got.text = m.Result.Content[0].Text
-	got.allowed = got.allowed && !m.Result.Failed && !strings.HasPrefix(got.text, "403 ")
+	got.allowed = got.allowed && !m.Result.Failed && !refusedInside.MatchString(got.text)
 	got.ids = decisionPattern.FindAllString(got.text, 3)
 	return got, nil
 }
+
+// refusedInside is how the hostile tool says that its own request was refused.
+var refusedInside = regexp.MustCompile(`^4[0-9][0-9] `)
 
 // carry NAME: NAME holds the identity that a tool gave away in the last answer, with its key.
 func (a *attack) carry(_ *testscript.TestScript, args []string) error {

@@ -26,6 +26,7 @@ import (
 	"remit"
 	"remit/internal/evidence/evidencetest"
 	"remit/internal/gateway/login/logintest"
+	"remit/internal/testpostgres"
 )
 
 // Users of the laboratory. Nobody on the host needs to have them.
@@ -60,6 +61,8 @@ type lab struct {
 	index     string           // an image for two platforms, with digest
 	platforms [2]string        // their digests
 
+	database *testpostgres.Server // nil: PostgreSQL is not installed
+
 	provider     *logintest.Provider // nil: node or its packages are not there
 	stopProvider func()
 }
@@ -73,11 +76,11 @@ func newLab(ctx context.Context, binary string, withCluster bool) (*lab, error) 
 	if l.dir, err = os.MkdirTemp("", "ra-"); err != nil { // short: sockets live in it
 		return l, err
 	}
-	steps := []func(context.Context, string) error{l.copyBinary, l.initialise, l.makeSigners, l.makeBoxes, l.startDesk, l.startIssuer, l.startProvider, l.pushIndex}
+	steps := []func(context.Context, string) error{l.copyBinary, l.initialise, l.makeSigners, l.makeBoxes, l.startDesk, l.startIssuer, l.startProvider, l.pushIndex, l.startDatabase}
 	if withCluster {
 		steps = append(steps, l.startCluster)
 	}
-	for _, step := range append(steps, l.writeFiles, l.serve, l.settle) {
+	for _, step := range append(steps, l.writeFiles, l.serve, l.settle, l.prepareDatabase) {
 		if err := step(ctx, binary); err != nil {
 			return l, fmt.Errorf("set up the laboratory: %w", err)
 		}
@@ -273,6 +276,9 @@ func (l *lab) close() {
 	if l.payments != nil {
 		l.payments.Close()
 	}
+	if l.database != nil {
+		_ = l.database.Stop()
+	}
 	if l.cluster != nil {
 		l.cluster.close()
 	}
@@ -287,6 +293,9 @@ func (l *lab) env() map[string]string {
 		"READER": fmt.Sprint(readerUID), "STRANGER": fmt.Sprint(strangerUID), "CONFIG": l.path("state", "config"),
 		"OTHER_DIGEST": string(remit.DigestOf([]byte("another image"))), "GATE": "spiffe://company.com/pep/gate",
 		"INDEX": l.index, "PLATFORM1": l.platforms[0], "PLATFORM2": l.platforms[1]}
+	if l.database != nil {
+		e["DB_PASSWORD"] = dbPassword
+	}
 	if l.cluster != nil {
 		e["BROKER"] = l.cluster.broker
 	}

@@ -34,6 +34,7 @@ func (l *lab) writeFiles(context.Context, string) error {
 	}
 	files := strings.NewReplacer("@TOOL@", tool, "@REMIT@", own, "@DIR@", l.dir, "@DESK@", l.desk.url, "@ISSUER@", l.issuer.URL, "@UID_DEPLOY@", fmt.Sprint(deployUID), "@UID_OTHER@",
 		fmt.Sprint(otherUID), "@UID_IDLE@", fmt.Sprint(idleUID), "@UID_WORKER@", fmt.Sprint(workerUID), "@UID_GATE@", fmt.Sprint(gateUID)).Replace(labFiles + strings.NewReplacer(l.boxes...).Replace(boxFiles))
+	files += l.databaseFile()
 	if l.cluster != nil {
 		files += l.cluster.file(l)
 	}
@@ -148,6 +149,22 @@ stages:
 - name: after
   may:
   - {name: late, who: agent/other, action: kubernetes.get, target: desk-target, where: {name: $app}}
+---
+kind: Workflow
+name: payout
+parameters: {app: {type: name}}
+start: {by: [operator/ci, operator/dave], expires: 1h}
+stages:
+- name: do
+  may:
+  - name: pay
+    who: agent/deploy
+    action: refund.pay
+    target: desk-target
+    where: {item: $app, level: {pattern: low|high}, note: {any: true}}
+    evidence: [{approval: {when: {level: high}, group: finance, people: 1, by: not-starter, within: 15m}}]
+  - {name: pay-two, who: agent/deploy, action: refund.pay, target: desk-target, where: {item: $app, level: {pattern: low|top}},
+     evidence: [{approval: {when: {level: top}, group: finance, people: 2, by: not-starter, within: 15m}}]}
 ---
 kind: Workflow
 name: ship

@@ -21,6 +21,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"remit/internal/api"
 	"remit/internal/gateway/login/logintest"
 )
 
@@ -30,6 +31,9 @@ var accounts = map[string]logintest.Account{
 	"carol": {Subject: "s-carol", Name: "carol", Groups: []string{"remit-audit"}},
 	"eve":   {Subject: "s-eve", Name: "eve", Groups: []string{"everybody"}},
 	"twin":  {Subject: "s-twin", Name: "carol", Groups: []string{"remit-admins"}},
+	"bob":   {Subject: "s-bob", Name: "bob", Groups: []string{"remit-approvers", "finance"}},
+	"dave":  {Subject: "s-dave", Name: "dave", Groups: []string{"remit-approvers", "finance"}},
+	"frank": {Subject: "s-frank", Name: "frank", Groups: []string{"remit-approvers", "sales"}},
 	"ci":    {Subject: "s-ci", Name: "ci", Groups: []string{"remit-admins"}},
 }
 
@@ -52,7 +56,8 @@ func (l *lab) people() string {
 		return ""
 	}
 	return fmt.Sprintf("people:\n  issuer: %s\n  client_id: %s\n  ca: %s\n  name: preferred_username\n  roles:\n"+
-		"  - {claim: groups, has: remit-admins, roles: [admin]}\n  - {claim: groups, has: remit-audit, roles: [auditor]}\n",
+		"  - {claim: groups, has: remit-admins, roles: [admin]}\n  - {claim: groups, has: remit-audit, roles: [auditor]}\n"+
+		"  - {claim: groups, has: remit-approvers, roles: [approver]}\n",
 		l.provider.Issuer, logintest.ClientID, l.path("provider.pem"))
 }
 
@@ -124,6 +129,21 @@ func (a *attack) person(ts *testscript.TestScript, args []string) error {
 	}
 	ts.Setenv(args[0], got.member("token"))
 	return nil
+}
+
+// held NAME RUN: NAME becomes what waits for people in the run.
+func (a *attack) held(ts *testscript.TestScript, args []string) error {
+	var list api.List[api.Approval]
+	if err := a.admin.Get(context.Background(), "/v1/approvals", url.Values{"state": {"pending"}, "limit": {"1000"}}, &list); err != nil {
+		return err
+	}
+	for i := range list.Items {
+		if string(list.Items[i].Run) == args[1] {
+			ts.Setenv(args[0], string(list.Items[i].ID))
+			return nil
+		}
+	}
+	return fmt.Errorf("nothing waits in %s", args[1])
 }
 
 // browse NAME ACCOUNT ADDRESS [PARAM=VALUE…]: the account's browser visits the address, in which parameters are changed first, and NAME becomes the code that

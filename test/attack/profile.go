@@ -113,6 +113,8 @@ func (p *Profile) has(need string) bool {
 		return p.lab != nil && canSkew()
 	case "login":
 		return p.lab != nil && p.lab.provider != nil
+	case "database":
+		return p.lab != nil && p.lab.database != nil
 	case "kubernetes":
 		return p.lab != nil && p.lab.cluster != nil
 	}
