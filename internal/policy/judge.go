@@ -251,7 +251,7 @@ func (g *ruling) askPeople(found []remit.Found, at time.Time) {
 	if len(g.held) == 0 {
 		return
 	}
-	//remit:guard S39 TestHoldOfARule
+	//remit:guard S39 TestRulesNarrow
 	if len(g.approvers) == 0 {
 		g.denied, g.held = append(g.denied, g.held...), nil
 		return
