@@ -171,3 +171,12 @@ func (v *View) conditions() []string {
 	}
 	return out
 }
+
+// joins say the same of the lease's row s, for a view that is only read.
+func (v *View) joins() []string {
+	var out []string
+	for i, c := range v.keys() {
+		out = append(out, fmt.Sprintf("t.%s = ANY (s.key%d::%s[])", quoteIdent(c), i+1, v.Rows[c]))
+	}
+	return out
+}
