@@ -55,8 +55,14 @@ stages:
     ttl: 5m
 `
 
-// payments is a server with a database of transactions, set up as the documentation says.
+// paymentsDB is a server with a database of transactions, set up as the documentation says.
 func paymentsDB(t *testing.T) (*fixture, *pgx.Conn) {
+	t.Helper()
+	f, admin, _ := paymentsServer(t)
+	return f, admin
+}
+
+func paymentsServer(t *testing.T) (*fixture, *pgx.Conn, *testpostgres.Server) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("SHORT=1 leaves out a database server of its own")
@@ -108,7 +114,7 @@ func paymentsDB(t *testing.T) (*fixture, *pgx.Conn) {
 	if err := f.admin.Get(t.Context(), "/v1/doctor/payments-db", nil, &checks); err != nil || len(checks) != 1 || !checks[0].OK {
 		t.Fatalf("doctor: %+v, %v", checks, err)
 	}
-	return f, admin
+	return f, admin, db
 }
 
 type databaseLogin struct {
@@ -116,6 +122,7 @@ type databaseLogin struct {
 	Credential map[string]string `json:"credential"`
 	Bounds     []string          `json:"bounds"`
 	NotBounded []string          `json:"not_bounded"`
+	Says       string            `json:"error_description"`
 }
 
 func (w *workload) login(detail string) databaseLogin {
@@ -226,4 +233,77 @@ func TestStatementWithoutLease(t *testing.T) {
 		t.Errorf("%s, %v", entries[len(entries)-1].Body, err)
 	}
 	_ = conn.Close(t.Context())
+}
+
+// TestDatabaseGoesWrong: whatever an administrator does to the database, or happens to it, the agent gets no login and none of the database's own
+// words, the operator gets them, and what was begun is ended.
+func TestDatabaseGoesWrong(t *testing.T) {
+	f, admin, db := paymentsServer(t)
+	var r remit.Run
+	f.must("/v1/runs", api.StartRun{Workflow: "refund", Params: map[string]string{"customer": "555"}}, &r)
+	agent := f.agent("agent/deploy", f.shared()).enter(r)
+	first := agent.login(askRows + `}`)
+	if first.Secret == "" {
+		t.Fatalf("%+v", first)
+	}
+	refused := func(what string) {
+		t.Helper()
+		got := agent.login(askRows + `}`)
+		if got.Secret != "" || got.Error == "" {
+			t.Errorf("%s: %+v", what, got)
+		}
+		told := fmt.Sprintf("%s %+v", got.Says, got.Reasons)
+		for _, word := range []string{"public.transactions", "ERROR", "SQLSTATE", "remit.", "127.0.0.1"} {
+			if strings.Contains(told, word) {
+				t.Errorf("%s: the agent is told %q: %s", what, word, told)
+			}
+		}
+		var checks []api.Check
+		if err := f.admin.Get(t.Context(), "/v1/doctor/payments-db", nil, &checks); err != nil || len(checks) != 1 || checks[0].OK {
+			t.Errorf("%s: the operator is told %+v, %v", what, checks, err)
+		} else {
+			t.Logf("%s: %s, %s; the operator: %+v", what, got.Error, got.code(), checks[0])
+		}
+	}
+	for _, c := range []struct{ what, sql, back string }{
+		{"table renamed", "ALTER TABLE public.transactions RENAME TO tx", "ALTER TABLE public.tx RENAME TO transactions"},
+		{"column renamed", "ALTER TABLE public.transactions RENAME COLUMN amount TO total", "ALTER TABLE public.transactions RENAME COLUMN total TO amount"},
+		{"view dropped", "ALTER VIEW remit.transactions RENAME TO gone", "ALTER VIEW remit.gone RENAME TO transactions"},
+		{"no connection left", "ALTER ROLE remit_main1_broker CONNECTION LIMIT 0; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'remit_main1_broker'",
+			"ALTER ROLE remit_main1_broker CONNECTION LIMIT -1"},
+	} {
+		if _, err := admin.Exec(t.Context(), c.sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+			t.Fatal(err)
+		}
+		refused(c.what)
+		if _, err := admin.Exec(t.Context(), c.back, pgx.QueryExecModeSimpleProtocol); err != nil {
+			t.Fatal(err)
+		}
+		if again := agent.login(askRows + `}`); again.Secret == "" {
+			t.Errorf("%s, and put right: %+v", c.what, again)
+		}
+	}
+	if err := db.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if again := agent.login(askRows + `}`); again.Secret == "" {
+		t.Errorf("after a restart of the database: %+v", again)
+	}
+	holder, err := first.connect(t)
+	if err != nil {
+		t.Errorf("a lease does not outlive a restart: %v", err)
+	} else {
+		_ = holder.Close(t.Context())
+	}
+	f.must("/v1/runs/"+string(r.ID)+"/finish", struct{}{}, nil)
+	admin, err = pgx.Connect(t.Context(), db.Admin("payments"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close(t.Context()) //nolint:errcheck // it is over
+	f.eventually("nothing is left", func() bool {
+		var n int
+		err := admin.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM pg_roles WHERE rolname ~ '^remit_main1_[a-z2-7]{26}$') + (SELECT count(*) FROM remit.scope)").Scan(&n)
+		return err == nil && n == 0
+	})
 }
