@@ -42,7 +42,7 @@ type Config struct {
 	Queue int
 	// MaxBytes bounds the database file; writing beyond it fails as on a full disk. 0 is no bound.
 	MaxBytes int64
-	// OnCommit is called by the writer when the n-th batch of this process, counted from 1, is durable and nobody has learned
+	// OnCommit is called by the keeper when the n-th batch of this process, counted from 1, is durable and nobody has learned
 	// of it. It is for tests of crashes; nil is nothing.
 	OnCommit func(n uint64)
 }
