@@ -71,6 +71,7 @@ type EnforcementPoint struct {
 type Posture struct {
 	Suspended bool
 	Reason    string // why, for people
+	StepUp    string // a group of whom one has to approve each decision; empty: none
 	Epoch     uint64 // moves with every change; a commit's precondition
 }
 
@@ -79,6 +80,7 @@ type AgentStatus struct {
 	Agent     Name      `json:"agent"`
 	Suspended bool      `json:"suspended"`
 	Reason    string    `json:"reason,omitempty"`
+	StepUp    string    `json:"step_up,omitempty"`
 	By        Name      `json:"by,omitempty"`
 	At        time.Time `json:"at"`
 }

@@ -74,6 +74,9 @@ const (
 	ReasonFault            ReasonCode = "fault" // a fault of ours; fail closed
 )
 
+// OfStepUp stands in the reason of a hold that no permission and no rule asks for, but the agent's posture.
+const OfStepUp = "findings.step_up"
+
 // What a ReasonRunToken is about, where the token is a good one in the wrong hands.
 const (
 	OfAgent  = "agent"  // it was given to another agent

@@ -118,6 +118,7 @@ type Agent struct {
 	ID        string     `json:"id"`
 	Owner     string     `json:"owner,omitempty"`
 	Suspended bool       `json:"suspended"`
+	StepUp    string     `json:"step_up,omitempty"` // the group that approves whatever it is given
 	Reason    string     `json:"reason,omitempty"`
 	Live      int        `json:"live_grants"`
 }

@@ -90,6 +90,7 @@ func New(cfg Config) (*Authorizer, error) {
 // Decide answers req. A denial is an answer; the error means that the answer could not be recorded and so there is none.
 func (a *Authorizer) Decide(ctx context.Context, req *remit.Request) (remit.Decision, error) {
 	w := a.weigh(ctx, req)
+	a.watch(ctx, req, &w)
 	a.hold(req, &w)
 	return a.answer(ctx, req, &w)
 }
@@ -100,6 +101,7 @@ func (a *Authorizer) Grant(ctx context.Context, req *remit.Request) (remit.Decis
 		return d, remit.Grant{}, remit.Credential{}, err
 	}
 	w := a.weigh(ctx, req)
+	a.watch(ctx, req, &w)
 	a.hold(req, &w)
 	if w.decision.Effect != remit.Allow {
 		return none(a.answer(ctx, req, &w))
@@ -230,6 +232,7 @@ func (a *Authorizer) enter(req *remit.Request, w *weighed) bool {
 func (a *Authorizer) standing(req *remit.Request, w *weighed) bool {
 	for _, who := range [...]remit.Name{remit.Installation, req.Agent} {
 		posture := a.cfg.State.Posture(who)
+		w.stepUp = posture.StepUp
 		w.rests(remit.AgentKey(who), posture.Epoch)
 		//remit:guard S20 TestDefaultDeny
 		if posture.Suspended {

@@ -65,6 +65,24 @@ func (a *Authorizer) askMore(ctx context.Context, req *remit.Request, w *weighed
 	}
 }
 
+// watch holds what an agent would be given for the group that its posture names, as if a rule of the organisation did. Live grants that
+// are judged again are left alone: they were given before, or with that approval.
+func (a *Authorizer) watch(ctx context.Context, req *remit.Request, w *weighed) {
+	need := remit.Need{Kind: remit.EvidenceApproval, Source: remit.SourceRule, Within: heldFor, Match: map[string]string{"group": w.stepUp, "people": "1"}}
+	asked := func(n remit.Need) bool { return n.Source == need.Source && n.Match["group"] == w.stepUp }
+	if w.stepUp == "" || w.decision.Effect == remit.Deny || slices.ContainsFunc(w.match.Needs, asked) {
+		return
+	}
+	w.asks = []remit.Need{need}
+	a.askMore(ctx, req, w)
+	//remit:guard S12 TestStepUp internal/server
+	if w.decision.Effect == remit.Allow && w.found[len(w.found)-1].Evidence == nil {
+		d := &w.decision
+		d.Effect, d.Reasons, d.TTL, d.Limits, d.Obligations = remit.Hold, []remit.Reason{{Code: remit.ReasonApproval, Of: remit.OfStepUp}}, 0, nil, nil
+	}
+	keep(req, w)
+}
+
 func ofPeople(n remit.Need) bool { return n.Kind == remit.EvidenceApproval }
 
 // again puts approvals that were used up in their places: those that say what the need asks for.

@@ -64,8 +64,11 @@ func (a *app) agentList(c *cobra.Command, _ []string) error {
 }
 
 func agentState(g api.Agent) string {
-	if g.Suspended {
+	switch {
+	case g.Suspended:
 		return "suspended"
+	case g.StepUp != "":
+		return "stepped up: " + g.StepUp + " approves"
 	}
 	return "active"
 }

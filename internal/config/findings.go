@@ -20,6 +20,7 @@ type Findings struct {
 	// Suspensions is how many agents may be suspended by Remit itself within an hour; beyond, people have to (S36).
 	Suspensions int
 	Canaries    []Canary
+	StepUp      string // the group of whom one approves what an agent is given after a step-up
 }
 
 // Canary is something that no honest work touches; all that is set must match.
@@ -31,9 +32,10 @@ type Canary struct {
 }
 
 type findingsFile struct {
-	Respond     *respondFile `yaml:"respond" doc:"What is done about a finding by itself: notice (it is listed), suspend (all powers of the agent end) or kill (and its launched processes)."`
+	Respond     *respondFile `yaml:"respond" doc:"What is done about a finding by itself: notice (it is listed), step-up (a person approves what the agent is given next), suspend (all powers of the agent end) or kill (and its launched processes)."`
 	Denials     *denialsFile `yaml:"denials" doc:"How many denials of one agent are a burst. Left out: 30 in 1m."`
 	Suspensions *int32       `yaml:"suspensions_an_hour" doc:"How many agents Remit may suspend by itself within an hour, in the whole installation; beyond that it only tells. Left out: 3; 0: none."`
+	StepUp      word         `yaml:"step_up" is:"text" doc:"The group of people of whom one has to approve, after step-up. Needed where respond says step-up."`
 	Canaries    []canaryFile `yaml:"canaries" doc:"What no honest work touches. Left out: nothing."`
 }
 
@@ -94,6 +96,9 @@ func (f *serverFile) findings(s *ServerConfig, name string, out *problems) {
 				out.add(name, k.w.line, "findings: respond: %s: %v", kind, err)
 			}
 		}
+		if r == remit.RespondStepUp && in.StepUp.s == "" {
+			out.add(name, k.w.line, "findings: respond: %s: step-up needs a group that approves: write step_up", kind)
+		}
 		s.Findings.Respond[kind] = r
 	}
 	if d := in.Denials; d != nil {
@@ -107,6 +112,7 @@ func (f *serverFile) findings(s *ServerConfig, name string, out *problems) {
 			out.add(name, f.TrustDomain.line, "findings: suspensions_an_hour: %d: write 0 to 1000", *n)
 		}
 	}
+	s.Findings.StepUp = in.StepUp.s
 	s.Findings.Canaries = canaries(in.Canaries, name, out)
 }
 

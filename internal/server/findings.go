@@ -177,17 +177,38 @@ func (s *Server) respond(ctx context.Context, f *remit.Finding) {
 		of = &suspension{agent: s.rev.Load().set.Agents[f.Agent], why: why, by: remit.Principal{Person: remit.Installation}, finding: f.ID,
 			kill: f.Response == remit.RespondKill}
 	}
+	var require []remit.Precondition
+	if f.Response == remit.RespondStepUp {
+		status := remit.AgentStatus{Agent: f.Agent, StepUp: s.cfg.Findings.StepUp, Reason: remit.Clip(f.Text, 400) + " (" + string(f.ID) + ")", By: remit.Installation, At: s.now()}
+		s.store.SetStepUp(f.Agent, status.StepUp, status.Reason)
+		if p := s.store.Posture(f.Agent); !p.Suspended {
+			row, require = append(row, status), []remit.Precondition{{Key: remit.AgentKey(f.Agent), Epoch: p.Epoch}}
+		}
+	}
 	body, _ := json.Marshal(raisedData{*f, found}) // plain structs of ours
 	s.log.Warn("finding", "id", f.ID, "kind", f.Kind, "agent", f.Agent, "response", f.Response, "held_back", f.Held, "text", f.Text)
 	if of != nil {
 		s.startSuspension(ctx, of)
 	}
-	change := remit.Change{Rows: row, Require: []remit.Precondition{{Key: f.EpochKey()}},
+	change := remit.Change{Rows: row, Require: append(require, remit.Precondition{Key: f.EpochKey()}),
 		Events: []remit.Event{{At: s.now(), Kind: remit.EventRaised, Agent: f.Agent, Run: f.Run, By: "remit", Data: body}}}
+	s.recordFinding(ctx, f, change)
+}
+
+// recordFinding writes a finding down, once. When the agent's posture moved meanwhile, by a person who suspended or reinstated it, theirs
+// stays.
+func (s *Server) recordFinding(ctx context.Context, f *remit.Finding, change remit.Change) {
 	for failed := false; ; failed = true {
 		_, err := s.store.Commit(ctx, change)
-		if err == nil || remit.CodeOf(err) == remit.CodeConflict || ctx.Err() != nil { // a conflict: it is on record
+		if err == nil || ctx.Err() != nil {
 			return
+		}
+		if remit.CodeOf(err) == remit.CodeConflict {
+			if _, known, err := s.store.Finding(f.ID); known && err == nil {
+				return
+			}
+			change.Rows, change.Require = change.Rows[:2], change.Require[len(change.Require)-1:]
+			continue
 		}
 		if !failed {
 			s.log.Error("a finding is not on record; it is tried again every second", "id", f.ID, "err", err)
@@ -202,7 +223,7 @@ func (s *Server) respond(ctx context.Context, f *remit.Finding) {
 // responseTo is what the configuration says is done about a finding, and why less is.
 func (s *Server) responseTo(f *remit.Finding) (r remit.Response, held string) {
 	r = s.cfg.Findings.Respond[f.Kind]
-	if r < remit.RespondSuspend {
+	if r == remit.RespondNotice {
 		return r, ""
 	}
 	_, known := s.rev.Load().set.Agents[f.Agent]
@@ -211,8 +232,10 @@ func (s *Server) responseTo(f *remit.Finding) (r remit.Response, held string) {
 		return remit.RespondNotice, "whose act it was is not known"
 	case !known:
 		return remit.RespondNotice, "no file declares the agent"
-	case s.store.Posture(f.Agent).Suspended && r == remit.RespondSuspend:
+	case s.store.Posture(f.Agent).Suspended && r <= remit.RespondSuspend:
 		return remit.RespondNotice, "the agent is suspended already"
+	case r == remit.RespondStepUp:
+		return r, ""
 	}
 	s.findings.spent = slices.DeleteFunc(s.findings.spent, func(at time.Time) bool { return s.now().Sub(at) >= budgetFor })
 	//remit:guard S36 TestSuspensionsHaveABudget

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -310,5 +311,76 @@ func TestSuspendEndsAllAtOnce(t *testing.T) {
 	}
 	if len(after) != 4 || after["leases"] < 300 || after["sandboxes of tools"] > 200 || after["decisions"] > 200 || out.MS < after["leases"] {
 		t.Errorf("%+v", out)
+	}
+}
+
+// TestStepUp: S12. After a step-up whatever the agent is given a person of the group has to approve first, each time; live grants go on;
+// a restart changes nothing; reinstating ends it.
+func TestStepUp(t *testing.T) {
+	d := setUpApprovals(t, 1)
+	name := filepath.Join(d.dir, fileServer)
+	b, err := os.ReadFile(name)
+	if err == nil {
+		err = os.WriteFile(name, append(b, "findings: {respond: {credential_of_another: step-up}, step_up: finance}\nsecond_opinion: {one_in: 1}\n"...), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.restart()
+	w := d.agent("agent/deploy", d.shared()).enter(d.refunds(d.as("dave")))
+	before := d.pay(w, "40", "")
+	if before.Secret == "" {
+		t.Fatalf("%+v", before)
+	}
+	thief := *w
+	thief.token = d.agent("agent/build", d.shared()).enter(d.startRun()).token
+	thief.ask("pay")
+	if got := d.found(remit.FindingStolenToken); got.Response != remit.RespondStepUp {
+		t.Errorf("%+v", got)
+	}
+	if g := d.pay(w, "41", ""); g.Error != "authorization_pending" {
+		t.Fatalf("after it: %+v", g)
+	}
+	held := d.newest().ID
+	if _, err := d.answer("frank", "approve", held); remit.CodeOf(err) != remit.CodeForbidden {
+		t.Errorf("a person of another group: %v", err)
+	}
+	if _, err := d.answer("bob", "approve", held); err != nil {
+		t.Fatal(err)
+	}
+	if g := d.pay(w, "41", ""); g.Secret == "" {
+		t.Errorf("approved: %+v", g)
+	}
+	if g := d.pay(w, "41", ""); g.Error != "authorization_pending" {
+		t.Errorf("once more: %+v", g)
+	}
+	if g := d.pay(w, "900", ""); g.Error != "authorization_pending" { // the permission asks, too: one answer counts for both
+		t.Errorf("a large one: %+v", g)
+	}
+	if _, err := d.answer("bob", "approve", d.newest().ID); err != nil {
+		t.Fatal(err)
+	}
+	if g := d.pay(w, "900", ""); g.Secret == "" {
+		t.Errorf("a large one, approved: %+v", g)
+	}
+	d.srv.recheck(t.Context(), "remit", func(*remit.Grant) bool { return true })
+	if g := d.grant(before.Grant); g.State != remit.GrantActive {
+		t.Errorf("what was given before: %s", g.Why)
+	}
+	d.restart()
+	if p := d.srv.store.Posture("agent/deploy"); p.StepUp != "finance" || p.Suspended {
+		t.Errorf("after a restart: %+v", p)
+	}
+	w = d.agent("agent/deploy", d.shared()).enter(d.refunds(d.as("dave")))
+	if g := d.pay(w, "42", ""); g.Error != "authorization_pending" {
+		t.Errorf("after a restart: %+v", g)
+	}
+	d.must("/v1/agents/agent/deploy/reinstate", api.Reasoned{Reason: "looked"}, nil)
+	if g := d.pay(w, "42", ""); g.Secret == "" {
+		t.Errorf("reinstated: %+v", g)
+	}
+	if n := d.events(remit.EventFinding); n != 0 { // all of it was judged a second time
+		list, _, _ := d.srv.store.Events(store.EventFilter{Kind: remit.EventFinding}, 0, 10)
+		t.Errorf("the printed policy differs: %s", list[0].Body)
 	}
 }

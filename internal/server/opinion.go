@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -38,6 +39,9 @@ func (s *Server) sample(d *remit.Decision, grant remit.GrantID) {
 	//remit:guard S32 TestSecondOpinionOfRepeatedDenials
 	if d.Folded { // it was judged when it was recorded; what it was about is not in it
 		return
+	}
+	if d.Effect == remit.Hold && slices.ContainsFunc(d.Reasons, func(r remit.Reason) bool { return r.Of == remit.OfStepUp }) {
+		return // it is held for what the agent did before, of which policy knows nothing
 	}
 	o := opinion{decision: *d, grant: grant}
 	if d.Under != "" {
