@@ -168,7 +168,7 @@ func TestExecPsql(t *testing.T) {
 	}
 	for sql, want := range map[string]string{
 		"SELECT count(*) FROM public.transactions":                       "permission denied",
-		"BEGIN READ WRITE; UPDATE transactions SET amount = 0":           "permission denied",
+		"BEGIN READ WRITE; UPDATE transactions SET amount = 0":           "cannot update view",
 		"SELECT count(*)/0 FROM transactions":                            "division by zero",
 		"SET ROLE remit_main1_broker; SELECT count(*) FROM transactions": "permission denied",
 	} {

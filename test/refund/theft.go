@@ -66,7 +66,7 @@ func (s *refund) steal(ctx context.Context) (err error) {
 		{fmt.Sprintf("SELECT count(*) FROM transactions WHERE customer_id <> %d", s.customer), "0", ""},
 		{fmt.Sprintf("SELECT * FROM public.transactions WHERE customer_id = %d", s.another), "", "permission denied"},
 		{"COPY public.transactions TO STDOUT", "", "permission denied"},
-		{fmt.Sprintf("BEGIN READ WRITE; UPDATE transactions SET amount = 0 WHERE customer_id = %d", s.another), "", "permission denied"},
+		{fmt.Sprintf("BEGIN READ WRITE; UPDATE transactions SET amount = 0 WHERE customer_id = %d", s.another), "", "cannot update view"},
 		{fmt.Sprintf("BEGIN READ WRITE; INSERT INTO remit.scope SELECT * FROM remit.scope WHERE role <> '%s'", s.stolen.User), "", "permission denied"},
 		{"SET ROLE postgres", "", "permission denied"},
 		{"SET SESSION AUTHORIZATION remit_main1_definer", "", "permission denied"},
