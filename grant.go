@@ -51,6 +51,7 @@ type Lease struct {
 	Target      string     `json:"target"`
 	Action      string     `json:"action"`
 	Scope       Args       `json:"scope"`
+	Masks       []string   `json:"masks,omitempty"` // columns that a rule wants masked (obligation mask=COLUMN)
 	Issued      time.Time  `json:"issued"`
 	Expires     time.Time  `json:"expires"`
 	MintBefore  time.Time  `json:"mint_before"` // no create that the broker sent can arrive after this plus the API timeout

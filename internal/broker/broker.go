@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,6 +39,7 @@ type Target struct {
 	Planner    credential.Planner // nil: states no bounds
 	Prober     credential.Prober  // nil: its grants cannot be verified
 	Production bool               // requires a launched workload or better (S3)
+	Keeps      []string           // the kinds of obligations that its driver carries out
 }
 
 // Config of a Broker; Store, Targets and Log are required.
@@ -153,7 +155,7 @@ func (b *Broker) Prepare(ctx context.Context, d *remit.Decision, req *remit.Requ
 	}
 	l := remit.Lease{
 		ID: remit.NewLeaseID(), Grant: remit.NewGrantID(), Agent: d.Agent, AgentID: b.cfg.AgentID(d.Agent), Run: d.Run,
-		Launch: req.Caller.Launch, Target: d.Target, Action: d.Action, Scope: d.Args, Issued: req.At, Expires: expires,
+		Launch: req.Caller.Launch, Target: d.Target, Action: d.Action, Scope: d.Args, Masks: masks(d), Issued: req.At, Expires: expires,
 		MintBefore: b.cfg.Now().Add(b.cfg.MintTimeout), State: remit.GrantPending,
 	}
 	g := remit.Grant{
@@ -167,6 +169,16 @@ func (b *Broker) Prepare(ctx context.Context, d *remit.Decision, req *remit.Requ
 		}
 	}
 	return g, l, nil
+}
+
+// masks are the columns that the decision obliges the target to mask.
+func masks(d *remit.Decision) (columns []string) {
+	for _, o := range d.Obligations {
+		if c, ok := strings.CutPrefix(o, "mask="); ok {
+			columns = append(columns, c)
+		}
+	}
+	return columns
 }
 
 // earliest is S12: ttl, stage, run, evidence and approval, window, and the caller's own SVID.

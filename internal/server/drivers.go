@@ -63,6 +63,7 @@ type built struct {
 	probe  func(context.Context) (string, error)
 	setup  string         // what an administrator runs there, as text; empty: nothing that Remit writes
 	log    *pglog.Log     // the target's own log of what was executed; nil: none that Remit reads
+	keeps  []string       // the kinds of obligations that the driver carries out
 	out    *egress.Target // where the egress proxy lets tools through to; nil: not there
 	target broker.Target  // filled by newTarget
 }
@@ -76,7 +77,7 @@ func newTarget(o config.Object, d deps) (built, error) {
 	if err != nil {
 		return built{}, o.Errorf("%w", err)
 	}
-	b.target = broker.Target{Driver: b.driver, Production: o.Production}
+	b.target = broker.Target{Driver: b.driver, Production: o.Production, Keeps: b.keeps}
 	b.target.Lister, _ = b.driver.(credential.Lister)
 	b.target.Checker, _ = b.driver.(credential.Checker)
 	b.target.Planner, _ = b.driver.(credential.Planner)

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"remit"
@@ -114,6 +115,9 @@ func (l line) Decide(ctx context.Context, req *remit.Request) (remit.Decision, e
 func (l line) Grant(ctx context.Context, req *remit.Request) (gateway.Granted, error) {
 	l.s.watchClock()
 	l.complete(req)
+	if t, ok := l.s.rev.Load().targets[req.Target]; ok {
+		req.Keeps = slices.Concat(req.Keeps, t.Keeps)
+	}
 	req.Sandbox = l.s.tierOf(req)
 	d, g, c, err := l.s.authorizer.Grant(ctx, req)
 	l.s.sample(&d, g.ID)

@@ -30,7 +30,7 @@ installation: main1
 password: {file: PASSWORD}
 log: LOG
 views:
-- {name: transactions, table: public.transactions, columns: [id, customer_id, amount], rows: {customer_id: bigint}}
+- {name: transactions, table: public.transactions, columns: [id, customer_id, amount], rows: {customer_id: bigint}, mask: [amount]}
 - {name: set_status, table: public.transactions, action: update, columns: [status], reads: [id], rows: {customer_id: bigint}}
 ---
 kind: Workflow
@@ -306,4 +306,47 @@ func TestDatabaseGoesWrong(t *testing.T) {
 		err := admin.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM pg_roles WHERE rolname ~ '^remit_main1_[a-z2-7]{26}$') + (SELECT count(*) FROM remit.scope)").Scan(&n)
 		return err == nil && n == 0
 	})
+}
+
+// TestMaskedByARule: an organisation's rule masks a column; the database shows it as NULL. What the target cannot mask, and what no
+// database can do, is a denial.
+func TestMaskedByARule(t *testing.T) {
+	f, _ := paymentsDB(t)
+	rules := filepath.Join(f.dir, dirConfig, "rules")
+	if err := os.MkdirAll(rules, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f.files += "---\nkind: Rule\nname: mask\nfile: rules/mask.rego\n"
+	apply := func(obligation string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(rules, "mask.rego"), []byte("package remit.rules\n\nobligations contains \""+obligation+"\" if input.target == \"payments-db\"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f.write(f.files)
+		f.must("/v1/apply", struct{}{}, nil)
+	}
+	apply("mask=amount")
+	var r remit.Run
+	f.must("/v1/runs", map[string]any{"workflow": "refund", "params": map[string]string{"customer": "555"}}, &r)
+	w := f.agent("agent/deploy", f.shared()).enter(r)
+	const detail = `{"permission":"read-rows","columns":["id","customer_id","amount"]}`
+	l := w.login(detail)
+	if l.Secret == "" || !strings.Contains(strings.Join(l.Bounds, "\n"), "masked, read as NULL: amount") {
+		t.Fatalf("%+v", l)
+	}
+	conn, err := l.connect(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context()) //nolint:errcheck // a connection of a moment
+	var all, amounts int
+	if err := conn.QueryRow(t.Context(), "SELECT count(*), count(amount) FROM remit.transactions").Scan(&all, &amounts); err != nil || all != 100 || amounts != 0 {
+		t.Errorf("%d rows, %d amounts: %v", all, amounts, err)
+	}
+	for obligation, code := range map[string]string{"mask=id": "target_unfit", "blur=amount": "obligation_unknown"} {
+		apply(obligation)
+		if g := w.login(detail); g.Secret != "" || g.code() != code {
+			t.Errorf("%s: %+v", obligation, g)
+		}
+	}
 }

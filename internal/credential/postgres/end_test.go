@@ -79,6 +79,38 @@ func TestStopEndsOpenSessions(t *testing.T) {
 	}
 }
 
+// TestMaskedColumns: what a rule masks reads as NULL, whatever the holder writes; what the view cannot mask is not leased.
+func TestMaskedColumns(t *testing.T) {
+	d := newDatabase(t, nil)
+	l := lease("transactions")
+	l.Masks = []string{"amount", "note"} // note is not shown at all
+	c := d.mint(l)
+	conn, n := d.session(c), 0
+	for sql, want := range map[string]int{
+		"SELECT count(*) FROM remit.transactions":                                 100,
+		"SELECT count(amount) FROM remit.transactions":                            0,
+		"SELECT count(created) FROM remit.transactions":                           100,
+		"SELECT count(*) FROM remit.transactions WHERE amount > 0":                0,
+		"SELECT count(*) FROM remit.transactions t WHERE t::text LIKE '%,,%'":     100,
+		"SELECT count(*) FROM remit.transactions WHERE amount IS NULL AND id > 0": 100,
+	} {
+		if err := conn.QueryRow(t.Context(), sql).Scan(&n); err != nil || n != want {
+			t.Errorf("%s: %d, %v", sql, n, err)
+		}
+	}
+	if !strings.Contains(strings.Join(c.Bounds, "\n"), "masked, read as NULL: amount") {
+		t.Errorf("%v", c.Bounds)
+	}
+	if n, err := count(t.Context(), d.mint(lease("transactions")), "SELECT count(amount) FROM remit.transactions"); err != nil || n != 100 {
+		t.Errorf("without a mask: %d, %v", n, err)
+	}
+	l = lease("amounts")
+	l.Masks = []string{"amount"}
+	if _, err := d.driver.Mint(t.Context(), l); remit.CodeOf(err) != remit.CodeInvalid {
+		t.Errorf("what cannot be masked was leased: %v", err)
+	}
+}
+
 func TestExpiryEndsACursorWithoutRemit(t *testing.T) {
 	d := newDatabase(t, nil)
 	l := lease("transactions")

@@ -43,8 +43,9 @@ func (d *Driver) Mint(ctx context.Context, l remit.Lease) (remit.Credential, err
 		}
 		args = append(args, values)
 	}
+	args = append(args, s.masked)
 	err = d.mints.do(ctx, func(c *pgx.Conn) error {
-		_, err := c.Exec(ctx, "SELECT remit.lease_begin($1, $2, $3, $4, $5, $6, $7, $8)", args...)
+		_, err := c.Exec(ctx, "SELECT remit.lease_begin($1, $2, $3, $4, $5, $6, $7, $8, $9)", args...)
 		return err
 	})
 	if err != nil {

@@ -72,6 +72,8 @@ func TestViewsThatHoldNothing(t *testing.T) {
 		"insert without its key":    func(v *postgres.View) { v.Action = "insert" },
 		"no columns":                func(v *postgres.View) { v.Columns = nil },
 		"delete with columns":       func(v *postgres.View) { v.Action = "delete" },
+		"a mask over whose it is":   func(v *postgres.View) { v.Mask = []string{"customer_id"} },
+		"a mask over nothing":       func(v *postgres.View) { v.Mask = []string{"note"} },
 		"an action that is none":    func(v *postgres.View) { v.Action = "truncate" },
 	} {
 		if _, err := postgres.New(config(view(change))); remit.CodeOf(err) != remit.CodeInvalid {

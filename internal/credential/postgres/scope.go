@@ -18,6 +18,8 @@ import (
 type scope struct {
 	view *View
 	keys [][]string // for each of the view's keys, the values
+	// masked are columns of the view that read as NULL.
+	masked []string
 }
 
 const (
@@ -173,6 +175,16 @@ func (d *Driver) plan(l remit.Lease) (scope, error) {
 	if ttl := l.Expires.Sub(l.Issued); ttl <= 0 || ttl > maxTTL {
 		return s, invalid("shorten the permission's ttl", "a lease of %s is not possible: at most %s", ttl, maxTTL)
 	}
+	for _, c := range l.Masks {
+		if !slices.Contains(s.view.selected(), c) {
+			continue // it is not shown at all
+		}
+		//remit:guard S17 TestMaskedColumns
+		if !slices.Contains(s.view.Mask, c) {
+			return s, invalid("list it under mask, and run the set-up again", "view %s cannot mask %.80q, as a rule demands", s.view.Name, c)
+		}
+		s.masked = append(s.masked, c)
+	}
 	return s, nil
 }
 
@@ -187,6 +199,9 @@ func (s *scope) bounds(c *Config) (bounds, notBounded []string) {
 	switch v.Action {
 	case "select":
 		bounds = append(bounds, "reading only, columns "+columns)
+		if len(s.masked) > 0 {
+			bounds = append(bounds, "masked, read as NULL: "+strings.Join(s.masked, ", "))
+		}
 	case "insert":
 		bounds = append(bounds, "inserting only, columns "+columns)
 	case "update":

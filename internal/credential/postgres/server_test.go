@@ -56,7 +56,8 @@ type database struct {
 }
 
 var views = []postgres.View{
-	{Name: "transactions", Table: "public.transactions", Columns: []string{"id", "customer_id", "amount", "created"}, Rows: map[string]string{"customer_id": "bigint"}},
+	{Name: "transactions", Table: "public.transactions", Columns: []string{"id", "customer_id", "amount", "created"}, Rows: map[string]string{"customer_id": "bigint"},
+		Mask: []string{"amount", "created"}},
 	{Name: "amounts", Table: "public.transactions", Columns: []string{"amount"}, Rows: map[string]string{"customer_id": "bigint"}},
 	{Name: "notes", Table: "public.transactions", Columns: []string{"id", "note"}, Rows: map[string]string{"customer_id": "bigint", "region": "text"}},
 	{Name: "new_transactions", Table: "public.transactions", Action: "insert", Columns: []string{"id", "customer_id", "amount"}, Rows: map[string]string{"customer_id": "bigint"}},

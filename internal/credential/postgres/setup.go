@@ -37,13 +37,14 @@ type setupView struct {
 	Name, Group, Schema, Table           string
 	Selected                             []string
 	OwnerGrants, GroupGrants, Conditions []string
+	Shown                                string
 	Joins                                []string
 	Key                                  string // the first
 	Writes                               bool
 }
 
 var setupTemplate = template.Must(template.New("setup").Funcs(template.FuncMap{
-	"ident": quoteIdent, "idents": quoteIdents, "literal": quoteLiteral, "literals": quoteLiterals, "columns": quoteColumns,
+	"ident": quoteIdent, "idents": quoteIdents, "literal": quoteLiteral, "literals": quoteLiterals,
 }).Parse(setupText))
 
 // Setup returns the SQL that an administrator runs in the database: roles, schema, functions and views.
@@ -68,7 +69,7 @@ func (c *Config) makeSetup(database string) (text, digest string, err error) {
 		g := c.group(v.Name)
 		s.Roles, s.Groups = append(s.Roles, g), append(s.Groups, g)
 		s.Views = append(s.Views, setupView{Name: v.Name, Group: g, Schema: v.schema(), Table: v.table(), Selected: v.selected(),
-			OwnerGrants: v.ownerGrants(), GroupGrants: v.groupGrants(g), Conditions: v.conditions(), Joins: v.joins(), Key: v.keys()[0], Writes: v.writes()})
+			OwnerGrants: v.ownerGrants(), GroupGrants: v.groupGrants(g), Conditions: v.conditions(), Shown: v.shown(), Joins: v.joins(), Key: v.keys()[0], Writes: v.writes()})
 	}
 	fill := func() string {
 		var b strings.Builder
@@ -93,10 +94,7 @@ func quoteLiteral(s string) string {
 	return `'` + s + `'`
 }
 
-func quoteIdents(names []string) string { return joined(names, quoteIdent) }
-func quoteColumns(names []string) string {
-	return joined(names, func(s string) string { return "t." + quoteIdent(s) })
-}
+func quoteIdents(names []string) string   { return joined(names, quoteIdent) }
 func quoteLiterals(texts []string) string { return joined(texts, quoteLiteral) }
 
 func joined(words []string, quote func(string) string) string {

@@ -50,6 +50,7 @@ CREATE TABLE IF NOT EXISTS remit.scope (
   role name PRIMARY KEY, at_view name NOT NULL, expires timestamptz NOT NULL,
   key1 text[], key2 text[], key3 text[], key4 text[]
 );
+ALTER TABLE remit.scope ADD COLUMN IF NOT EXISTS masked text[]; -- columns that read as NULL
 CREATE TABLE IF NOT EXISTS remit.declared (name name PRIMARY KEY, grp name NOT NULL, readonly boolean NOT NULL, fingerprint text);
 CREATE TABLE IF NOT EXISTS remit.installed (one boolean PRIMARY KEY DEFAULT true CHECK (one), digest text NOT NULL, functions text NOT NULL);
 REVOKE ALL ON remit.scope, remit.declared, remit.installed FROM PUBLIC;
@@ -78,7 +79,9 @@ BEGIN
   RETURN ({{literal .Prefix}} || lease)::name;
 END $remit$;
 
-CREATE OR REPLACE FUNCTION remit.lease_begin(lease text, verifier text, of_view text, until timestamptz, k1 text[], k2 text[], k3 text[], k4 text[])
+DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[]); -- of before there were masks
+CREATE OR REPLACE FUNCTION remit.lease_begin(lease text, verifier text, of_view text, until timestamptz, k1 text[], k2 text[], k3 text[], k4 text[],
+  masks text[] DEFAULT NULL)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $remit$
 DECLARE
   login name := remit.role_of(lease);
@@ -100,7 +103,8 @@ BEGIN
   EXECUTE format('ALTER ROLE %I SET search_path = pg_catalog, remit', login);
 {{if .Logged}}  EXECUTE format('ALTER ROLE %I SET log_min_duration_statement = 0', login);
 {{end}}  IF v.readonly THEN EXECUTE format('ALTER ROLE %I SET default_transaction_read_only = on', login); END IF;
-  INSERT INTO remit.scope VALUES (login, v.name, until, k1, k2, k3, k4);
+  INSERT INTO remit.scope (role, at_view, expires, key1, key2, key3, key4, masked)
+    VALUES (login, v.name, until, k1, k2, k3, k4, masks);
 END $remit$;
 
 -- Ending has three steps, each a transaction of its own. The first takes the authority and can wait for nobody.
@@ -184,7 +188,7 @@ GRANT USAGE ON SCHEMA {{ident .Schema}} TO {{ident $.Owner}};
 
   WITH CASCADED CHECK OPTION;
 {{- else}}
-  SELECT {{columns .Selected}} FROM remit.scope s JOIN {{ident .Schema}}.{{ident .Table}} t
+  SELECT {{.Shown}} FROM remit.scope s JOIN {{ident .Schema}}.{{ident .Table}} t
     ON {{range .Joins}}{{.}}
     AND {{end}}CASE WHEN t.{{ident .Key}} IS NOT NULL THEN clock_timestamp() END < s.expires
   WHERE s.role = session_user AND s.at_view = {{literal .Name}};

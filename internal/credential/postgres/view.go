@@ -25,6 +25,9 @@ type View struct {
 	// Rows are the columns whose values every lease fixes, with their types: bigint, integer, smallint, numeric, text or uuid. 1 to 4.
 	// A lease sees, changes and makes only rows with its values.
 	Rows map[string]string `yaml:"rows"`
+	// Mask are columns, not of rows, that a rule of the organisation can have masked (obligation mask=COLUMN): they read as NULL then. A
+	// mask that the view does not list is a denial. For select.
+	Mask []string `yaml:"mask"`
 }
 
 const (
@@ -117,6 +120,12 @@ func (v *View) fits() error {
 			return invalid("add it to columns", "view %s: a row that is inserted must give %s", v.Name, c)
 		}
 	}
+	for _, c := range v.Mask {
+		//remit:guard S17 TestViewsThatHoldNothing
+		if v.Action != "select" || !slices.Contains(v.Columns, c) || v.Rows[c] != "" {
+			return invalid("mask columns that are read and do not say whose rows they are", "view %s cannot mask %s", v.Name, c)
+		}
+	}
 	switch n := len(v.Columns) + len(v.Reads); {
 	case n > maxColumns:
 		return invalid("leave some out", "view %s has %d columns, more than %d", v.Name, n, maxColumns)
@@ -170,6 +179,16 @@ func (v *View) conditions() []string {
 			quoteIdent(c), i+1, v.Rows[c], quoteLiteral(v.Name), v.Rows[c]))
 	}
 	return out
+}
+
+// shown are the columns of a view that is only read: one that can be masked is NULL where the lease says so.
+func (v *View) shown() string {
+	return joined(v.selected(), func(c string) string {
+		if !slices.Contains(v.Mask, c) {
+			return "t." + quoteIdent(c)
+		}
+		return fmt.Sprintf("CASE WHEN %s = ANY (s.masked) THEN NULL ELSE t.%s END AS %s", quoteLiteral(c), quoteIdent(c), quoteIdent(c))
+	})
 }
 
 // joins say the same of the lease's row s, for a view that is only read.
