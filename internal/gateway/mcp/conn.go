@@ -30,10 +30,11 @@ type conn struct {
 	opened chan struct{} // closed when speak, greet and failed are settled
 	failed *rpcError
 
-	mu    sync.Mutex // guards the rest
-	used  time.Time
-	tools toolset
-	ended bool
+	mu      sync.Mutex // guards the rest
+	used    time.Time
+	tools   toolset
+	changes int // of the list, as the server told
+	ended   bool
 }
 
 // open returns a connection to the server of the tool for this caller and session ("" in the stateless era), greeted.
@@ -209,6 +210,7 @@ func (k *conn) event(method string, params []byte) {
 	if method == "notifications/tools/list_changed" {
 		k.mu.Lock()
 		k.tools = toolset{}
+		k.changes++
 		k.mu.Unlock()
 	}
 	k.h.broadcast(k, method, params)

@@ -54,11 +54,13 @@ const fresh = 10 * time.Second
 func (k *conn) listTools(ctx context.Context) (toolset, *rpcError) {
 	now := k.h.cfg.Now()
 	k.mu.Lock()
-	have := k.tools
+	have, changes := k.tools, k.changes
 	k.mu.Unlock()
 	if !have.at.IsZero() && (k.server.Pipe != nil || now.Sub(have.at) < fresh) {
 		return have, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, k.h.cfg.Timeout) // a client may wait for ever
+	defer cancel()
 	got := toolset{at: now}
 	for cursor, page := "", 0; ; page++ {
 		o := &outgoing{method: "tools/list"}
@@ -82,7 +84,9 @@ func (k *conn) listTools(ctx context.Context) (toolset, *rpcError) {
 		}
 	}
 	k.mu.Lock()
-	k.tools = got
+	if k.changes == changes { // else what was read may be older than what the server told meanwhile
+		k.tools = got
+	}
 	k.mu.Unlock()
 	return got, nil
 }
