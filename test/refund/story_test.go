@@ -18,6 +18,11 @@ import (
 // TestStory plays the story on a remit of this tree.
 func TestStory(t *testing.T) {
 	bin := build(t)
+	for _, args := range [][]string{{"workflow", "check"}, {"policy", "test"}} { // as the example's README says
+		if out, err := exec.CommandContext(t.Context(), filepath.Join(bin, "remit"), append(args, "../../examples/refund/config")...).CombinedOutput(); err != nil {
+			t.Errorf("remit %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
 	if out, err := play(t, bin, "../../examples/refund"); err != nil || !strings.Contains(out, "Every step went as told") {
 		t.Errorf("%v\n%s", err, out)
 	}
