@@ -35,6 +35,15 @@ func (f *fixture) found(kind remit.FindingKind) (out remit.Finding) {
 	return out
 }
 
+// stolenOnce has deploy show the run token of build, and waits until that is found.
+func (f *fixture) stolenOnce() {
+	f.t.Helper()
+	thief := f.agent("agent/deploy", f.shared())
+	thief.token = f.agent("agent/build", f.shared()).enter(f.startRun()).token
+	thief.ask("write")
+	f.eventually("another theft is found", func() bool { return f.srv.store.Posture("agent/deploy").Suspended && f.events(remit.EventRaised) > 1 })
+}
+
 // findingsOf is remit.yaml with findings set.
 func findingsOf(yaml string) []string {
 	return []string{"# Where agents and enforcement", "findings: " + yaml + "\n# Where agents and enforcement"}
@@ -120,6 +129,15 @@ func TestHardEvidenceSuspends(t *testing.T) {
 	f.must("/v1/agents/agent/build/reinstate", api.Reasoned{Reason: "a copied environment"}, nil)
 	if g := f.agent("agent/build", f.shared()).enter(f.startRun()).ask("build"); g.Secret == "" {
 		t.Errorf("reinstated: %+v", g)
+	}
+	f.restart()
+	f.stolenOnce() // something new, so that all before it was read
+	if f.events(remit.EventRaised) != 2 || f.srv.store.Posture("agent/build").Suspended {
+		t.Error("a restart acts again on what it had acted on")
+	}
+	var after api.List[remit.Finding]
+	if err := f.admin.Get(t.Context(), "/v1/findings", nil, &after); err != nil || len(after.Items) != 2 || after.Items[1].State != remit.FindingClosed {
+		t.Errorf("%v %+v", err, after)
 	}
 }
 
