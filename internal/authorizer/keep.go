@@ -11,7 +11,7 @@ import (
 )
 
 // keep denies an allow with an obligation that whoever carries out the act does not know: nobody would see to it (S17). The least
-// tier is held to by the line itself.
+// tier is held to by the line itself. Who carries out only some obligations of a kind names them whole.
 func keep(req *remit.Request, w *weighed) {
 	if w.decision.Effect != remit.Allow {
 		return
@@ -19,7 +19,7 @@ func keep(req *remit.Request, w *weighed) {
 	for _, o := range w.decision.Obligations {
 		kind, _, _ := strings.Cut(o, "=")
 		//remit:guard S17 TestUnknownObligationDenies
-		if kind != "sandbox" && !slices.Contains(req.Keeps, kind) {
+		if kind != "sandbox" && !slices.Contains(req.Keeps, kind) && !slices.Contains(req.Keeps, o) {
 			w.deny(remit.Reason{Code: remit.ReasonObligation, Of: "obligation", Want: clip(o), Got: "the enforcement point does not know it"})
 			return
 		}

@@ -40,6 +40,9 @@ type webhook struct {
 	secret remit.Secret
 	client *http.Client
 	tries  map[remit.HoldID]trial // owned by its goroutine
+
+	mu      sync.Mutex // guards notices, not what they point to: that is its goroutine's
+	notices []*notice
 }
 
 type trial struct {
@@ -91,6 +94,7 @@ func (s *Server) announce(ctx context.Context) error {
 					return
 				case <-tick.C:
 					s.tell(ctx, h)
+					s.tellNotices(ctx, h)
 				}
 			}
 		})
@@ -115,7 +119,7 @@ func (s *Server) tell(ctx context.Context, h *webhook) {
 		if t := h.tries[x.ID]; now.Before(t.next) || ctx.Err() != nil {
 			continue
 		}
-		if err := h.deliver(ctx, s.announcement(x, h), x.ID, now); err != nil {
+		if err := h.deliver(ctx, s.announcement(x, h), string(x.ID), now); err != nil {
 			t := trial{count: h.tries[x.ID].count + 1}
 			t.next = now.Add(min(time.Second<<min(t.count, 6), announceRetry))
 			h.tries[x.ID] = t
@@ -147,7 +151,7 @@ func (s *Server) told(ctx context.Context, asked remit.Digest, id remit.HoldID, 
 }
 
 // deliver posts a body, signed as Standard Webhooks has it: the receiver compares id, time and body with the signature.
-func (h *webhook) deliver(ctx context.Context, body []byte, id remit.HoldID, now time.Time) error {
+func (h *webhook) deliver(ctx context.Context, body []byte, id string, now time.Time) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.url, bytes.NewReader(body))
 	if err != nil {
 		return err
@@ -155,7 +159,7 @@ func (h *webhook) deliver(ctx context.Context, body []byte, id remit.HoldID, now
 	stamp := strconv.FormatInt(now.Unix(), 10)
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "remit")
-	req.Header.Set("webhook-id", "msg-"+string(id))
+	req.Header.Set("webhook-id", "msg-"+id)
 	req.Header.Set("webhook-timestamp", stamp)
 	if !h.secret.IsZero() {
 		mac := hmac.New(sha256.New, []byte(h.secret.Reveal()))

@@ -106,7 +106,9 @@ func (l line) Decide(ctx context.Context, req *remit.Request) (remit.Decision, e
 	l.s.watchClock()
 	l.complete(req)
 	req.Sandbox = l.s.tierOf(req)
+	req.Keeps = l.s.keeps(req.Keeps)
 	d, err := l.s.authorizer.Decide(ctx, req)
+	l.s.notify(&d)
 	l.s.sample(&d, "")
 	return d, err
 }
@@ -119,7 +121,9 @@ func (l line) Grant(ctx context.Context, req *remit.Request) (gateway.Granted, e
 		req.Keeps = slices.Concat(req.Keeps, t.Keeps)
 	}
 	req.Sandbox = l.s.tierOf(req)
+	req.Keeps = l.s.keeps(req.Keeps)
 	d, g, c, err := l.s.authorizer.Grant(ctx, req)
+	l.s.notify(&d)
 	l.s.sample(&d, g.ID)
 	return gateway.Granted{Decision: d, Grant: g, Credential: c}, err
 }

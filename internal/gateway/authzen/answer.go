@@ -3,7 +3,9 @@
 package authzen
 
 import (
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"remit"
@@ -62,6 +64,10 @@ func appendTerms(b []byte, d *remit.Decision) []byte {
 
 // appendObligations names them as the Obligations profile has it; an enforcement point that does not know one must deny.
 func appendObligations(b []byte, obligations []string) []byte {
+	own := func(o string) bool { return strings.HasPrefix(o, "notify=") } // Remit sees to it
+	if slices.ContainsFunc(obligations, own) {
+		obligations = slices.DeleteFunc(slices.Clone(obligations), own)
+	}
 	if len(obligations) == 0 {
 		return b
 	}
