@@ -168,16 +168,18 @@ func (s *Server) respond(ctx context.Context, f *remit.Finding) {
 	found := s.since(f.At)
 	row := []remit.Row{*f, remit.Followed{Name: followerName, Seq: f.Seq()}}
 	var of *suspension
+	var require []remit.Precondition
 	if f.Response >= remit.RespondSuspend {
 		now, why := s.now(), remit.Clip(f.Text, 400)+" ("+string(f.ID)+")"
 		s.findings.spent = append(s.findings.spent, now)
 		//remit:guard S20 TestSlowFollower
 		s.store.SetSuspended(f.Agent, why)
+		// What is on record by then stays: the suspension itself, or a person's answer to it.
+		require = []remit.Precondition{{Key: remit.AgentKey(f.Agent), Epoch: s.store.Posture(f.Agent).Epoch}}
 		row = append(row, remit.AgentStatus{Agent: f.Agent, Suspended: true, Reason: why, By: remit.Installation, At: now})
 		of = &suspension{agent: s.rev.Load().set.Agents[f.Agent], why: why, by: remit.Principal{Person: remit.Installation}, finding: f.ID,
 			kill: f.Response == remit.RespondKill}
 	}
-	var require []remit.Precondition
 	if f.Response == remit.RespondStepUp {
 		status := remit.AgentStatus{Agent: f.Agent, StepUp: s.cfg.Findings.StepUp, Reason: remit.Clip(f.Text, 400) + " (" + string(f.ID) + ")", By: remit.Installation, At: s.now()}
 		s.store.SetStepUp(f.Agent, status.StepUp, status.Reason)
