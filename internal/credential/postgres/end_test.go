@@ -228,7 +228,7 @@ func TestBrokenTables(t *testing.T) {
 		"table renamed":  {"ALTER TABLE public.transactions RENAME TO tx", "not as it was set up"},
 		"column dropped": {"ALTER TABLE public.transactions DROP COLUMN created CASCADE", "missing"},
 		"column renamed": {"ALTER TABLE public.transactions RENAME COLUMN amount TO total", "not as it was set up"},
-		"view replaced":  {"CREATE OR REPLACE VIEW remit.transactions WITH (security_barrier) AS SELECT id, customer_id, amount, created FROM public.transactions", "not as it was set up"},
+		"view replaced":  {"DROP VIEW remit.transactions; CREATE VIEW remit.transactions WITH (security_barrier) AS SELECT id, customer_id, amount, created FROM public.transactions", "not as it was set up"},
 		"schema dropped": {"DROP SCHEMA remit CASCADE", "schema"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -296,7 +296,7 @@ func TestServerRestarts(t *testing.T) {
 }
 
 func TestNoConnectionLeft(t *testing.T) {
-	d := newDatabase(t, func(c *postgres.Config) { c.Timeout = 300 * time.Millisecond })
+	d := newDatabase(t, func(c *postgres.Config) { c.Timeout = 3 * time.Second })
 	exec(t, d.admin, "ALTER ROLE remit_"+d.cfg.Installation+"_broker CONNECTION LIMIT 0")
 	l := lease("transactions")
 	if _, err := d.driver.Mint(t.Context(), l); err == nil || !strings.Contains(errorText(err), "too many connections") {
@@ -309,11 +309,8 @@ func TestNoConnectionLeft(t *testing.T) {
 		wg.Go(func() { _, _ = d.driver.Mint(t.Context(), lease("transactions")) })
 	}
 	began := time.Now()
-	if err := d.driver.Revoke(t.Context(), l); err != nil {
-		t.Errorf("ending waits for minting: %v", errorText(err))
-	}
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("ending took %v", took)
+	if err := d.driver.Revoke(t.Context(), l); err != nil || time.Since(began) > 2500*time.Millisecond { // they give up after 3 s
+		t.Errorf("ending waits for minting: %v, %v", time.Since(began), errorText(err))
 	}
 	wg.Wait()
 	exec(t, d.admin, "ROLLBACK")
