@@ -281,7 +281,7 @@ func (w *world) ask() *ask {
 	a := &ask{run: remit.Run{ID: "run-1", Workflow: flow.Name, Digest: flow.Digest, Stage: st.Name, State: remit.RunActive}}
 	a.run.Params = map[string]remit.Value{"app": str(pick(w, "shop", "id")), "image": str(image("registry.example/foo", w.IntN(2))),
 		"scan": str("scan-789"), "n": num(pick(w, "7", "42", "9007199254740993")), "ratio": num(pick(w, "0.5", "7")), "flag": remit.BoolValue(w.one(2))}
-	a.req = remit.Request{At: w.time(may.Hours), Agent: may.Who, Action: may.Action, Target: may.Target, Run: a.run.ID, Via: "test",
+	a.req = remit.Request{At: w.time(may.Hours), Agent: may.Who, Action: may.Action, Target: may.Target, Run: a.run.ID, Via: "authzen", // where limits are told
 		Keeps:   []string{"mask"}, // else the line denies by itself what the rules of a world ask for
 		Sandbox: pick(w, remit.TierVM, remit.TierVM, remit.TierVM, remit.TierKernel, remit.TierProcess, remit.TierRemote, "", "docker"),
 		Caller:  remit.Principal{ID: spiffeid.RequireFromString("spiffe://example.org/x"), Level: pick(w, remit.LevelSandbox, remit.LevelSandbox, remit.LevelNode, remit.LevelUser)}}
@@ -293,9 +293,10 @@ func (w *world) ask() *ask {
 		a.req.TTL = time.Duration(1+w.IntN(300)) * time.Second
 	}
 	if w.one(2) {
-		a.held = remit.Held{ID: "hold-1", State: remit.HeldApproved, Forget: a.run.Expires, Answers: []remit.Answer{{Person: "operator/bob", Account: "b",
-			Groups: pick(w, []string{"finance"}, []string{"finance", "security"}, []string{"sales"}), Approve: true,
-			At: a.req.At.Add(-pick(w, time.Minute, ruleWithin, ruleWithin+1))}}}
+		a.held = remit.Held{ID: "hold-1", State: remit.HeldApproved, Forget: a.req.At.AddDate(1, 0, 0), // that it lapses is the line's, not the policy's
+			Answers: []remit.Answer{{Person: "operator/bob", Account: "b",
+				Groups: pick(w, []string{"finance"}, []string{"finance", "security"}, []string{"sales"}), Approve: true,
+				At: a.req.At.Add(-pick(w, time.Minute, ruleWithin, ruleWithin+1))}}}
 	}
 	s := scope{params: a.run.Params}
 	if may.Under != "" {
