@@ -285,7 +285,7 @@ func TestProductionNeedsLaunch(t *testing.T) {
 
 // TestRunTokenIsBound: S10. A token serves its holder, and no other certificate, launch, agent or run.
 func TestRunTokenIsBound(t *testing.T) {
-	f := setUp(t)
+	f := setUp(t, findingsOf("{suspensions_an_hour: 0}")...) // or the first stolen token ends the rest
 	r := f.startRun()
 	w, build := f.agent("agent/deploy", f.shared()).enter(r), f.agent("agent/build", f.shared()).enter(r)
 	_, launched := f.launch(r)

@@ -23,7 +23,8 @@ func (l *lab) writeFiles(context.Context, string) error {
 	if text == string(b) {
 		return errors.New("remit.yaml does not list the operator as expected")
 	}
-	text = l.people() + text
+	// Else the first stolen token suspends its thief, and nobody learns what the other guards are worth.
+	text = l.people() + text + "\nfindings: {suspensions_an_hour: 0}\n"
 	tool, err := digestOf(toolPath)
 	if err != nil {
 		return err
