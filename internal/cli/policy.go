@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) policyCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "Policy: test, export, bundle, sign, key"}
+	cmd := &cobra.Command{Use: "policy", Short: "Policy: test, export, replay, bundle, sign, key"}
 	test := &cobra.Command{Use: "test DIR [CASES…]", Short: "Run policy cases and Rego tests against configuration files, without a server",
 		Long: "Run policy cases (YAML files with cases) and the tests of the organisation's Rego (*_test.rego) against the configuration\nin DIR. Without CASES, all *.yaml and *_test.rego of DIR-tests beside DIR are taken.",
 		Args: cobra.MinimumNArgs(1), RunE: a.policyTest}
@@ -34,7 +34,7 @@ func (a *app) policyCommand() *cobra.Command {
 			return a.writeFiles(files, to)
 		}}
 	export.Flags().StringVar(&to, "to", "", "folder for the files; without it they are printed")
-	cmd.AddCommand(test, export, a.policyBundleCommand(), a.policySignCommand(), a.policyKeyCommand())
+	cmd.AddCommand(test, export, a.policyReplayCommand(), a.policyBundleCommand(), a.policySignCommand(), a.policyKeyCommand())
 	return cmd
 }
 

@@ -29,13 +29,12 @@ import (
 
 // What works on files alone, without a running server.
 
-func loadOffline(dir string) (*config.Set, error) {
-	td, err := spiffeid.TrustDomainFromString("check.invalid")
-	if err != nil {
-		return nil, err
-	}
-	return config.Load(dir, td)
+// offlineDomain stands in for the trust domain, which is the server's and in no file of a configuration.
+func offlineDomain() spiffeid.TrustDomain {
+	return spiffeid.RequireTrustDomainFromString("check.invalid")
 }
+
+func loadOffline(dir string) (*config.Set, error) { return config.Load(dir, offlineDomain()) }
 
 // Check reads and compiles a configuration directory and returns the number of its workflows; ceiling, when not empty, is the directory
 // of ceilings that it must stay within. A directory of ceilings is checked by itself. Every key is checked, also those of drivers

@@ -34,6 +34,7 @@ func (s *Server) ops() []admin.Op {
 		{Pattern: "GET /v1/workflows", Name: "workflow.list", Do: s.opWorkflows},
 		{Pattern: "GET /v1/workflows/{name}", Name: "workflow.show", Do: s.opWorkflow},
 		{Pattern: "GET /v1/policy/export", Name: "policy.export", Do: s.opExport},
+		{Pattern: "GET /v1/policy/revisions/{digest}", Name: "policy.revision", Role: "auditor", Do: s.opRevision},
 
 		{Pattern: "GET /v1/runs", Name: "run.list", Do: s.opRuns},
 		{Pattern: "POST /v1/runs", Name: "run.start", Writes: true, Do: s.opRunStart},
