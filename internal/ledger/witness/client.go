@@ -90,7 +90,8 @@ func (c *Client) Cosign(ctx context.Context, checkpoint []byte, prove Prove) ([]
 	defer cancel()
 	replies := make(chan reply, len(c.cfg.Peers))
 	for _, p := range c.cfg.Peers {
-		go func() { replies <- c.ask(ctx, p, c.last[p.Key.Name()], cp.Size, checkpoint, prove) }()
+		from := c.last[p.Key.Name()] // here: answers that come meanwhile are written there
+		go func() { replies <- c.ask(ctx, p, from, cp.Size, checkpoint, prove) }()
 	}
 	out := bytes.Clone(checkpoint)
 	got, errs := 0, []error(nil)
