@@ -61,7 +61,7 @@ test-clients: $(BIN)/remit node $(BIN)/venv/langchain/.done $(BIN)/venv/crewai/.
 # Everything, against real parts. SHORT=1 leaves out what needs the API server.
 test: $(BIN)/remit node $(if $(SHORT),,$(if $(PYTHON),$(BIN)/venv/langchain/.done)) postgres $(if $(SHORT),,apiserver $(BIN)/opa)
 	@[ -n "$(RACE)" ] || echo "no C compiler: running without -race"
-	$(if $(RACE),$(if $(SHORT),,$(GO) test -run '^TestPlanEqualsRego$$' ./internal/policy))
+	$(if $(RACE),$(if $(SHORT),,$(GO) test -timeout 30m -run '^TestPlanEqualsRego$$' ./internal/policy))
 	$(if $(SHORT),,OPA=$(abspath $(BIN)/opa)) $(GO) test $(RACE) $(SHORTFLAG) -timeout 30m -json ./... | $(GO) run ./test/report -skips test/skips.txt $(SHORTFLAG)
 
 # Switches every guard of the security model off in turn and demands that its tests fail. GUARDS='-rule S11', '-part 1/4',
