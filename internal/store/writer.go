@@ -193,6 +193,10 @@ func rollback(conn *sqlite.Conn) error {
 
 // chores does what may wait: joining the log of pages, indexing events, purging what expired.
 func (s *Store) chores(idle bool) {
+	if s.keeping.failure() != nil {
+		s.w.spent = true
+		return
+	}
 	s.joinLog()
 	if s.w.erased && !s.copying.busy {
 		s.w.erased = !truncateLog(s.w.conn)
