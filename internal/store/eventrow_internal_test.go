@@ -55,7 +55,10 @@ func TestRowsOfSeveralEntries(t *testing.T) {
 	}
 	check()
 	rows := 0
-	if err := query1(s.w.conn, rowsSQL, func(*sqlite.Stmt) error { rows++; return nil }, 0); err != nil || rows > len(payloads)/4 {
+	err = s.read(func(conn *sqlite.Conn) error {
+		return query1(conn, rowsSQL, func(*sqlite.Stmt) error { rows++; return nil }, 0)
+	})
+	if err != nil || rows > len(payloads)/4 {
 		t.Errorf("%d rows for %d entries: %v", rows, len(payloads)-1, err)
 	}
 	var c remit.Change
