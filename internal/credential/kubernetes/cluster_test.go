@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	client "k8s.io/client-go/kubernetes"
@@ -220,7 +222,27 @@ func mint(t testing.TB, d *kubernetes.Driver, l remit.Lease) holder {
 	t.Helper()
 	c, err := d.Mint(t.Context(), l)
 	must(t, err)
-	return holderOf(t, c)
+	h := holderOf(t, c)
+	bound(t, h, c.Fields["namespace"])
+	return h
+}
+
+// bound waits until the API server's authorizer knows the lease's binding: it learns of it from a watch, late on a busy machine,
+// and refuses until then.
+func bound(t testing.TB, h holder, namespace string) {
+	t.Helper()
+	ours := func(r authorizationv1.ResourceRule) bool { // everybody may ask about themselves, in groups under k8s.io
+		return !slices.ContainsFunc(r.APIGroups, func(g string) bool { return strings.HasSuffix(g, ".k8s.io") })
+	}
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		review := &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: namespace}}
+		may, err := h.AuthorizationV1().SelfSubjectRulesReviews().Create(t.Context(), review, metav1.CreateOptions{})
+		must(t, err)
+		if slices.ContainsFunc(may.Status.ResourceRules, ours) {
+			return
+		}
+	}
+	t.Fatal("the API server does not know the lease's binding after 30 s")
 }
 
 // roundTrip lets a test stand between the driver and the API server.
