@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,14 +39,15 @@ func NewQuota(l Limits) *Quota {
 	return &Quota{limits: l, keys: map[string]*Account{}}
 }
 
-// How long a refused request is kept waiting, and how many at a time.
+// How long a refused request is kept waiting on average, and how many at a time.
 const (
 	brakeFor  = 100 * time.Millisecond
 	maxBraked = 1024
 )
 
 // Brake keeps a request that was refused waiting for a moment: whoever floods a connection spends his time on it, and not the
-// time of others. It holds nothing but the request's goroutine.
+// time of others. The wait differs from half of brakeFor to one and a half, so that many connections do not come back as one wave,
+// which others would meet. It holds nothing but the request's goroutine.
 func (q *Quota) Brake(ctx context.Context) {
 	if q == nil {
 		return
@@ -56,7 +58,7 @@ func (q *Quota) Brake(ctx context.Context) {
 	}
 	select {
 	case <-ctx.Done():
-	case <-time.After(brakeFor):
+	case <-time.After(brakeFor/2 + rand.N(brakeFor)):
 	}
 }
 
