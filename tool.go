@@ -45,6 +45,7 @@ type Tool struct {
 	Environment map[string]string
 	Limits      ToolLimits
 	Sandbox     Tier // process, kernel or vm
+	Checkpoint  bool // whether runs go on from an image of the tool that has started, where its sandbox can; only of tier kernel
 
 	URL string // of a remote server
 	CA  string // PEM file with its roots; empty: the host's

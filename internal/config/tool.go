@@ -45,6 +45,7 @@ type serverOfTool struct {
 	Environment map[string]word `yaml:"environment" is:"argument" doc:"Its environment. No secret: what it needs is injected by the egress proxy."`
 	Limits      *toolLimits     `yaml:"limits" doc:"The bounds of one sandbox."`
 	Sandbox     word            `yaml:"sandbox" is:"boxtier" doc:"In which sandbox it runs: process, kernel or vm. Left out: kernel."`
+	Checkpoint  bool            `yaml:"checkpoint" doc:"Whether its runs go on from an image that is taken once it has started and answers: for a tool whose start takes seconds. All runs then share what it drew at random until then. Only in tier kernel, and without mounts that it may write. Left out: false."`
 	URL         word            `yaml:"url" is:"url" doc:"A remote MCP server (streamable HTTP). Its tier is remote, below process."`
 	CA          word            `yaml:"ca" is:"path" doc:"A PEM file with the roots that its certificate must lead to. Left out: the host's. Only with url."`
 }
@@ -125,8 +126,8 @@ func (b *builder) tool(file string, f *toolFile) {
 
 func (b *builder) remoteTool(file string, f *toolFile) {
 	s := f.Server
-	if s.Files != nil || s.Mounts != nil || s.Environment != nil || s.Limits != nil || s.Sandbox.s != "" {
-		b.out.add(file, s.URL.line, "server: files, mounts, environment, limits and sandbox are for a command: a remote server runs where Remit has no hand")
+	if s.Files != nil || s.Mounts != nil || s.Environment != nil || s.Limits != nil || s.Sandbox.s != "" || s.Checkpoint {
+		b.out.add(file, s.URL.line, "server: files, mounts, environment, limits, sandbox and checkpoint are for a command: a remote server runs where Remit has no hand")
 	}
 }
 
@@ -147,6 +148,11 @@ func (b *builder) localTool(file string, f *toolFile, t *remit.Tool) {
 		t.Command = append(t.Command, w.s)
 	}
 	b.sandboxOf(file, f.Name.line, &boxFile{Tier: s.Sandbox, Files: s.Files, Mounts: s.Mounts, Environment: s.Environment, Limits: s.Limits}, t)
+	t.Checkpoint = s.Checkpoint
+	writes := func(m remit.ToolMount) bool { return m.Write }
+	if t.Checkpoint && (t.Sandbox != remit.TierKernel || slices.ContainsFunc(t.Mounts, writes)) {
+		b.out.add(file, f.Name.line, "server: checkpoint is for sandbox: kernel and for mounts that are only read: remove it, or change these")
+	}
 }
 
 // sandboxOf reads what stands in a sandbox and bounds it.

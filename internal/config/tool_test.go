@@ -57,6 +57,9 @@ func TestToolRefusals(t *testing.T) {
 		"limits of a url":   {`ca: /etc/mcp.pem`, `limits: {cpu: 1}`, "a remote server runs where Remit has no hand"},
 		"plain http":        {"https://mcp.company.com", "http://mcp.company.com", "an https URL"},
 		"ca of a command":   {"  sandbox: process\n", "  ca: /etc/mcp.pem\n", "ca is for a url"},
+		"checkpoint":        {"  sandbox: process\n", "  sandbox: process\n  checkpoint: true\n", "checkpoint is for sandbox: kernel"},
+		"shared state":      {"  sandbox: process\n", "  checkpoint: true\n", "mounts that are only read"},
+		"of a url":          {"ca: /etc/mcp.pem", "checkpoint: true", "a remote server runs where Remit has no hand"},
 		"unknown key":       {"  sandbox: process\n", "  tier: process\n", `unknown key "tier"`},
 	} {
 		t.Run(name, func(t *testing.T) {

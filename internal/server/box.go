@@ -41,6 +41,7 @@ type box struct {
 	about    tool.About
 	launch   remit.LaunchID // empty: it has no identity and no way out
 	folder   string         // of its sockets; empty: none
+	image    string         // what it goes on from; empty: it begins
 	grouped  bool           // its processes are in a control group of its name
 	gate     *egress.Gate
 	tokens   *http.Server   // of a tool: the token endpoint; nil before it is open
@@ -53,7 +54,7 @@ var _ tool.Box = (*box)(nil)
 func (s *Server) makeBox(ctx context.Context, o tool.Order) (_ tool.Box, err error) {
 	b := s.spares.take(ctx, o.Tool)
 	if b == nil {
-		if b, err = s.prepareBox(ctx, o.Tool, true); err != nil {
+		if b, err = s.prepareToolBox(ctx, o.Tool); err != nil {
 			return nil, err
 		}
 	}
@@ -75,16 +76,30 @@ func (s *Server) makeBox(ctx context.Context, o tool.Order) (_ tool.Box, err err
 	return b, errors.Join(b.connect(o), b.openTokens(o))
 }
 
-// prepareBox makes a sandbox for a tool, of which nothing runs yet. sockets: with a folder for a way out and an identity.
-func (s *Server) prepareBox(ctx context.Context, t *remit.Tool, sockets bool) (*box, error) {
+// prepareToolBox makes a sandbox for a tool's next claim: from its checkpoint, where it has one.
+func (s *Server) prepareToolBox(ctx context.Context, t *remit.Tool) (*box, error) {
+	if !t.Checkpoint {
+		return s.prepareBox(ctx, t, true, "")
+	}
+	d, _, err := s.sandboxes.choose(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	return s.prepareBox(ctx, t, true, s.toolImages.of(t, d.Name()))
+}
+
+// prepareBox makes a sandbox for a tool, of which nothing runs yet. sockets: with a folder for a way out and an identity; from: a
+// checkpoint to go on from, empty to begin.
+func (s *Server) prepareBox(ctx context.Context, t *remit.Tool, sockets bool, from string) (*box, error) {
 	driver, probed, err := s.sandboxes.choose(ctx, t)
 	if err != nil {
 		return nil, err
 	}
 	id := remit.NewSandboxID()
-	b := &box{server: s, about: tool.About{Sandbox: id, Tier: driver.Tier(), Driver: driver.Name(), Program: t.Command[0], Files: t.Files.Digest},
+	b := &box{server: s, about: tool.About{Sandbox: id, Tier: driver.Tier(), Driver: driver.Name(), Program: t.Command[0], Files: t.Files.Digest,
+		Restored: from != ""}, image: from,
 		grouped: slices.Contains(probed.Limits, "memory")}
-	spec := sandbox.Spec{ID: id, Command: append([]string{shimAt, sandbox.SocketsAt}, t.Command...), Env: maps.Clone(t.Environment), Observe: true,
+	spec := sandbox.Spec{ID: id, Command: append([]string{shimAt, sandbox.SocketsAt}, t.Command...), Env: maps.Clone(t.Environment), Image: from, Observe: true,
 		Limits: sandbox.Limits{Memory: t.Limits.Memory, CPU: t.Limits.CPU, Processes: t.Limits.Processes, Wall: t.Limits.Wall, Output: t.Limits.Output},
 		Mounts: []sandbox.Mount{{From: s.sandboxes.executable, At: shimAt}}}
 	for _, m := range t.Mounts {
@@ -229,7 +244,13 @@ func (b *box) admit(pid int) error {
 func (b *box) About() tool.About { return b.about }
 
 // Start implements tool.Box.
-func (b *box) Start(ctx context.Context) error { return b.instance.Start(ctx) }
+func (b *box) Start(ctx context.Context) error {
+	err := b.instance.Start(ctx)
+	if err != nil && b.image != "" {
+		b.server.toolImages.forget(b.image)
+	}
+	return err
+}
 
 // Stdin implements tool.Box.
 func (b *box) Stdin() io.WriteCloser { return b.instance.Stdin() }

@@ -100,7 +100,7 @@ func (s *Server) makeBoxed(ctx context.Context, who remit.Principal, in *api.Lau
 	t := *a.Launch.Sandbox
 	t.Name, t.Command = a.Name, append([]string{agentAt}, in.Args...)
 	t.Mounts = append(slices.Clone(t.Mounts), remit.ToolMount{From: program, At: agentAt})
-	made, err := s.prepareBox(ctx, &t, true)
+	made, err := s.prepareBox(ctx, &t, true, "")
 	if err != nil {
 		return nil, err
 	}

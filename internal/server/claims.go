@@ -27,6 +27,10 @@ func (s *Server) openTools(executable string) (err error) {
 	folder := filepath.Dir(s.cfg.Workload) // its path is short, as those of sockets have to be
 	s.sandboxes = sandboxes{executable: executable, drivers: filepath.Join(folder, "s"), sockets: filepath.Join(folder, "b")}
 	s.spares = spares{server: s, byTool: map[remit.Name]*spare{}}
+	s.toolImages = toolImages{server: s, byTool: map[remit.Name]toolImage{}}
+	if err := s.toolImages.reset(); err != nil {
+		return fmt.Errorf("remove checkpoints of an earlier process: %w", err)
+	}
 	if s.toolFiles, err = tool.NewFiles(s.path(dirTools)); err != nil {
 		return err
 	}
@@ -111,7 +115,7 @@ func (s *Server) endChanged(ctx context.Context, next *revision) {
 
 // describeLocal starts the tool's server in a sandbox outside any run, without identity and way out, and asks for its tools.
 func (s *Server) describeLocal(ctx context.Context, t *remit.Tool) (pins *mcp.Pins, err error) {
-	b, err := s.prepareBox(ctx, t, false)
+	b, err := s.prepareBox(ctx, t, false, "")
 	if err != nil {
 		return nil, err
 	}

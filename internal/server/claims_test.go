@@ -139,7 +139,7 @@ func setUpSandboxed(t *testing.T, tier string) *refunds {
 		t.Fatal(err)
 	}
 	others := ""
-	for _, name := range []string{"echo text", "crash", "hang", "flood", "bad", "identity", "change", "read path", "dial address", "environment", "memory"} {
+	for _, name := range []string{"echo text", "crash", "hang", "flood", "bad", "identity", "change", "read path", "dial address", "environment", "memory", "born"} {
 		n, arg, ok := strings.Cut(name, " ")
 		where := "{}"
 		if ok {

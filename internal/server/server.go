@@ -109,14 +109,15 @@ type Server struct {
 	webhooks   []*webhook     // that are told of what waits for people
 	login      *login.Handler // nil: nobody logs in from elsewhere
 
-	sandboxes sandboxes
-	toolFiles *tool.Files
-	egress    *egress.Proxy
-	claims    *tool.Catalogue // the tools that run in sandboxes
-	spares    spares
-	parents   parents
-	inBoxes   agentBoxes                   // the agents that run in sandboxes
-	front     func() (http.Handler, error) // httpsHandler, made once
+	sandboxes  sandboxes
+	toolFiles  *tool.Files
+	egress     *egress.Proxy
+	claims     *tool.Catalogue // the tools that run in sandboxes
+	spares     spares
+	toolImages toolImages
+	parents    parents
+	inBoxes    agentBoxes                   // the agents that run in sandboxes
+	front      func() (http.Handler, error) // httpsHandler, made once
 }
 
 // LibraryLogs sends what client-go writes to its global logger to log. A program calls it before New.

@@ -77,9 +77,10 @@ func (p *spares) refill(t *remit.Tool) {
 }
 
 func (p *spares) prepare(s *spare) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	b, err := p.server.prepareBox(ctx, &s.tool, true)
+	p.server.toolImages.ensure(ctx, &s.tool)
+	b, err := p.server.prepareToolBox(ctx, &s.tool)
 	if err != nil {
 		p.server.log.Debug("no sandbox is prepared for the next run of a tool", "tool", s.tool.Name, "err", err)
 	}

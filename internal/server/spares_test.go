@@ -88,7 +88,7 @@ func TestSpares(t *testing.T) {
 func TestPinOfALocalTool(t *testing.T) {
 	r := setUpSandboxed(t, "process")
 	var review api.ToolReview
-	if err := r.admin.Get(t.Context(), "/v1/tools/issue-refund/review", nil, &review); err != nil || review.Pinned || len(review.Tools) != 15 {
+	if err := r.admin.Get(t.Context(), "/v1/tools/issue-refund/review", nil, &review); err != nil || review.Pinned || len(review.Tools) != 16 {
 		t.Fatalf("%v %+v", err, review)
 	}
 	if list := r.srv.claims.List(); len(list) != 1 || list[0].Claim.Run != r.run.ID { // the client's

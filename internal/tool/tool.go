@@ -65,6 +65,8 @@ type About struct {
 	Program string          `json:"program"`
 	Files   remit.Digest    `json:"files,omitempty"` // of the copy that runs; empty: the tool has none
 	Warm    bool            `json:"warm,omitempty"`  // it was prepared before it was claimed
+	// Restored: it goes on from a checkpoint of the tool, taken when it had started.
+	Restored bool `json:"restored,omitempty"`
 }
 
 // Report is how a sandbox ended and what was seen of it.

@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -39,6 +40,18 @@ var (
 	lately  string // what came of the last "later"
 )
 
+// born is drawn when the tool starts, and says what it had then: a run token, and a socket with an identity.
+var born = rand.Text() + atBirth()
+
+func atBirth() string {
+	token, _ := os.ReadFile("/run/remit/run-token")
+	c, err := net.Dial("unix", "/run/remit/workload.sock")
+	if err == nil {
+		_ = c.Close()
+	}
+	return fmt.Sprintf(" token: %t, identity: %t", len(token) > 0, err == nil)
+}
+
 func main() {
 	scan := bufio.NewScanner(os.Stdin)
 	scan.Buffer(nil, 4<<20)
@@ -66,7 +79,7 @@ func main() {
 func list() []any {
 	var all []any
 	for name, args := range map[string]string{"echo": "text", "refund": "url,customer,amount,post", "later": "url,customer,amount", "lately": "", "crash": "", "hang": "", "flood": "",
-		"bad": "", "identity": "", "change": "", "read": "path", "dial": "address", "environment": "", "memory": "", "ask": "path,details,assertion,customer,later"} {
+		"bad": "", "identity": "", "change": "", "read": "path", "dial": "address", "environment": "", "memory": "", "born": "", "ask": "path,details,assertion,customer,later"} {
 		properties := map[string]any{}
 		for _, a := range strings.FieldsFunc(args, func(r rune) bool { return r == ',' }) {
 			properties[a] = map[string]any{}
@@ -121,6 +134,8 @@ func serve(m *message) {
 		result(m.ID, "connected", err)
 	case "ask":
 		lend(m.ID, text, a["later"] != nil)
+	case "born":
+		result(m.ID, born, nil)
 	case "environment":
 		result(m.ID, strings.Join(os.Environ(), "\n"), nil)
 	default:
