@@ -100,6 +100,11 @@ demo-tools: $(BIN)/remit node
 demo-refund: $(BIN)/remit node postgres
 	$(GO) run ./test/refund -remit $(BIN)/remit
 
+# The mail agent is taken over and looks around in a financial database: noticed, explained, ended, reported; needs root.
+.PHONY: demo-takeover
+demo-takeover: $(BIN)/remit postgres
+	$(GO) run ./test/takeover -remit $(BIN)/remit -report $(BIN)/takeover-report.md
+
 demo: $(BIN)/remit $(if $(filter own,$(CLUSTER)),$(BIN)/kubectl,apiserver)
 	$(GO) run ./test/demo -remit $(BIN)/remit -apiserver $(BIN)/remit-test-apiserver -kubectl $(BIN)/kubectl
 

@@ -50,14 +50,24 @@ func New(ctx context.Context, name string) (*Orchestrator, error) {
 	return &Orchestrator{name: name, out: json.NewEncoder(os.Stdout), source: source}, nil
 }
 
+// Source is its identity, for what it asks Remit beside MCP.
+func (o *Orchestrator) Source() *workloadapi.X509Source { return o.source }
+
 // Close ends it.
 func (o *Orchestrator) Close() error { return o.source.Close() }
 
 // Work does what each line of in orders, over an MCP session of its own, and says when it is done.
 func (o *Orchestrator) Work(ctx context.Context, in io.Reader, do func(ctx context.Context, order string) error) error {
+	return o.Orders(ctx, in, func(ctx context.Context, order string) error {
+		return o.Connected(ctx, func(ctx context.Context) error { return do(ctx, order) })
+	})
+}
+
+// Orders does what each line of in orders, and says when it is done. An error ends it.
+func (o *Orchestrator) Orders(ctx context.Context, in io.Reader, do func(ctx context.Context, order string) error) error {
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
-		err := o.connected(ctx, func(ctx context.Context) error { return do(ctx, lines.Text()) })
+		err := do(ctx, lines.Text())
 		if err == nil {
 			err = o.Tell(Step{Tool: "end of " + lines.Text()})
 		}
@@ -68,7 +78,8 @@ func (o *Orchestrator) Work(ctx context.Context, in io.Reader, do func(ctx conte
 	return lines.Err()
 }
 
-func (o *Orchestrator) connected(ctx context.Context, do func(context.Context) error) error {
+// Connected does something over an MCP session of its own.
+func (o *Orchestrator) Connected(ctx context.Context, do func(context.Context) error) error {
 	svid, err := o.source.GetX509SVID()
 	if err != nil {
 		return err

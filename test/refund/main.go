@@ -52,11 +52,7 @@ func (s *refund) chapters() []story.Chapter {
 
 // secrets looks for all that must not be written anywhere, in the database's own log, too.
 func (s *refund) secrets(context.Context) error {
-	log, err := os.ReadFile(s.db.Log())
-	if err == nil {
-		err = os.WriteFile(s.Path("postgres.json"), log, 0o600)
-	}
-	if err != nil {
+	if err := s.SecretsOf(s.db); err != nil {
 		return err
 	}
 	return s.Search([]string{s.payments.Key, s.brokerPassword, s.stolen.Password}, s.Path("payments.key"), s.Path("db.password"))

@@ -9,12 +9,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	"remit/internal/gateway/login/logintest"
-	"remit/internal/testpostgres"
 	"remit/internal/tool"
 	"remit/test/story"
 )
@@ -30,8 +28,7 @@ type refund struct {
 	*story.Story
 	parts
 	payments story.API
-	db       *testpostgres.Server
-	admin    *pgx.Conn // the database's administrator
+	db       *story.Database
 	provider *logintest.Provider
 
 	https, paymentsURL     string
@@ -44,7 +41,7 @@ type refund struct {
 	small40, large900, big int // amounts: without approval, with one, and the changed one
 	run, grant, hold       string
 	agent                  *story.Agent
-	stolen                 login
+	stolen                 story.Login
 	open                   *pgx.Conn // a session that the thief keeps
 }
 
@@ -64,35 +61,8 @@ func (s *refund) setUp(ctx context.Context) error {
 	})
 }
 
-// startDatabase starts a server that is spoken to over TLS alone.
 func (s *refund) startDatabase(ctx context.Context) (err error) {
-	cert, key, err := story.CertificatePEM(dbHost)
-	if err != nil {
-		return err
-	}
-	dir := s.Path("db")
-	errs := []error{os.Mkdir(dir, 0o755)}
-	for name, b := range map[string][]byte{"ca.pem": cert, "server.crt": cert, "server.key": key} {
-		errs = append(errs, os.WriteFile(filepath.Join(dir, name), b, 0o600), os.Chown(filepath.Join(dir, name), 65534, 65534))
-	}
-	if err := errors.Join(append(errs, os.Chmod(filepath.Join(dir, "ca.pem"), 0o644))...); err != nil {
-		return err
-	}
-	s.db, err = testpostgres.Start(ctx, testpostgres.Config{HBA: "local all postgres trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n",
-		Settings: map[string]string{"ssl": "on", "ssl_cert_file": filepath.Join(dir, "server.crt"), "ssl_key_file": filepath.Join(dir, "server.key"), "log_timezone": "UTC"}})
-	if err != nil {
-		return err
-	}
-	s.Stop(func() { _ = s.db.Stop() })
-	root, err := pgx.Connect(ctx, s.db.Admin("postgres"))
-	if err != nil {
-		return err
-	}
-	defer root.Close(ctx) //nolint:errcheck // it is over
-	if _, err := root.Exec(ctx, "CREATE DATABASE payments"); err != nil {
-		return err
-	}
-	if s.admin, err = pgx.Connect(ctx, s.db.Admin("payments")); err != nil {
+	if s.db, err = s.StartDatabase(ctx, dbHost, "payments"); err != nil {
 		return err
 	}
 	return s.fill(ctx)
@@ -100,13 +70,13 @@ func (s *refund) startDatabase(ctx context.Context) (err error) {
 
 // fill makes the table. Amounts differ from customer to customer.
 func (s *refund) fill(ctx context.Context) error {
-	_, err := s.admin.Exec(ctx, fmt.Sprintf(`CREATE TABLE public.transactions (id bigint PRIMARY KEY, customer_id bigint NOT NULL, amount numeric(10,2) NOT NULL, status text NOT NULL);
+	_, err := s.db.Admin.Exec(ctx, fmt.Sprintf(`CREATE TABLE public.transactions (id bigint PRIMARY KEY, customer_id bigint NOT NULL, amount numeric(10,2) NOT NULL, status text NOT NULL);
 		INSERT INTO public.transactions SELECT i, %d + i %% 10, ((i * %d) %% 90000) / 100.0, 'paid' FROM generate_series(1, %d) i`,
 		s.customer-4, 7+s.Rand.IntN(1000), 1000+s.Rand.IntN(500)), pgx.QueryExecModeSimpleProtocol)
 	if err != nil {
 		return err
 	}
-	return s.admin.QueryRow(ctx, "SELECT count(*), sum(amount)::text FROM public.transactions WHERE customer_id = $1", s.customer).Scan(&s.rows, &s.sum)
+	return s.db.Admin.QueryRow(ctx, "SELECT count(*), sum(amount)::text FROM public.transactions WHERE customer_id = $1", s.customer).Scan(&s.rows, &s.sum)
 }
 
 // startProvider starts the provider at which people log in. All three may approve, as far as their role goes; carol is not of finance.
@@ -173,7 +143,7 @@ func (s *refund) configure(context.Context) error {
 	put := map[string][][2]string{
 		"agents.yaml": {{story.Digit(1), digest}},
 		"refund.yaml": {{"operator/alice", "operator/" + s.alice}},
-		"targets.yaml": {{dbHost + ":5432", db}, {"tunnel: true\n", "tunnel: true\naddresses: [127.0.0.1]\n"}, {"/etc/remit/db-ca.pem", s.Path("db", "ca.pem")},
+		"targets.yaml": {{dbHost + ":5432", db}, {"tunnel: true\n", "tunnel: true\naddresses: [127.0.0.1]\n"}, {"/etc/remit/db-ca.pem", s.db.CA},
 			{"/etc/remit/secrets/db", s.Path("db.password")}, {"/var/log/postgresql/postgresql.json", s.db.Log()}, {"/etc/remit/secrets/payments", s.Path("payments.key")},
 			{"url: https://" + paymentsHost + "\n", "url: " + s.paymentsURL + "\nca: " + s.Path("payments-ca.pem") + "\naddresses: [127.0.0.1]\n"}},
 		"tools.yaml": {{"https://" + paymentsHost, s.paymentsURL}, {"/srv/refund/rules", s.Path("rules")}},
@@ -189,19 +159,6 @@ func (s *refund) configure(context.Context) error {
 		os.WriteFile(s.Path("db.password"), []byte(s.brokerPassword), 0o600))
 }
 
-// prepareDatabase does what docs/postgres.md tells an administrator to do.
 func (s *refund) prepareDatabase(ctx context.Context) error {
-	r := s.Remit(ctx, "doctor", "payments-db", "--setup")
-	if r.Code != 0 {
-		return fmt.Errorf("%s", r)
-	}
-	for _, sql := range []string{r.Out, "ALTER ROLE remit_main1_broker PASSWORD '" + s.brokerPassword + "'"} {
-		if _, err := s.admin.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
-			return fmt.Errorf("run the set-up: %w", err)
-		}
-	}
-	if r := s.Remit(ctx, "doctor", "payments-db"); r.Code != 0 || strings.Contains(r.Out, "FAIL") {
-		return fmt.Errorf("%s", r)
-	}
-	return nil
+	return s.Prepare(ctx, s.db, "payments-db", s.brokerPassword)
 }

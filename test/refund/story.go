@@ -90,7 +90,7 @@ type rows struct {
 		ID     int64
 		Amount json.Number
 	}
-	Login *login
+	Login *story.Login
 }
 
 // read reads the customer's rows, which have to be those of the table, and asks for another customer's.
@@ -128,7 +128,7 @@ func (s *refund) own(text string) error {
 		ids = append(ids, t.ID)
 	}
 	var n int
-	err := s.admin.QueryRow(context.Background(), "SELECT count(*) FROM public.transactions WHERE id = ANY($1) AND customer_id = $2", ids, s.customer).Scan(&n)
+	err := s.db.Admin.QueryRow(context.Background(), "SELECT count(*) FROM public.transactions WHERE id = ANY($1) AND customer_id = $2", ids, s.customer).Scan(&n)
 	if err != nil || n != s.rows || len(ids) != s.rows {
 		return fmt.Errorf("%d rows came back, %d of them the customer's, who has %d: %v", len(ids), n, s.rows, err)
 	}

@@ -4,10 +4,6 @@ package main
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/pbkdf2"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,36 +16,6 @@ import (
 	"remit/internal/api"
 	"remit/test/story"
 )
-
-// login is what the careless tool answers with.
-type login struct {
-	Host, Port, Database, User, CA, Password string
-	Expires                                  time.Time
-}
-
-func (l *login) connect(ctx context.Context, s *refund) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%s dbname=%s user=%s sslmode=verify-full sslrootcert=%s", l.Host, l.Port, l.Database, l.User, s.Path("db", "ca.pem")))
-	if err != nil {
-		return nil, err
-	}
-	cfg.Password = l.Password
-	return pgx.ConnectConfig(ctx, cfg)
-}
-
-// psql runs a statement with a login, past Remit: psql itself, as anybody on the network could.
-func (s *refund) psql(ctx context.Context, l *login, sql string) story.Result {
-	r := story.Result{Argv: []string{"psql", "-c", sql}}
-	cmd := s.db.Command(ctx, "psql", []string{"PGPASSWORD=" + l.Password, "PGSSLMODE=verify-full", "PGSSLROOTCERT=" + s.Path("db", "ca.pem")},
-		"-X", "-q", "-A", "-t", "-h", l.Host, "-p", l.Port, "-d", l.Database, "-U", l.User, "-v", "ON_ERROR_STOP=1", "-c", sql)
-	var out, errs strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	began := time.Now()
-	if cmd.Run() != nil {
-		r.Code = 1
-	}
-	r.Out, r.Errs, r.Took = strings.TrimSpace(out.String()), strings.TrimSpace(errs.String()), time.Since(began)
-	return r
-}
 
 // steal takes the login out of a careless tool's answer, uses it directly, and gets the customer's rows and nothing else.
 func (s *refund) steal(ctx context.Context) (err error) {
@@ -74,7 +40,7 @@ func (s *refund) steal(ctx context.Context) (err error) {
 		{"BEGIN READ WRITE; CREATE TABLE loot (x int)", "", "permission denied"},
 	} {
 		s.Ask("psql with it: %s", t.sql)
-		r := s.psql(ctx, &s.stolen, t.sql)
+		r := s.db.PSQL(ctx, &s.stolen, t.sql)
 		if r.Out != t.out || (r.Code != 0) != (t.errs != "") || !strings.Contains(r.Errs, t.errs) {
 			return fmt.Errorf("the database answers otherwise than %q %q: %s", t.out, t.errs, r)
 		}
@@ -101,7 +67,7 @@ func (s *refund) verify(ctx context.Context) error {
 
 // keep is a session that the thief keeps, in a transaction with a snapshot of its own.
 func (s *refund) keep(ctx context.Context) (*pgx.Conn, error) {
-	c, err := s.stolen.connect(ctx, s)
+	c, err := s.db.Connect(ctx, &s.stolen)
 	if err != nil {
 		return nil, err
 	}
@@ -130,19 +96,13 @@ func (s *refund) finish(ctx context.Context) error {
 		s.Told("%s", story.Short(err.Error()), 0)
 	}
 	s.Ask("the thief, anew: SELECT count(*) FROM transactions")
-	r = s.psql(ctx, &s.stolen, "SELECT count(*) FROM transactions")
+	r = s.db.PSQL(ctx, &s.stolen, "SELECT count(*) FROM transactions")
 	if r.Code == 0 {
 		return fmt.Errorf("the login outlives its run: %s", r)
 	}
 	s.Told("%s", story.Short(r.Errs), r.Took)
-	left := -1
-	for end := time.Now().Add(10 * time.Second); left != 0 && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if err := s.admin.QueryRow(ctx, "SELECT (SELECT count(*) FROM pg_roles WHERE rolname ~ '^remit_main1_[a-z2-7]{26}$') + (SELECT count(*) FROM remit.scope)").Scan(&left); err != nil {
-			return err
-		}
-	}
-	if left != 0 {
-		return fmt.Errorf("%d roles and rows of scope are left at the database", left)
+	if err := s.db.Left(ctx); err != nil {
+		return err
 	}
 	s.Told("%s", "no role and no row of scope is left at the database", 0)
 	return nil
@@ -199,50 +159,7 @@ func absent(g *api.Grant, want []string) string {
 	return ""
 }
 
-// withoutLease: who stole the broker's own password makes a login that no decision stands behind, and reads with it. It is reported.
+// withoutLease: who stole the broker's own password reads with a login that no decision stands behind. It is reported.
 func (s *refund) withoutLease(ctx context.Context) error {
-	broker := login{Host: dbHost, Port: s.stolen.Port, Database: "payments", User: "remit_main1_broker", Password: s.brokerPassword}
-	c, err := broker.connect(ctx, s)
-	if err != nil {
-		return err
-	}
-	defer c.Close(ctx) //nolint:errcheck // it is over
-	name := strings.TrimPrefix(string(remit.NewLeaseID()), "lease-")
-	made := login{Host: dbHost, Port: broker.Port, Database: "payments", User: "remit_main1_" + name, Password: s.Word("made")}
-	s.Ask("with the broker's own password: make a login for customer %d, and read", s.another)
-	verifier, err := scram(made.Password)
-	if err != nil {
-		return err
-	}
-	if _, err := c.Exec(ctx, "SELECT remit.lease_begin($1, $2, 'transactions', now() + interval '5 minutes', $3, NULL, NULL, NULL)", name, verifier,
-		[]string{fmt.Sprint(s.another)}); err != nil {
-		return fmt.Errorf("make a login: %w", err)
-	}
-	sql := "SELECT count(*) > 0 FROM transactions /* " + s.Word("forged") + " */"
-	if r := s.psql(ctx, &made, sql); r.Code != 0 || r.Out != "t" {
-		return fmt.Errorf("it does not work, so nothing is shown: %s", r)
-	}
-	began := time.Now()
-	for end := began.Add(10 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		r := s.Remit(ctx, "ledger", "list", "--kind", "finding", "--limit", "1000", "-o", "json")
-		if r.Code == 0 && strings.Contains(r.Out, "act_without_grant") && strings.Contains(r.Out, made.User) && strings.Contains(r.Out, sql[len(sql)-12:len(sql)-3]) {
-			s.Told("%s", "reported: act_without_grant, "+made.User+": "+sql, time.Since(began))
-			return nil
-		}
-	}
-	return errors.New("a statement of a login without a lease is not reported")
-}
-
-// scram is what PostgreSQL keeps of a password (RFC 5803).
-func scram(password string) (string, error) {
-	salt := []byte("salt of a story!")
-	salted, err := pbkdf2.Key(sha256.New, password, salt, 4096, sha256.Size)
-	mac := func(text string) []byte {
-		h := hmac.New(sha256.New, salted)
-		_, _ = h.Write([]byte(text))
-		return h.Sum(nil)
-	}
-	stored := sha256.Sum256(mac("Client Key"))
-	b64 := base64.StdEncoding.EncodeToString
-	return fmt.Sprintf("SCRAM-SHA-256$4096:%s$%s:%s", b64(salt), b64(stored[:]), b64(mac("Server Key"))), err
+	return s.WithoutLease(ctx, s.db, s.brokerPassword, "transactions", s.another)
 }

@@ -45,18 +45,26 @@ func (s *Story) Configure(from string, put map[string][][2]string) error {
 		if err != nil {
 			return err
 		}
-		text := string(b)
-		for _, p := range all {
-			if !strings.Contains(text, p[0]) {
-				return fmt.Errorf("%s has no %q to replace", name, p[0])
-			}
-			text = strings.ReplaceAll(text, p[0], p[1])
+		text, err := Replaced(name, string(b), all)
+		if err != nil {
+			return err
 		}
 		if err := os.WriteFile(s.Path("remit", "config", name), []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Replaced puts texts in place of others, each of which must be there.
+func Replaced(name, text string, put [][2]string) (string, error) {
+	for _, p := range put {
+		if !strings.Contains(text, p[0]) {
+			return "", fmt.Errorf("%s has no %q to replace", name, p[0])
+		}
+		text = strings.ReplaceAll(text, p[0], p[1])
+	}
+	return text, nil
 }
 
 // Digit is how an example writes a digest that its reader puts in.

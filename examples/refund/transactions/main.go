@@ -9,12 +9,19 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+
+	"remit/examples/login"
 )
+
+// wanted is the permission, and what it leaves open. Whose rows they are, the run says.
+const wanted = `{"permission":"read-rows","columns":["id","customer_id","amount","status"]}`
 
 type readIn struct {
 	Customer int64 `json:"customer" jsonschema:"the customer's number"`
@@ -29,7 +36,7 @@ type transaction struct {
 
 type readOut struct {
 	Transactions []transaction `json:"transactions"`
-	Login        *login        `json:"login,omitempty"`
+	Login        *login.Login  `json:"login,omitempty"`
 }
 
 func main() {
@@ -46,17 +53,27 @@ func main() {
 }
 
 // reader keeps the login that it got. Calls come one after another.
-type reader struct{ login *login }
+type reader struct{ login *login.Login }
+
+// ask asks as the tool that this sandbox is, in the run that it serves.
+func (r *reader) ask(ctx context.Context) (*login.Login, error) {
+	source, err := workloadapi.NewX509Source(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("get an identity: %w", err)
+	}
+	defer source.Close() //nolint:errcheck // it is over
+	return login.Ask(ctx, source, wanted)
+}
 
 func (r *reader) read(ctx context.Context, in readIn) (out readOut, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if r.login == nil || time.Until(r.login.Expires) < 10*time.Second {
-		if r.login, err = lease(ctx); err != nil {
+		if r.login, err = r.ask(ctx); err != nil {
 			return out, err
 		}
 	}
-	conn, err := r.login.connect(ctx)
+	conn, err := r.login.Connect(ctx)
 	if err != nil {
 		r.login = nil // it may have ended
 		return out, err

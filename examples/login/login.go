@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+// Package login is how the example programs come to a database: they ask Remit for a login, with the identity and in the run that they have,
+// and go there by the egress proxy where that is the only way out.
+package login
 
 import (
 	"bufio"
@@ -24,8 +26,8 @@ import (
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 )
 
-// login is a lease, as the token endpoint gives it.
-type login struct {
+// Login is a lease, as the token endpoint gives it.
+type Login struct {
 	Host     string    `json:"host"`
 	Port     string    `json:"port"`
 	Database string    `json:"database"`
@@ -35,16 +37,8 @@ type login struct {
 	Expires  time.Time `json:"expires"`
 }
 
-// wanted is the permission, and what it leaves open. Whose rows they are, the run says.
-const wanted = `[{"permission":"read-rows","columns":["id","customer_id","amount","status"]}]`
-
-// lease asks Remit for a login, as the tool that this sandbox is, in the run that it serves.
-func lease(ctx context.Context) (*login, error) {
-	source, err := workloadapi.NewX509Source(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("get an identity: %w", err)
-	}
-	defer source.Close() //nolint:errcheck // it is over
+// Ask asks Remit for a login, with the certificate of source: details is one entry of authorization_details, which names the permission and what it leaves open.
+func Ask(ctx context.Context, source *workloadapi.X509Source, details string) (*Login, error) {
 	svid, err := source.GetX509SVID()
 	if err != nil {
 		return nil, err
@@ -57,7 +51,7 @@ func lease(ctx context.Context) (*login, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the run token: %w", err)
 	}
-	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {svid.ID.String()}, "authorization_details": {wanted}}
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {svid.ID.String()}, "authorization_details": {"[" + details + "]"}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, os.Getenv("REMIT_URL")+"/oauth2/token", strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, err
@@ -74,7 +68,7 @@ func lease(ctx context.Context) (*login, error) {
 	return given(res)
 }
 
-func given(res *http.Response) (*login, error) {
+func given(res *http.Response) (*Login, error) {
 	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
 	if err != nil {
 		return nil, err
@@ -82,7 +76,7 @@ func given(res *http.Response) (*login, error) {
 	var v struct {
 		Password   string    `json:"access_token"`
 		Expires    time.Time `json:"expires_at"`
-		Credential login     `json:"credential"`
+		Credential Login     `json:"credential"`
 	}
 	if res.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("no login was given: %s: %s", res.Status, body)
@@ -94,8 +88,8 @@ func given(res *http.Response) (*login, error) {
 	return &v.Credential, nil
 }
 
-// connect logs in by the proxy, which knows the database's name; in the sandbox there is no DNS.
-func (l *login) connect(ctx context.Context) (*pgx.Conn, error) {
+// Connect logs in; in a sandbox by the proxy, which knows the database's name: there is no DNS.
+func (l *Login) Connect(ctx context.Context) (*pgx.Conn, error) {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(l.CA)) {
 		return nil, errors.New("the login names no authority of the server")
@@ -105,8 +99,10 @@ func (l *login) connect(ctx context.Context) (*pgx.Conn, error) {
 		return nil, err
 	}
 	cfg.Password, cfg.TLSConfig = l.Password, &tls.Config{RootCAs: roots, ServerName: l.Host, MinVersion: tls.VersionTLS12}
-	cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
-	cfg.DialFunc = tunnel
+	if os.Getenv("HTTPS_PROXY") != "" {
+		cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
+		cfg.DialFunc = tunnel
+	}
 	return pgx.ConnectConfig(ctx, cfg)
 }
 
