@@ -58,6 +58,7 @@ func (s *Server) suspend(ctx context.Context, of *suspension) *api.Suspended {
 	for _, id := range out.Runs {
 		s.store.Tighten(remit.RunKey(id)) // others' grants that are being decided in them
 	}
+	s.mcp.Recheck()
 	out.Steps = append(out.Steps, api.Step{What: "decisions", MS: s.since(began)})
 	hit := func(l *remit.Lease) bool { return l.Agent == agent || slices.Contains(out.Runs, l.Run) }
 	before := s.store.Leases(store.LeaseFilter{})
@@ -74,6 +75,7 @@ func (s *Server) suspend(ctx context.Context, of *suspension) *api.Suspended {
 		out.Failed = append(out.Failed, "the suspension is in force but not on record: "+err.Error())
 		s.unrecorded.Store(agent, of)
 	}
+	s.mcp.Recheck() // of others, in those runs
 	for _, again := range s.stops(of, hit)[1:] {
 		_ = again.do(ctx)
 	}

@@ -140,8 +140,9 @@ type Handler struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu       sync.Mutex // guards the rest
-	closed   bool       // nothing begins any more
+	mu       sync.Mutex    // guards the rest
+	closed   bool          // nothing begins any more
+	recheck  chan struct{} // closed when streams have to ask whether they may go on
 	sessions map[string]*session
 	conns    map[connKey]*conn
 	flights  map[string]*flight
@@ -173,7 +174,7 @@ func New(cfg Config) (*Handler, error) {
 		cfg.Now = time.Now
 	}
 	h := &Handler{cfg: cfg, host: u.Host, resource: cfg.Base + "/mcp", sessions: map[string]*session{}, conns: map[connKey]*conn{},
-		flights: map[string]*flight{}, waits: map[string]int{}}
+		flights: map[string]*flight{}, waits: map[string]int{}, recheck: make(chan struct{})}
 	if h.aead, err = newAEAD(); err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,6 +118,37 @@ func TestStreamsEnd(t *testing.T) {
 	ends(t, "another stage", lines)
 	if status, lines = w.hear(ctx, "/mcp/kb", session); status != http.StatusOK || heard(lines, 300*time.Millisecond) {
 		t.Errorf("%d: in another stage what was subscribed to before is heard", status)
+	}
+}
+
+// TestStreamsEndAtOnce: a recheck ends a stream that may not go on, without waiting for the next look, and no other.
+func TestStreamsEndAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.servePipe("kb", sdk.NewServer(&sdk.Implementation{Name: "kb"}, nil))
+	w.view.List["kb"] = true
+	_, _, head := w.send("/mcp/kb", `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`)
+	var took []time.Duration
+	for range 7 {
+		status, lines := w.hear(context.Background(), "/mcp/kb", head.Get("Mcp-Session-Id"))
+		if status != http.StatusOK {
+			t.Fatal(status)
+		}
+		w.handler.Recheck()
+		select {
+		case <-lines:
+			t.Fatal("a stream that may go on has ended")
+		case <-time.After(20 * time.Millisecond):
+		}
+		w.set(func() { w.why = []remit.Reason{{Code: remit.ReasonSuspended}} })
+		began := time.Now()
+		w.handler.Recheck()
+		ends(t, "suspended", lines)
+		took = append(took, time.Since(began))
+		w.set(func() { w.why = nil })
+	}
+	slices.Sort(took)
+	if took[3] > 250*time.Millisecond { // the next look alone would take half a second in the median
+		t.Errorf("streams ended after %v", took)
 	}
 }
 
