@@ -32,10 +32,33 @@ const (
 	FindingOtherHolder     FindingKind = "credential_elsewhere"  // an agent's run token comes from another workload than it is bound to
 	FindingOutsideWorkflow FindingKind = "tool_outside_workflow" // a target that no stage of the run's workflow has
 	FindingDenialBurst     FindingKind = "denial_burst"
+	FindingUnusual         FindingKind = "unusual_behaviour"      // by the agent's own baseline and its peers'
 	FindingSecondOpinion   FindingKind = "second_opinion_differs" // S32
 	FindingNoOpinion       FindingKind = "second_opinion_missing"
 	FindingConfiguration   FindingKind = "configuration_refused" // S31
 )
+
+// FeatureName is one of the things by which behaviour is compared.
+type FeatureName string
+
+// The features.
+const (
+	FeatureAction FeatureName = "action"   // what is asked for at which target
+	FeatureOrder  FeatureName = "order"    // after what
+	FeatureValue  FeatureName = "argument" // who and where
+	FeatureHour   FeatureName = "hour"     // of the day, at weekends and on other days
+	FeatureSource FeatureName = "source"   // the workload that it came from, and the way
+	FeatureRate   FeatureName = "rate"     // requests an hour
+	FeatureFanOut FeatureName = "fan_out"  // different things of one kind in one run
+	FeatureVolume FeatureName = "volume"   // rows or bytes of one act
+)
+
+// Feature is one thing that was unusual, and how much: natural logarithms of how seldom, beyond what honest work shows every day.
+type Feature struct {
+	Name  FeatureName `json:"name"`
+	About string      `json:"about,omitempty"` // an action and target, the name of an argument, an hour: never a value
+	Score float64     `json:"score"`
+}
 
 // Response is what is done about a finding by itself. The zero value only tells.
 type Response uint8
@@ -83,9 +106,13 @@ type Finding struct {
 	Agent    Name         `json:"agent,omitempty"` // empty: nobody knows whose act it was
 	Run      RunID        `json:"run,omitempty"`
 	Target   string       `json:"target,omitempty"`
-	At       time.Time    `json:"at"`     // of the newest of its events
-	Events   []uint64     `json:"events"` // numbers in the ledger; the first and the last ones, when they are many
-	Text     string       `json:"text"`   // one sentence for people
+	At       time.Time    `json:"at"`              // of the newest of its events
+	Events   []uint64     `json:"events"`          // numbers in the ledger; the first and the last ones, when they are many
+	Text     string       `json:"text"`            // one sentence for people
+	Score    float64      `json:"score,omitempty"` // of unusual behaviour; Limit is what the budget of false alarms allows
+	Limit    float64      `json:"limit,omitempty"`
+	Features []Feature    `json:"features,omitempty"` // what made the score, the most first
+	Young    bool         `json:"young,omitempty"`    // the agent's baseline is too young to be acted on
 	Response Response     `json:"response"`
 	Held     string       `json:"held_back,omitempty"` // why less was done than the configuration says
 	State    FindingState `json:"state"`

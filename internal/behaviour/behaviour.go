@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package behaviour folds the ledger into findings: hard rules about what entries say of an agent. It is pure: entries in, findings
+// Package behaviour folds the ledger into findings: hard rules about what entries say of an agent, and baselines of what agents do. It is pure: entries in, findings
 // out. It reads no clock, keeps no state but its own, which is bounded, and starts no goroutine; who feeds it the same entries gets
 // the same findings. What is done about a finding is the server's.
 //
@@ -27,6 +27,8 @@ type Config struct {
 	Outside func(workflow, revision remit.Digest, target string) bool
 	// Entry returns an entry with its payload: canary values are sealed in the ledger. Needed for canaries with a value.
 	Entry func(seq uint64) (remit.Entry, bool)
+	// Learn is how baselines are kept; nil: none are.
+	Learn *Learning
 }
 
 // Canary is what no honest work touches. All that is set must match.
@@ -58,6 +60,7 @@ type Detector struct {
 	bursts recent[remit.Name, *burst]
 	ended  recent[remit.LeaseID, end]
 	raised recent[subject, time.Time]
+	base   *Baselines
 }
 
 // subject is what one finding stands for until it is quiet no more.
@@ -74,8 +77,12 @@ type end struct {
 
 // New returns a Detector that has seen nothing.
 func New(cfg Config) *Detector {
-	return &Detector{cfg: cfg, bursts: recent[remit.Name, *burst]{most: maxAgents}, ended: recent[remit.LeaseID, end]{most: maxEnded},
+	d := &Detector{cfg: cfg, bursts: recent[remit.Name, *burst]{most: maxAgents}, ended: recent[remit.LeaseID, end]{most: maxEnded},
 		raised: recent[subject, time.Time]{most: maxRaised}}
+	if cfg.Learn != nil {
+		d.base = NewBaselines(*cfg.Learn)
+	}
+	return d
 }
 
 // event is what the rules read of an entry.
@@ -102,6 +109,15 @@ var rules = map[remit.EventKind]func(*Detector, *event) []remit.Finding{
 
 // Next takes the following entry of the ledger and returns what it completes.
 func (d *Detector) Next(e remit.Entry) []remit.Finding {
+	out := d.hard(e)
+	if d.base != nil {
+		out = append(out, d.unusual(&e)...)
+	}
+	return out
+}
+
+// hard are the rules that need no baseline.
+func (d *Detector) hard(e remit.Entry) []remit.Finding {
 	kind := KindOf(e.Body)
 	rule := rules[kind]
 	if rule == nil || kind == remit.EventDecision && len(d.cfg.Canaries) == 0 && allowed(e.Body) {

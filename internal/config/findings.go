@@ -5,6 +5,7 @@ package config
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,7 +21,14 @@ type Findings struct {
 	// Suspensions is how many agents may be suspended by Remit itself within an hour; beyond, people have to (S36).
 	Suspensions int
 	Canaries    []Canary
+	Baselines   Baselines
 	StepUp      string // the group of whom one approves what an agent is given after a step-up
+}
+
+// Baselines say how unusual behaviour is found; Budget 0: not at all.
+type Baselines struct {
+	Budget        float64 // findings that an agent may cost in a week of honest work
+	Shadow, Alert time.Duration
 }
 
 // Canary is something that no honest work touches; all that is set must match.
@@ -32,11 +40,12 @@ type Canary struct {
 }
 
 type findingsFile struct {
-	Respond     *respondFile `yaml:"respond" doc:"What is done about a finding by itself: notice (it is listed), step-up (a person approves what the agent is given next), suspend (all powers of the agent end) or kill (and its launched processes)."`
-	Denials     *denialsFile `yaml:"denials" doc:"How many denials of one agent are a burst. Left out: 30 in 1m."`
-	Suspensions *int32       `yaml:"suspensions_an_hour" doc:"How many agents Remit may suspend by itself within an hour, in the whole installation; beyond that it only tells. Left out: 3; 0: none."`
-	StepUp      word         `yaml:"step_up" is:"text" doc:"The group of people of whom one has to approve, after step-up. Needed where respond says step-up."`
-	Canaries    []canaryFile `yaml:"canaries" doc:"What no honest work touches. Left out: nothing."`
+	Respond     *respondFile   `yaml:"respond" doc:"What is done about a finding by itself: notice (it is listed), step-up (a person approves what the agent is given next), suspend (all powers of the agent end) or kill (and its launched processes)."`
+	Denials     *denialsFile   `yaml:"denials" doc:"How many denials of one agent are a burst. Left out: 30 in 1m."`
+	Suspensions *int32         `yaml:"suspensions_an_hour" doc:"How many agents Remit may suspend by itself within an hour, in the whole installation; beyond that it only tells. Left out: 3; 0: none."`
+	Baselines   *baselinesFile `yaml:"baselines" doc:"How what is unlike before is found."`
+	StepUp      word           `yaml:"step_up" is:"text" doc:"The group of people of whom one has to approve, after step-up. Needed where respond says step-up."`
+	Canaries    []canaryFile   `yaml:"canaries" doc:"What no honest work touches. Left out: nothing."`
 }
 
 type respondFile struct {
@@ -46,6 +55,13 @@ type respondFile struct {
 	CredentialElsewhere word `yaml:"credential_elsewhere" is:"response" doc:"A run token comes from another workload than it is bound to, as a renewed certificate does, too. Left out: notice."`
 	ToolOutsideWorkflow word `yaml:"tool_outside_workflow" is:"response" doc:"An agent asks for a target that no stage of its run's workflow has. Left out: notice."`
 	DenialBurst         word `yaml:"denial_burst" is:"response" doc:"Left out: notice."`
+	UnusualBehaviour    word `yaml:"unusual_behaviour" is:"response" doc:"An agent does what neither it nor others of its workflow did before. Left out: notice."`
+}
+
+type baselinesFile struct {
+	Budget *number `yaml:"findings_an_agent_week" doc:"The budget of false alarms: how many such findings an agent may cost in a week of honest work, 0.001 to 1; the threshold follows from it. Left out: 0.05; 0: no baselines are kept."`
+	Shadow span    `yaml:"shadow" doc:"How long an agent's baseline only learns, 24h to 2160h. Left out: 168h."`
+	Alert  span    `yaml:"alert" doc:"How long after that its findings are only told, whatever respond says; at most 2160h. Left out: 336h."`
 }
 
 type denialsFile struct {
@@ -78,6 +94,7 @@ func respondTo(f *respondFile) map[remit.FindingKind]struct {
 		remit.FindingOtherHolder:     {f.CredentialElsewhere, remit.RespondNotice},
 		remit.FindingOutsideWorkflow: {f.ToolOutsideWorkflow, remit.RespondNotice},
 		remit.FindingDenialBurst:     {f.DenialBurst, remit.RespondNotice},
+		remit.FindingUnusual:         {f.UnusualBehaviour, remit.RespondNotice},
 	}
 }
 
@@ -113,7 +130,27 @@ func (f *serverFile) findings(s *ServerConfig, name string, out *problems) {
 		}
 	}
 	s.Findings.StepUp = in.StepUp.s
+	s.Findings.Baselines = in.Baselines.baselines(name, out)
 	s.Findings.Canaries = canaries(in.Canaries, name, out)
+}
+
+func (in *baselinesFile) baselines(name string, out *problems) Baselines {
+	const day = 24 * time.Hour
+	if in == nil {
+		in = &baselinesFile{}
+	}
+	b := Baselines{Budget: 0.05, Shadow: in.Shadow.or(7*day, 90*day, name, "findings: baselines: shadow", out),
+		Alert: in.Alert.or(14*day, 90*day, name, "findings: baselines: alert", out)}
+	if b.Shadow < day {
+		out.add(name, in.Shadow.line, "findings: baselines: shadow: %s: write 24h or more", b.Shadow)
+	}
+	if v := in.Budget.value(); v != nil {
+		n, err := strconv.ParseFloat(v.Text(), 64)
+		if b.Budget = n; err != nil || n != 0 && !(n >= 0.001 && n <= 1) {
+			out.add(name, in.Budget.line, "findings: baselines: findings_an_agent_week: %s: write 0, or 0.001 to 1", v.Text())
+		}
+	}
+	return b
 }
 
 func canaries(in []canaryFile, name string, out *problems) (list []Canary) {

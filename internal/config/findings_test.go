@@ -21,7 +21,7 @@ func TestFindings(t *testing.T) {
 	must(t, err)
 	for kind, want := range map[remit.FindingKind]remit.Response{
 		remit.FindingActWithoutGrant: remit.RespondSuspend, remit.FindingCanary: remit.RespondSuspend, remit.FindingStolenToken: remit.RespondSuspend,
-		remit.FindingOtherHolder: remit.RespondNotice, remit.FindingOutsideWorkflow: remit.RespondNotice, remit.FindingDenialBurst: remit.RespondNotice,
+		remit.FindingOtherHolder: remit.RespondNotice, remit.FindingOutsideWorkflow: remit.RespondNotice, remit.FindingDenialBurst: remit.RespondNotice, remit.FindingUnusual: remit.RespondNotice,
 		remit.FindingConfiguration: remit.RespondNotice,
 	} {
 		if got := s.Findings.Respond[kind]; got != want {
@@ -37,7 +37,20 @@ func TestFindings(t *testing.T) {
 		f.Denials != 5 || f.Suspensions != 0 || f.Canaries[0] != (config.Canary{Name: "a", Target: "db", Value: "9"}) {
 		t.Errorf("%+v", f)
 	}
+	if b := s.Findings.Baselines; b != (config.Baselines{Budget: 0.05, Shadow: 168 * time.Hour, Alert: 336 * time.Hour}) {
+		t.Errorf("%+v", b)
+	}
+	s, err = parse("findings: {respond: {unusual_behaviour: suspend}, baselines: {findings_an_agent_week: 0.1, shadow: 72h, alert: 24h}}\n")
+	must(t, err)
+	if f := s.Findings; f.Respond[remit.FindingUnusual] != remit.RespondSuspend || f.Baselines != (config.Baselines{Budget: 0.1, Shadow: 72 * time.Hour, Alert: 24 * time.Hour}) {
+		t.Errorf("%+v", f)
+	}
 	for bad, want := range map[string]string{
+		"{baselines: {findings_an_agent_week: 2}}":                   "remit.yaml:3: findings: baselines: findings_an_agent_week: 2: write 0, or 0.001 to 1",
+		"{baselines: {findings_an_agent_week: often}}":               "expected a decimal number",
+		"{baselines: {shadow: 1h}}":                                  "write 24h or more",
+		"{baselines: {alert: 9000h}}":                                "more than the limit",
+		"{baselines: {threshold: 3}}":                                "unknown key",
 		"{respond: {denial_burst: explode}}":                         "write notice, step-up, suspend or kill",
 		"{respond: {denial_burst: step-up}}":                         "step-up needs a group",
 		"{respond: {configuration_refused: suspend}}":                "unknown key",

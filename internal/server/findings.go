@@ -44,6 +44,10 @@ func (s *Server) newDetector() *behaviour.Detector {
 	for _, c := range s.cfg.Findings.Canaries {
 		cfg.Canaries = append(cfg.Canaries, behaviour.Canary(c))
 	}
+	if b := s.cfg.Findings.Baselines; b.Budget > 0 {
+		learning := behaviour.Learning(b)
+		cfg.Learn = &learning
+	}
 	return behaviour.New(cfg)
 }
 
@@ -96,7 +100,7 @@ func (s *Server) follow(ctx context.Context) error {
 	s.finishSuspensions(ctx)
 	for seq, saved := uint64(0), done; ; {
 		committed := s.store.Committed()
-		entries, err := s.store.Entries(seq, followed)
+		entries, err := s.store.OpenEntries(seq, followed)
 		if err != nil {
 			return err
 		}
@@ -236,6 +240,8 @@ func (s *Server) responseTo(f *remit.Finding) (r remit.Response, held string) {
 		return remit.RespondNotice, "no file declares the agent"
 	case s.store.Posture(f.Agent).Suspended && r <= remit.RespondSuspend:
 		return remit.RespondNotice, "the agent is suspended already"
+	case f.Young:
+		return remit.RespondNotice, "the agent's baseline is young: it only tells"
 	case r == remit.RespondStepUp:
 		return r, ""
 	}

@@ -183,6 +183,25 @@ func entries(conn *sqlite.Conn, after, upTo uint64, limit int) (out []remit.Entr
 	return out, err
 }
 
+// OpenEntries returns the entries after a number, in order, at most limit (1 to 4096), with the sealed values that are not erased and not
+// sensitive.
+func (s *Store) OpenEntries(after uint64, limit int) (out []remit.Entry, err error) {
+	limit = min(max(limit, 1), 4096)
+	err = s.read(func(conn *sqlite.Conn) error {
+		return eachEntry(conn, after, s.last.Load(), true, func(e remit.Entry) error {
+			e.Private = nil
+			if out = append(out, e); len(out) == limit {
+				return errEnough
+			}
+			return nil
+		})
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return out, err
+}
+
 // openEntry reads an entry with what is kept apart from it.
 func (s *Store) openEntry(conn *sqlite.Conn, seq uint64) (e remit.Entry, found bool, err error) {
 	err = query1(conn, openRowSQL, func(st *sqlite.Stmt) error {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command eval judges policy on recorded runs of real agents, honest and hijacked: eval agentdojo DIR writes a workflow for each task
-// from the user's words and the tools' descriptions, plays the runs through a running gateway, and says what was denied. See
-// docs/evaluation.md.
+// from the user's words and the tools' descriptions, plays the runs through a running gateway, and says what was denied; eval behaviour
+// DIR says how the runs stand out from baselines. See docs/evaluation.md.
 package main
 
 import (
@@ -38,12 +38,19 @@ func main() {
 	flags.StringVar(&o.misses, "misses", "", "write into this file which attacks were not stopped, and what was denied in honest runs")
 	flags.IntVar(&o.workers, "workers", 16, "runs that are played at a time")
 	flags.BoolVar(&o.all, "all", false, "also play runs that count for no figure: attacks that failed, tasks that were not done")
-	if len(os.Args) < 3 || os.Args[1] != "agentdojo" {
-		fmt.Fprintln(os.Stderr, "usage: eval agentdojo DIR [FLAGS]")
+	if len(os.Args) < 3 || os.Args[1] != "agentdojo" && os.Args[1] != "behaviour" {
+		fmt.Fprintln(os.Stderr, "usage: eval agentdojo|behaviour DIR [FLAGS]")
 		flags.PrintDefaults()
 		os.Exit(2)
 	}
-	_ = flags.Parse(os.Args[3:])                      // it exits
+	_ = flags.Parse(os.Args[3:]) // it exits
+	if os.Args[1] == "behaviour" {
+		if err := behaviourOf(os.Args[2], o, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "eval:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // the ledger writes there
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -106,14 +113,22 @@ func agentdojo(ctx context.Context, dir string, o options) (_ *report, err error
 	return &report{runs: runs, all: f.all(), options: o, took: time.Since(began)}, nil
 }
 
+// parts reads -part: which part, from 0, of how many.
+func (o *options) parts() (want, of int, err error) {
+	if o.part == "" {
+		return 0, 1, nil
+	}
+	if _, err := fmt.Sscanf(o.part, "%d/%d", &want, &of); err != nil || of < 1 || want < 1 || want > of {
+		return 0, 0, fmt.Errorf("-part %q: write 1/2", o.part)
+	}
+	return want - 1, of, nil
+}
+
 // choose picks the traces that are played.
 func (f *folder) choose(o *options) (out []*trace, err error) {
-	want, of := 0, 1
-	if o.part != "" {
-		if _, err := fmt.Sscanf(o.part, "%d/%d", &want, &of); err != nil || of < 1 || want < 1 || want > of {
-			return nil, fmt.Errorf("-part %q: write 1/2", o.part)
-		}
-		want--
+	want, of, err := o.parts()
+	if err != nil {
+		return nil, err
 	}
 	parts := f.parts(of)
 	for s, traces := range f.traces {
