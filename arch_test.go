@@ -43,6 +43,7 @@ var mayImport = map[string][]string{
 	"internal/broker":                    {"", "internal/credential"},
 	"internal/signing":                   nil,
 	"internal/behaviour":                 {""},
+	"internal/learn":                     {""},
 	"internal/bundle":                    {"", "internal/signing"},
 	"internal/credential":                {""},
 	"internal/credential/external":       {"", "internal/credential"},

@@ -12,11 +12,12 @@ import (
 )
 
 func (a *app) workflowCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "workflow", Short: "Workflows: list, show, check"}
+	cmd := &cobra.Command{Use: "workflow", Short: "Workflows: list, show, check, learn"}
 	cmd.AddCommand(
 		&cobra.Command{Use: "list", Short: "List the active revision's workflows", Args: cobra.NoArgs, RunE: a.workflowList},
 		&cobra.Command{Use: "show NAME", Short: "Show one", Args: cobra.ExactArgs(1), RunE: a.workflowShow},
 		a.workflowCheckCommand(),
+		a.workflowLearnCommand(),
 	)
 	return cmd
 }

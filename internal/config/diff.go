@@ -176,7 +176,8 @@ func exactly(p remit.Predicate, params map[string]remit.Parameter, most remit.Pr
 		}
 		return fieldsWithin(p.Fields, params, most.Fields, mostParams)
 	}
-	if p.Kind == remit.PredicateSubset && most.Kind == remit.PredicateEqual || p.Kind == remit.PredicateSubset && most.Kind == remit.PredicateRange {
+	single := most.Kind == remit.PredicateEqual || most.Kind == remit.PredicateRange || most.Kind == remit.PredicatePattern
+	if p.Kind == remit.PredicateSubset && single {
 		return false // a list is no single value
 	}
 	return within(p, params, most, mostParams)

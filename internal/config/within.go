@@ -30,7 +30,7 @@ func within(p remit.Predicate, params map[string]remit.Parameter, most remit.Pre
 	switch {
 	case most.Kind == remit.PredicateAny:
 		return true
-	case p.Kind == remit.PredicateEqual || p.Kind == remit.PredicateSubset:
+	case most.Kind != remit.PredicateChoice && (p.Kind == remit.PredicateEqual || p.Kind == remit.PredicateSubset):
 		if p.Kind == remit.PredicateSubset && most.Kind == remit.PredicateEqual && len(p.Terms) > 1 {
 			return false
 		}
@@ -40,7 +40,7 @@ func within(p remit.Predicate, params map[string]remit.Parameter, most remit.Pre
 			}
 		}
 		return true
-	case p.Kind == remit.PredicateChoice && most.Kind == remit.PredicateChoice:
+	case most.Kind == remit.PredicateChoice:
 		return choiceWithin(p, params, most, mostParams)
 	case p.Kind != most.Kind:
 		return false
@@ -56,8 +56,15 @@ func within(p remit.Predicate, params map[string]remit.Parameter, most remit.Pre
 	return false
 }
 
-// choiceWithin: each value and each source of p is one of most's.
+// choiceWithin: p lists values and sources, and each is one of most's.
 func choiceWithin(p remit.Predicate, params map[string]remit.Parameter, most remit.Predicate, mostParams map[string]remit.Parameter) bool {
+	switch p.Kind {
+	case remit.PredicateEqual, remit.PredicateSubset, remit.PredicateChoice:
+	case remit.PredicateFrom:
+		return slices.Contains(most.Sources, p.Source)
+	default:
+		return false
+	}
 	values := remit.Predicate{Kind: remit.PredicateSubset, Terms: most.Terms}
 	for _, t := range p.Terms {
 		if !termWithin(t, params, values, mostParams) {

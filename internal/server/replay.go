@@ -102,7 +102,15 @@ type ReplayUnknown struct {
 
 // NewReplay reads and compiles the configuration in dir. c is where the history is.
 func NewReplay(dir string, c *api.Client) (*Replay, error) {
-	set, err := loadOffline(dir)
+	files, err := config.Read(dir)
+	if err != nil {
+		return nil, err
+	}
+	return newReplay(files, c)
+}
+
+func newReplay(files map[string][]byte, c *api.Client) (*Replay, error) {
+	set, err := config.Parse(files, offlineDomain())
 	if err != nil {
 		return nil, err
 	}

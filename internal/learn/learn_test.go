@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package learn_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"remit"
+	"remit/internal/config"
+	"remit/internal/learn"
+	"remit/internal/policy"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+var begin = time.Date(2026, 11, 2, 8, 0, 0, 0, time.UTC)
+
+const world = "kind: Agent\nname: clerk\n---\nkind: Target\nname: desk\ntype: external\n"
+
+// bound permits the clerk everything; each act names its permission.
+func bound() remit.Workflow {
+	free := remit.Predicate{Kind: remit.PredicateAny}
+	w := remit.Workflow{Name: "work", Digest: "any", Start: remit.Start{By: []remit.Name{"operator/ci"}, Expires: time.Hour, Runs: 200, Values: 100},
+		Parameters: []remit.Parameter{{Name: "customer", Type: "integer"}}, Stages: []remit.Stage{{Name: "one"}}}
+	for _, name := range []string{"find", "send", "pay"} {
+		where := map[string]remit.Predicate{}
+		for _, arg := range []string{"a", "b", "c", "d"} {
+			where[arg] = free
+		}
+		w.Stages[0].May = append(w.Stages[0].May, remit.Permission{Name: name, Who: "agent/clerk", Action: "desk." + name, Target: "desk", Where: where, TTL: time.Minute})
+	}
+	return w
+}
+
+// judge is the learned file, loaded as the server loads it.
+type judge struct {
+	plan     *policy.Plan
+	workflow remit.Workflow
+	from     map[string]bool
+}
+
+func load(t testing.TB, text []byte) *judge {
+	t.Helper()
+	set, err := config.Parse(map[string][]byte{"world.yaml": []byte(world), "work.yaml": text}, spiffeid.RequireTrustDomainFromString("company.com"))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	return compile(t, set.Workflows[0])
+}
+
+func compile(t testing.TB, w remit.Workflow) *judge {
+	t.Helper()
+	j := &judge{workflow: w}
+	var err error
+	j.plan, err = policy.Compile(policy.Config{Workflows: []remit.Workflow{w}, Digest: "rev", Agents: []remit.Name{"agent/clerk"}, Targets: []string{"desk"},
+		From: func(_ remit.RunID, permission, path string, v remit.Value) bool {
+			return j.from[permission+path+v.String()]
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+func (j *judge) allows(a *learn.Act) bool {
+	j.from = map[string]bool{}
+	for _, f := range a.From {
+		name, rest, _ := strings.Cut(strings.TrimPrefix(f.Arg, "/"), "/")
+		v := a.Args[name]
+		if rest != "" {
+			for i, e := range v.Elements() {
+				if fmt.Sprint(i) == rest {
+					v = e
+				}
+			}
+		}
+		j.from[f.Permission+f.Path+v.String()] = true
+	}
+	req := remit.Request{At: a.At, Agent: "agent/clerk", Action: "desk." + a.Permission, Target: "desk", Args: a.Args, Run: "run", Sandbox: a.Tier}
+	run := remit.Run{ID: "run", Workflow: "work", Digest: j.workflow.Digest, Stage: "one", Params: a.Params}
+	m := j.plan.Match(&req, &run)
+	return m.Permission != nil && m.Ref.Name == a.Permission
+}
+
+// history draws acts: constants, parameters, results, numbers, dates, prose, names, lists, objects and what is sometimes absent.
+func history(r *rand.Rand) (out []learn.Act) {
+	runs := 1 + r.IntN(8)
+	for run := range runs {
+		customer := remit.IntValue(int64(500 + r.IntN(4)))
+		for range 1 + r.IntN(4) {
+			a := learn.Act{Run: fmt.Sprint(run), At: begin.Add(time.Duration(run)*23*time.Hour + time.Duration(r.IntN(300))*time.Minute),
+				Permission: []string{"find", "send", "pay"}[r.IntN(3)], Args: remit.Args{}, Params: map[string]remit.Value{"customer": customer}}
+			for _, arg := range []string{"a", "b", "c", "d"} {
+				if v := draw(r, arg, customer); !v.IsNull() {
+					a.Args[arg] = v
+				}
+			}
+			if v := a.Args["b"]; v.Kind() == remit.String && a.Permission == "send" {
+				a.From = []remit.FromFact{{Permission: "find", Path: "/who/*/mail", Arg: "/b"}}
+			}
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+var proseTexts = []string{"all is well here", "Nothing: to see, really.", "see you at ten o'clock", "it costs 7.50 in all", "look at evil.example now", "\"quoted\"\n$and: more words", "- a list it seems"}
+
+func draw(r *rand.Rand, arg string, customer remit.Value) remit.Value {
+	name := func() remit.Value {
+		return remit.StringValue([]string{"ada", "bob", "$eve", "null", "7", "no"}[r.IntN(6)])
+	}
+	switch k := r.IntN(9); {
+	case arg == "a":
+		return customer
+	case arg == "b" && k < 7:
+		return remit.StringValue(fmt.Sprintf("c%d@example.com", r.IntN(1000)))
+	case arg == "b":
+		return remit.Value{}
+	case arg == "c":
+		return remit.StringValue(proseTexts[r.IntN(len(proseTexts))] + strings.Repeat("!", r.IntN(3)))
+	case k == 0:
+		return remit.Value{}
+	case k == 1:
+		return remit.ListValue()
+	case k == 2:
+		return remit.ListValue(name(), name())
+	case k == 3:
+		return remit.ObjectValue(map[string]remit.Value{"min": remit.IntValue(1), "to": name()})
+	case k == 4:
+		return remit.BoolValue(r.IntN(2) == 0)
+	case k < 7:
+		v, _ := remit.NumberValue(fmt.Sprintf("%d.%d", r.IntN(100), r.IntN(10)))
+		return v
+	}
+	return name()
+}
+
+func learned(t testing.TB, acts []learn.Act, o learn.Options) (remit.Workflow, []byte) {
+	t.Helper()
+	l := learn.New(bound(), o)
+	for i := range acts {
+		if err := l.Add(&acts[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w, err := l.Workflow()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := l.Text(&w, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w, text
+}
+
+// TestLearnedAllowsItsHistory: whatever was done, the file loads, the engine allows all of it by it, it is within the bound, and nothing of it
+// can be taken away.
+func TestLearnedAllowsItsHistory(t *testing.T) {
+	for seed := range uint64(400) {
+		r := rand.New(rand.NewPCG(seed, 6))
+		acts := history(r)
+		o := learn.Options{}
+		if seed%2 == 0 {
+			o.Hours = time.UTC
+		}
+		w, text := learned(t, acts, o)
+		if _, again := learned(t, acts, o); string(again) != string(text) {
+			t.Fatalf("seed %d: not the same twice", seed)
+		}
+		j := load(t, text)
+		for i := range acts {
+			if !j.allows(&acts[i]) {
+				t.Fatalf("seed %d: %+v is denied by\n%s", seed, acts[i], text)
+			}
+		}
+		b := bound()
+		if wider := config.Wider(&w, &b); len(wider) > 0 {
+			t.Fatalf("seed %d: %+v\n%s", seed, wider, text)
+		}
+		for _, n := range narrower(w) {
+			j := compile(t, n.w)
+			denied := false
+			for i := range acts {
+				denied = denied || !j.allows(&acts[i])
+			}
+			if !denied {
+				t.Fatalf("seed %d: %s is not needed in\n%s", seed, n.what, text)
+			}
+		}
+	}
+}
+
+type variant struct {
+	what string
+	w    remit.Workflow
+}
+
+// narrower are all workflows with one thing less: a permission, an argument, an entry of a list, an end of a range, an hour.
+func narrower(w remit.Workflow) (out []variant) {
+	edit := func(i int, what string, f func(*remit.Permission)) {
+		c := w
+		c.Stages = []remit.Stage{w.Stages[0]}
+		c.Stages[0].May = append([]remit.Permission(nil), w.Stages[0].May...)
+		p := c.Stages[0].May[i]
+		where := map[string]remit.Predicate{}
+		for k, v := range p.Where {
+			where[k] = v
+		}
+		p.Where = where
+		f(&p)
+		c.Stages[0].May[i] = p
+		out = append(out, variant{p.Name + ": " + what, c})
+	}
+	for i := range w.Stages[0].May {
+		p := &w.Stages[0].May[i]
+		edit(i, "the permission", func(p *remit.Permission) { p.Target, p.Action = "desk", "desk.never" })
+		for arg, is := range p.Where {
+			edit(i, arg, func(p *remit.Permission) { delete(p.Where, arg) })
+			for _, less := range lesser(is) {
+				edit(i, fmt.Sprintf("%s: instead of %s: %s", arg, config.DescribePredicate(is), config.DescribePredicate(less)), func(p *remit.Permission) { p.Where[arg] = less })
+			}
+		}
+		if h := p.Hours; h != nil {
+			for _, by := range [][2]int{{60, 0}, {0, -60}} {
+				if h.To-h.From > 60 {
+					edit(i, "an hour", func(p *remit.Permission) {
+						p.Hours = &remit.Hours{Days: h.Days, From: h.From + by[0], To: h.To + by[1], Zone: h.Zone}
+					})
+				}
+			}
+		}
+	}
+	return out
+}
+
+func lesser(is remit.Predicate) (out []remit.Predicate) {
+	for k := range is.Terms {
+		if len(is.Terms)+len(is.Sources) > 1 {
+			less := is
+			less.Terms = append(append([]remit.Term(nil), is.Terms[:k]...), is.Terms[k+1:]...)
+			out = append(out, less)
+		}
+	}
+	for k := range is.Sources {
+		if len(is.Terms)+len(is.Sources) > 1 {
+			less := is
+			less.Sources = append(append([]remit.Source(nil), is.Sources[:k]...), is.Sources[k+1:]...)
+			out = append(out, less)
+		}
+	}
+	if is.Empty && len(is.Terms)+len(is.Sources) > 0 {
+		less := is
+		less.Empty = false
+		out = append(out, less)
+	}
+	if is.Kind == remit.PredicateRange {
+		for _, b := range []struct{ from, to *remit.Value }{{is.Max, is.Max}, {is.Min, is.Min}} {
+			less := is
+			less.Min, less.Max = b.from, b.to
+			if order, _ := is.Min.Compare(*is.Max); order != 0 {
+				out = append(out, less)
+			}
+		}
+	}
+	for name, f := range is.Fields {
+		for _, l := range lesser(f) {
+			less := is
+			less.Fields = map[string]remit.Predicate{}
+			for k, v := range is.Fields {
+				less.Fields[k] = v
+			}
+			less.Fields[name] = l
+			out = append(out, less)
+		}
+	}
+	return out
+}
