@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"remit"
+	"remit/internal/cli/execcredential"
 )
 
 // asker adds the flags of a request to a command.
@@ -52,28 +53,13 @@ func (a *app) credentialCommand() *cobra.Command {
 	return cmd
 }
 
-// execCredential is client.authentication.k8s.io/v1 ExecCredential, as far as a plugin reads and writes it.
-type execCredential struct {
-	APIVersion string          `json:"apiVersion"`
-	Kind       string          `json:"kind"`
-	Spec       struct{}        `json:"spec"`
-	Status     *execCredStatus `json:"status,omitempty"`
-}
-
-type execCredStatus struct {
-	Expires time.Time `json:"expirationTimestamp"`
-	Token   string    `json:"token"`
-}
-
-const execAPIVersion = "client.authentication.k8s.io/v1"
-
 func (a *app) credentialKubernetes() *cobra.Command {
 	q := &ask{action: "kubernetes.apply"}
 	cmd := &cobra.Command{Use: "kubernetes", Short: "kubectl's exec credential plugin (ExecCredential v1)", Args: cobra.NoArgs}
 	args := asker(cmd, q)
 	cmd.RunE = func(c *cobra.Command, _ []string) error {
-		if err := checkExecInfo(os.Getenv("KUBERNETES_EXEC_INFO")); err != nil {
-			return err
+		if err := execcredential.Check(os.Getenv("KUBERNETES_EXEC_INFO")); err != nil {
+			return badUse("%s", err.Msg).hint("%s", err.Hint)
 		}
 		if err := q.setArgs(*args); err != nil {
 			return err
@@ -83,26 +69,11 @@ func (a *app) credentialKubernetes() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		out := execCredential{APIVersion: execAPIVersion, Kind: "ExecCredential",
-			Status: &execCredStatus{Expires: asked.Add(time.Duration(got.ExpiresIn) * time.Second).UTC().Truncate(time.Second), Token: got.AccessToken}}
+		out := execcredential.Answer{APIVersion: execcredential.Version, Kind: execcredential.Kind,
+			Status: execcredential.Status{Expires: asked.Add(time.Duration(got.ExpiresIn) * time.Second).UTC().Truncate(time.Second), Token: got.AccessToken}}
 		return json.NewEncoder(a.out).Encode(out)
 	}
 	return cmd
-}
-
-// checkExecInfo refuses callers that speak another version; an unset variable is a person who tries the command.
-func checkExecInfo(info string) error {
-	if info == "" {
-		return nil
-	}
-	var in execCredential
-	if len(info) > 1<<20 || json.Unmarshal([]byte(info), &in) != nil {
-		return badUse("KUBERNETES_EXEC_INFO is not an ExecCredential").hint("kubectl sets it; unset it to try the command by hand")
-	}
-	if in.Kind != "ExecCredential" || in.APIVersion != execAPIVersion {
-		return badUse("KUBERNETES_EXEC_INFO asks for %.60q", in.APIVersion+" "+in.Kind).hint("write apiVersion: %s in the kubeconfig", execAPIVersion)
-	}
-	return nil
 }
 
 func (a *app) credentialToken() *cobra.Command {

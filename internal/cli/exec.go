@@ -22,6 +22,7 @@ import (
 
 	"remit"
 	"remit/internal/api"
+	"remit/internal/cli/execcredential"
 )
 
 // What remit exec and the trampoline that becomes the child share: descriptors 3 and 4.
@@ -159,7 +160,7 @@ func kubeconfig(self, server, ca, namespace string, plugin []string) []byte {
 		"clusters": []any{object{"name": "remit", "cluster": object{"server": server, "certificate-authority-data": []byte(ca)}}},
 		"contexts": []any{object{"name": "remit", "context": object{"cluster": "remit", "user": "remit", "namespace": namespace}}},
 		"users": []any{object{"name": "remit", "user": object{"exec": object{
-			"apiVersion": execAPIVersion, "command": self, "args": append([]string{"credential", "kubernetes"}, plugin...),
+			"apiVersion": execcredential.Version, "command": self, "args": append([]string{"credential", "kubernetes"}, plugin...),
 			"interactiveMode": "Never"}}}},
 	}, "", " ")
 	return b

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -87,16 +88,21 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// FuzzGenerate: whatever a user writes, a workflow comes of it.
-func FuzzGenerate(f *testing.F) {
+// TestAnyPrompt: whatever a user writes, a workflow comes of it.
+func TestAnyPrompt(t *testing.T) {
 	var tools []tool
 	if err := json.Unmarshal([]byte(shop), &tools); err != nil {
-		f.Fatal(err)
+		t.Fatal(err)
 	}
-	f.Add("Email 'a and pay $5 to 007.")
-	f.Fuzz(func(t *testing.T, prompt string) {
-		if !strings.Contains(generate("w", "shop", prompt, tools), "\n  - {name: ") {
-			t.Errorf("%q permits nothing", prompt)
+	rng := rand.New(rand.NewPCG(1, 2))
+	words := strings.Fields("Email 'a and pay $5 to 007. \"x www.shop.example {} \\ \x00 \xff é : - # & * | > % @ ` ? [ ] , refund the orders")
+	for range 2000 {
+		prompt := ""
+		for range rng.IntN(12) {
+			prompt += words[rng.IntN(len(words))] + " \n"[rng.IntN(2):][:1]
 		}
-	})
+		if !strings.Contains(generate("w", "shop", prompt, tools), "\n  - {name: ") {
+			t.Fatalf("%q permits nothing", prompt)
+		}
+	}
 }

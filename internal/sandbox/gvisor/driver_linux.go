@@ -34,6 +34,7 @@ import (
 	"remit"
 	"remit/internal/sandbox"
 	"remit/internal/sandbox/cgroup"
+	"remit/internal/sandbox/gvisor/trace"
 )
 
 // Config of the driver.
@@ -157,7 +158,7 @@ func (d *Driver) create(ctx context.Context, g *guest, s sandbox.Spec) (*sandbox
 	}
 	flags := slices.Clone(d.flags)
 	if s.Observe {
-		t, config, err := newTrace(g.folder)
+		t, config, err := trace.New(g.folder)
 		if err != nil {
 			return nil, err
 		}
@@ -185,7 +186,7 @@ func (d *Driver) runCreate(ctx context.Context, g *guest, flags []string, pipes 
 	if g.group != nil {
 		cmd.Env = append(cmd.Env, joinVariable+"="+strings.Join(g.group.Join(), ":"))
 	}
-	cmd.Dir, cmd.SysProcAttr = g.folder, asRoot() // newTrace says why there
+	cmd.Dir, cmd.SysProcAttr = g.folder, asRoot() // trace.New says why there
 	ends := pipes.Guest()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = ends[0], ends[1], ends[2]
 	err := cmd.Run()

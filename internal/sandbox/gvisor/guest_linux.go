@@ -20,6 +20,7 @@ import (
 
 	"remit/internal/sandbox"
 	"remit/internal/sandbox/cgroup"
+	"remit/internal/sandbox/gvisor/trace"
 )
 
 // guest is one gVisor sandbox.
@@ -31,7 +32,7 @@ type guest struct {
 	image     string
 	group     *cgroup.Group // nil: none on this host
 	container *container.Container
-	trace     *trace // nil: not asked
+	trace     *trace.Trace // nil: not asked
 
 	mu        sync.Mutex
 	processes []process // guarded by mu, as the next ones: the kernel and the file server
@@ -91,7 +92,7 @@ func (g *guest) Wait() (sandbox.Status, error) {
 	kill := g.Kill() // a file server may outlive the kernel
 	dead := g.waitDead(waitWithin)
 	if g.trace != nil && dead == nil {
-		g.trace.ended()
+		g.trace.Ended()
 	}
 	if err != nil {
 		// A tool may be gone before anybody asked for its status. The kernel then left it as its own.
@@ -171,7 +172,7 @@ func (g *guest) Release() error {
 	g.mu.Unlock()
 	var errs []error
 	if g.trace != nil {
-		g.trace.close()
+		g.trace.Close()
 	}
 	if g.group != nil {
 		errs = append(errs, g.group.Remove())
@@ -228,7 +229,7 @@ func (g *guest) Activity() *sandbox.Activity {
 	if g.trace == nil {
 		return nil
 	}
-	return g.trace.activity()
+	return g.trace.Activity()
 }
 
 // Checkpoint writes the running tool to a new folder; the tool goes on.

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package cli
+package execcredential_test
 
 import (
 	"strings"
 	"testing"
+
+	"remit/internal/cli/execcredential"
 )
 
 // FuzzExecInfo: kubectl's request is accepted only for the version and kind that are answered.
@@ -14,7 +16,7 @@ func FuzzExecInfo(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		if err := checkExecInfo(s); err == nil && s != "" && !strings.Contains(strings.ToLower(s), `"kind"`) && !strings.Contains(s, `\u`) {
+		if err := execcredential.Check(s); err == nil && s != "" && !strings.Contains(strings.ToLower(s), `"kind"`) && !strings.Contains(s, `\u`) {
 			t.Errorf("%q was accepted", s)
 		}
 	})

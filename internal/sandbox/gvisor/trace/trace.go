@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package gvisor
+//go:build linux
+
+// Package trace receives what the kernel of a gVisor sandbox tells of its tool. It stands apart from the driver, which links parts of gVisor
+// that the fuzzer cannot instrument.
+package trace
 
 import (
 	"encoding/binary"
@@ -22,9 +26,9 @@ import (
 	"remit/internal/sandbox"
 )
 
-// trace receives from a sandbox's kernel what its tool executes, opens and connects to. The kernel sends without waiting, and counts
+// Trace receives from a sandbox's kernel what its tool executes, opens and connects to. The kernel sends without waiting, and counts
 // what it could not send.
-type trace struct {
+type Trace struct {
 	listener *net.UnixListener
 	reader   sync.WaitGroup
 
@@ -42,9 +46,9 @@ const points = `[{"name":"sentry/execve"},{"name":"syscall/open/enter"},{"name":
 // traceSocket is the name of the socket in a sandbox's folder.
 const traceSocket = "trace.sock"
 
-// newTrace listens in folder, and returns the file that tells gVisor of it. What makes the sandbox is to be started in folder: the address of
+// New listens in folder, and returns the file that tells gVisor of it. What makes the sandbox is to be started in folder: the address of
 // a socket may have 107 bytes, a folder's path more.
-func newTrace(folder string) (*trace, string, error) {
+func New(folder string) (*Trace, string, error) {
 	dir, err := os.Open(folder)
 	if err != nil {
 		return nil, "", fmt.Errorf("listen for what a sandbox does: %w", err)
@@ -61,13 +65,13 @@ func newTrace(folder string) (*trace, string, error) {
 	if err := os.WriteFile(config, []byte(content), 0o600); err != nil {
 		return nil, "", errors.Join(fmt.Errorf("ask for what a sandbox does: %w", err), l.Close())
 	}
-	t := &trace{listener: l}
+	t := &Trace{listener: l}
 	t.reader.Go(t.run)
 	return t, config, nil
 }
 
 // run takes one connection, of the sandbox's kernel, and reads to its end.
-func (t *trace) run() {
+func (t *Trace) run() {
 	conn, err := t.listener.AcceptUnix()
 	_ = t.listener.Close()
 	if err != nil {
@@ -99,7 +103,7 @@ func (t *trace) run() {
 }
 
 // note adds one packet to what was seen. What cannot be read is lost, too. The kernel's own count is a running total.
-func (t *trace) note(packet []byte) {
+func (t *Trace) note(packet []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(packet) < wire.HeaderStructSize {
@@ -174,8 +178,8 @@ func address(b []byte) string {
 	return fmt.Sprintf("family %d", family)
 }
 
-// activity is what was seen so far.
-func (t *trace) activity() *sandbox.Activity {
+// Activity is what was seen so far.
+func (t *Trace) Activity() *sandbox.Activity {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := t.seen
@@ -183,19 +187,19 @@ func (t *trace) activity() *sandbox.Activity {
 	return &a
 }
 
-// ended waits until all that a dead sandbox sent was read.
-func (t *trace) ended() {
+// Ended waits until all that a dead sandbox sent was read.
+func (t *Trace) Ended() {
 	_ = t.listener.Close()
 	t.reader.Wait()
 }
 
-// close gives up what was not read yet.
-func (t *trace) close() {
+// Close gives up what was not read yet.
+func (t *Trace) Close() {
 	t.mu.Lock()
 	t.closing = true
 	if t.conn != nil {
 		_ = t.conn.Close()
 	}
 	t.mu.Unlock()
-	t.ended()
+	t.Ended()
 }
