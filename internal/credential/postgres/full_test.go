@@ -61,15 +61,7 @@ func fill(t *testing.T, ballast string) {
 // can be ended once there is room again, and nothing of what failed is left.
 func TestDiskFullAtTheServer(t *testing.T) {
 	small, ballast := smallServer(t)
-	root := connect(t, small.Admin("postgres"))
-	exec(t, root, "CREATE DATABASE payments")
-	d := &database{t: t, name: "payments", hold: &holder{}}
-	d.admin = connect(t, small.Admin(d.name))
-	exec(t, d.admin, tables)
-	d.cfg = postgres.Config{Server: fmt.Sprintf("127.0.0.1:%d", small.Port), Database: d.name, Installation: "full", Views: views, Password: remit.NewSecret("broker's own")}
-	d.driver = d.remake()
-	exec(t, d.admin, d.driver.Setup())
-	exec(t, d.admin, "ALTER ROLE remit_full_broker PASSWORD 'broker''s own'")
+	d := databaseAt(t, small, "full")
 	leases := []remit.Lease{lease("transactions")}
 	first := d.mint(leases[0])
 	open := d.session(first)
@@ -119,4 +111,66 @@ func TestDiskFullAtTheServer(t *testing.T) {
 	if n, err := count(t.Context(), c, "SELECT count(*) FROM remit.transactions"); n != 100 {
 		t.Errorf("%d rows, %v", n, err)
 	}
+}
+
+// databaseAt is a database with a driver on a server of its own.
+func databaseAt(t *testing.T, s *testpostgres.Server, installation string) *database {
+	t.Helper()
+	root := connect(t, s.Admin("postgres"))
+	exec(t, root, "CREATE DATABASE payments")
+	d := &database{t: t, name: "payments", hold: &holder{}}
+	d.admin = connect(t, s.Admin(d.name))
+	exec(t, d.admin, tables)
+	d.cfg = postgres.Config{Server: fmt.Sprintf("127.0.0.1:%d", s.Port), Database: d.name, Installation: installation, Views: views, Password: remit.NewSecret("broker's own")}
+	d.driver = d.remake()
+	exec(t, d.admin, d.driver.Setup())
+	exec(t, d.admin, "ALTER ROLE remit_"+installation+"_broker PASSWORD 'broker''s own'")
+	return d
+}
+
+// TestCrashForgetsNoEnd: a server that crashes the moment after has forgotten no end, though it may forget a lease that it just made: that
+// one is gone as a whole, or works as a whole.
+func TestCrashForgetsNoEnd(t *testing.T) {
+	if server == nil {
+		t.Skip(testpostgres.ErrMissing)
+	}
+	s, err := testpostgres.Start(t.Context(), testpostgres.Config{Durable: true, Settings: map[string]string{"autovacuum": "off", "restart_after_crash": "off"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Stop() })
+	d := databaseAt(t, s, "crash")
+	ended, fresh := lease("transactions"), lease("transactions")
+	d.mint(ended)
+	exec(t, d.admin, "CHECKPOINT") // the server knows it for good
+	var writer int                 // of what no commit waits for
+	if err := d.admin.QueryRow(t.Context(), "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'").Scan(&writer); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(writer, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.driver.Revoke(t.Context(), ended); err != nil {
+		t.Fatal(errorText(err))
+	}
+	c := d.mint(fresh)
+	if n, err := count(t.Context(), c, "SELECT count(*) FROM remit.transactions"); n != 100 || err != nil {
+		t.Errorf("%d rows before the crash, %v", n, err)
+	}
+	if err := errors.Join(syscall.Kill(writer, syscall.SIGKILL), s.Restart(t.Context())); err != nil { // as one that ran out of memory
+		t.Fatal(err)
+	}
+	d.admin = connect(t, s.Admin(d.name))
+	if left, err := d.standing(t.Context(), ended); err != nil || len(left) > 0 {
+		t.Errorf("an end was forgotten: %v, %v", left, err)
+	}
+	left, err := d.standing(t.Context(), fresh)
+	t.Logf("of the lease made last: %v", left)
+	if err != nil || len(left) != 0 && len(left) != 2 {
+		t.Errorf("a lease by halves: %v, %v", left, err)
+	}
+	if err := d.driver.Revoke(t.Context(), fresh); err != nil {
+		t.Error(errorText(err))
+	}
+	d.mint(lease("transactions"))
 }

@@ -185,7 +185,7 @@ func TestValuesAreValues(t *testing.T) {
 			r.Fatalf("mint: %v", errorText(err))
 		}
 		var held string
-		if err := d.admin.QueryRow(t.Context(), "SELECT key2[1] FROM remit.scope WHERE role = $1", c.Fields["user"]).Scan(&held); err != nil || held != region {
+		if err := d.admin.QueryRow(t.Context(), "SELECT text2[1] FROM remit.scope WHERE role = $1", c.Fields["user"]).Scan(&held); err != nil || held != region {
 			r.Fatalf("%q is held as %q: %v", region, held, err)
 		}
 		var seen, base int

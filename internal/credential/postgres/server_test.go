@@ -190,7 +190,8 @@ func count(ctx context.Context, c remit.Credential, sql string) (n int, err erro
 		return 0, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server notices
-	return n, conn.QueryRow(ctx, sql).Scan(&n)
+	err = conn.QueryRow(ctx, sql).Scan(&n)
+	return n, err
 }
 
 // standing is what the administrator sees of a lease.

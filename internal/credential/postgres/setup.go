@@ -29,13 +29,21 @@ type setup struct {
 	StatementTimeout, IdleTimeout string
 	Views                         []setupView
 	Logged                        bool
+	KeyColumns                    []scopeColumn
+	Replicated                    bool // agents may read elsewhere: a lease's commit waits as the server's settings say
 	Digest                        string
 	FunctionsQuery                string
 }
 
+// scopeColumn is a column of remit.scope: values of the key that is the Key-th.
+type scopeColumn struct {
+	Name, Type string
+	Key        int
+}
+
 type setupView struct {
 	Name, Group, Schema, Table           string
-	Selected                             []string
+	Selected, KeyColumns                 []string
 	OwnerGrants, GroupGrants, Conditions []string
 	Shown                                string
 	Joins                                []string
@@ -61,14 +69,19 @@ func (c *Config) makeSetup(database string) (text, digest string, err error) {
 		Database: database, Installation: c.Installation, Prefix: p, Broker: p + "broker", Definer: p + "definer", Owner: p + "owner", Lease: p + "lease",
 		GroupPattern: "^" + p + "v_[a-z0-9_]+$", LeasePattern: "^" + p + "[a-z2-7]{26}$", Connections: c.Connections,
 		StatementTimeout: strconv.FormatInt(c.StatementTimeout.Milliseconds(), 10), IdleTimeout: strconv.FormatInt(c.StatementTimeout.Milliseconds(), 10),
-		FunctionsQuery: functionsQuery, Logged: c.Log != "",
+		FunctionsQuery: functionsQuery, Logged: c.Log != "", Replicated: c.Agents != "",
+	}
+	for n := range maxKeys {
+		for _, typ := range []string{"bigint", "numeric", "text", "uuid"} {
+			s.KeyColumns = append(s.KeyColumns, scopeColumn{keyColumn(n+1, typ), typ, n + 1})
+		}
 	}
 	s.Roles = []string{s.Broker, s.Definer, s.Owner, s.Lease}
 	for i := range c.Views {
 		v := &c.Views[i]
 		g := c.group(v.Name)
 		s.Roles, s.Groups = append(s.Roles, g), append(s.Groups, g)
-		s.Views = append(s.Views, setupView{Name: v.Name, Group: g, Schema: v.schema(), Table: v.table(), Selected: v.selected(),
+		s.Views = append(s.Views, setupView{Name: v.Name, Group: g, Schema: v.schema(), Table: v.table(), Selected: v.selected(), KeyColumns: v.keyColumns(),
 			OwnerGrants: v.ownerGrants(), GroupGrants: v.groupGrants(g), Conditions: v.conditions(), Shown: v.shown(), Joins: v.joins(), Key: v.keys()[0], Writes: v.writes()})
 	}
 	fill := func() string {

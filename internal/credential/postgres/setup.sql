@@ -45,13 +45,16 @@ GRANT USAGE ON SCHEMA remit TO {{ident .Broker}}, {{ident .Definer}}, {{ident .O
 DROP OWNED BY {{ident .Owner}}; -- the views of before, and the owner's rights on tables
 GRANT USAGE ON SCHEMA remit TO {{ident .Owner}};
 
--- One row for each lease: the authority. No row, no rows.
-CREATE TABLE IF NOT EXISTS remit.scope (
-  role name PRIMARY KEY, at_view name NOT NULL, expires timestamptz NOT NULL,
-  key1 text[], key2 text[], key3 text[], key4 text[]
-);
+-- One row for each lease: the authority. No row, no rows. The values of the view's keys stand in columns of their types, so that no statement
+-- has to read them from text.
+CREATE TABLE IF NOT EXISTS remit.scope (role name PRIMARY KEY, at_view name NOT NULL, expires timestamptz NOT NULL);
 ALTER TABLE remit.scope ADD COLUMN IF NOT EXISTS masked text[]; -- columns that read as NULL
+{{range .KeyColumns}}ALTER TABLE remit.scope ADD COLUMN IF NOT EXISTS {{ident .Name}} {{.Type}}[];
+{{end -}}
+-- Of before keys had types: a lease of then sees nothing any more.
+ALTER TABLE remit.scope DROP COLUMN IF EXISTS key1, DROP COLUMN IF EXISTS key2, DROP COLUMN IF EXISTS key3, DROP COLUMN IF EXISTS key4;
 CREATE TABLE IF NOT EXISTS remit.declared (name name PRIMARY KEY, grp name NOT NULL, readonly boolean NOT NULL, fingerprint text);
+ALTER TABLE remit.declared ADD COLUMN IF NOT EXISTS key_columns text[]; -- of remit.scope, in the order of the keys
 CREATE TABLE IF NOT EXISTS remit.installed (one boolean PRIMARY KEY DEFAULT true CHECK (one), digest text NOT NULL, functions text NOT NULL);
 REVOKE ALL ON remit.scope, remit.declared, remit.installed FROM PUBLIC;
 GRANT SELECT ON remit.scope TO {{ident .Owner}};
@@ -103,9 +106,19 @@ BEGIN
   EXECUTE format('ALTER ROLE %I SET search_path = pg_catalog, remit', login);
 {{if .Logged}}  EXECUTE format('ALTER ROLE %I SET log_min_duration_statement = 0', login);
 {{end}}  IF v.readonly THEN EXECUTE format('ALTER ROLE %I SET default_transaction_read_only = on', login); END IF;
-  INSERT INTO remit.scope (role, at_view, expires, key1, key2, key3, key4, masked)
-    VALUES (login, v.name, until, k1, k2, k3, k4, masks);
-END $remit$;
+  INSERT INTO remit.scope (role, at_view, expires, masked{{range .KeyColumns}}, {{ident .Name}}{{end}})
+    VALUES (login, v.name, until, masks
+{{- range .KeyColumns}},
+      CASE WHEN v.key_columns[{{.Key}}] = {{literal .Name}} THEN k{{.Key}}::{{.Type}}[] END{{end}});
+{{if not .Replicated}}  -- Nothing rests on a new lease that this server forgets when it crashes: Remit has it on record, and its login and its row of scope go
+  -- together. So its commit waits for no disk. What ends a lease does.
+ 
+{{end}}END $remit$;
+
+-- Equality of two names, which the planner takes to be expensive: then it finds a lease's row by its key, also in the plan that a session
+-- keeps. Where the table is small it would read the whole of it for every statement otherwise.
+CREATE OR REPLACE FUNCTION remit.same(name, name) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE COST 10000 AS 'nameeq';
 
 -- Ending has three steps, each a transaction of its own. The first takes the authority and can wait for nobody.
 CREATE OR REPLACE FUNCTION remit.lease_stop(lease text) RETURNS void
@@ -172,6 +185,7 @@ BEGIN
     EXECUTE format('ALTER FUNCTION %s OWNER TO {{ident .Definer}}; REVOKE ALL ON FUNCTION %s FROM PUBLIC; GRANT EXECUTE ON FUNCTION %s TO {{ident .Broker}}', f, f, f);
   END LOOP;
 END $remit$;
+GRANT EXECUTE ON FUNCTION remit.same(name, name) TO {{ident .Lease}}; -- a view calls it with its reader's rights
 
 -- 5. The views. Each shows the rows of the caller's lease until it ends, by the clock at every row: also to an open cursor. Those that are
 -- read join the lease's row, which costs a statement the least; those that are written must be of one table. The CASE is true of every row
@@ -184,19 +198,19 @@ GRANT USAGE ON SCHEMA {{ident .Schema}} TO {{ident $.Owner}};
 {{- if .Writes}}
   SELECT {{idents .Selected}} FROM {{ident .Schema}}.{{ident .Table}} t
   WHERE {{range .Conditions}}{{.}}
-    AND {{end}}clock_timestamp() < (SELECT s.expires FROM remit.scope s WHERE s.role = session_user AND s.at_view = {{literal .Name}})
+    AND {{end}}clock_timestamp() < (SELECT s.expires FROM remit.scope s WHERE s.role = session_user AND remit.same(s.at_view, {{literal .Name}}))
 
   WITH CASCADED CHECK OPTION;
 {{- else}}
   SELECT {{.Shown}} FROM remit.scope s JOIN {{ident .Schema}}.{{ident .Table}} t
     ON {{range .Joins}}{{.}}
     AND {{end}}CASE WHEN t.{{ident .Key}} IS NOT NULL THEN clock_timestamp() END < s.expires
-  WHERE s.role = session_user AND s.at_view = {{literal .Name}};
+  WHERE s.role = session_user AND remit.same(s.at_view, {{literal .Name}});
 {{- end}}
 ALTER VIEW remit.{{ident .Name}} OWNER TO {{ident $.Owner}};
 REVOKE ALL ON remit.{{ident .Name}} FROM PUBLIC;
 {{range .GroupGrants}}GRANT {{.}};
-{{end}}INSERT INTO remit.declared VALUES ({{literal .Name}}, {{literal .Group}}, {{not .Writes}}, remit.fingerprint({{literal .Name}}));
+{{end}}INSERT INTO remit.declared VALUES ({{literal .Name}}, {{literal .Group}}, {{not .Writes}}, remit.fingerprint({{literal .Name}}), ARRAY[{{literals .KeyColumns}}]);
 {{end}}
 INSERT INTO remit.installed VALUES (true, {{literal .Digest}}, ({{.FunctionsQuery}}))
   ON CONFLICT (one) DO UPDATE SET digest = excluded.digest, functions = excluded.functions;

@@ -171,12 +171,32 @@ func (v *View) groupGrants(group string) []string {
 	return out
 }
 
+// keyColumn is the column of remit.scope with the values of the key that is the n-th, from 1: one for each type of values.
+func keyColumn(n int, typ string) string { return fmt.Sprintf("%s%d", scopeType(typ), n) }
+
+// scopeType is the type in which values of a key are kept; whole numbers of all sizes compare with each other.
+func scopeType(typ string) string {
+	if typ == "integer" || typ == "smallint" {
+		return "bigint"
+	}
+	return typ
+}
+
+// keyColumns are those of the view's keys, in their order.
+func (v *View) keyColumns() []string {
+	var out []string
+	for i, c := range v.keys() {
+		out = append(out, keyColumn(i+1, v.Rows[c]))
+	}
+	return out
+}
+
 // conditions say whose rows they are. The sub-selects stand for themselves, so that they are evaluated once for each statement.
 func (v *View) conditions() []string {
 	var out []string
 	for i, c := range v.keys() {
-		out = append(out, fmt.Sprintf("t.%s = ANY ((SELECT s.key%d::%s[] FROM remit.scope s WHERE s.role = session_user AND s.at_view = %s AND s.expires > clock_timestamp())::%s[])",
-			quoteIdent(c), i+1, v.Rows[c], quoteLiteral(v.Name), v.Rows[c]))
+		out = append(out, fmt.Sprintf("t.%s = ANY ((SELECT s.%s FROM remit.scope s WHERE s.role = session_user AND remit.same(s.at_view, %s))::%s[])",
+			quoteIdent(c), quoteIdent(keyColumn(i+1, v.Rows[c])), quoteLiteral(v.Name), scopeType(v.Rows[c])))
 	}
 	return out
 }
@@ -195,7 +215,7 @@ func (v *View) shown() string {
 func (v *View) joins() []string {
 	var out []string
 	for i, c := range v.keys() {
-		out = append(out, fmt.Sprintf("t.%s = ANY (s.key%d::%s[])", quoteIdent(c), i+1, v.Rows[c]))
+		out = append(out, fmt.Sprintf("t.%s = ANY (s.%s)", quoteIdent(c), quoteIdent(keyColumn(i+1, v.Rows[c]))))
 	}
 	return out
 }
