@@ -97,6 +97,9 @@ type Scored struct {
 	events []waiting
 }
 
+// Found reports whether the event completed a finding.
+func (s *Scored) Found() bool { return len(s.events) > 0 }
+
 // Phase is what the baseline of an agent is good for.
 type Phase uint8
 
@@ -238,6 +241,7 @@ func (b *Baselines) weigh(x *scoring) Scored {
 	//remit:guard S36 TestFindingsDoNotTrain
 	if s.Limit > 0 && s.Heat > s.Limit && s.Phase > Shadow {
 		s.events = b.drop(a, now, &event)
+		b.limit.spend(now)
 	}
 	return s
 }

@@ -10,16 +10,19 @@ import (
 // limit turns a budget of false alarms into a threshold: it remembers how hot agents were at most each day, and finds the heat that
 // so many of these days exceed as the budget allows. Days with findings count, too: without them it would sink and sink.
 type limit struct {
-	days  [160]float64 // agent-days by their greatest heat, halving every two weeks
-	weeks float64      // agent-weeks in them
-	hour  uint32       // of the last halving
-	known float64      // what at returned since the last halving
+	days    [160]float64 // agent-days by their greatest heat, halving every two weeks
+	weeks   float64      // agent-weeks in them
+	hour    uint32       // of the last halving
+	spent   float64      // findings, halving every four days
+	spentAt uint32       // hour of spent
+	known   float64      // what at returned since the last halving
 }
 
 const (
 	limitHalves = 14 * 24 // hours
-	perNat      = 4.0     // bins a nat, up to 16 nats, then exponentially wider
-	atLeast     = 4       // no finding for less, however quiet all are
+	spentHalves = 4 * 24
+	perNat      = 4.0 // bins a nat, up to 16 nats, then exponentially wider
+	atLeast     = 4   // no finding for less, however quiet all are
 )
 
 // bin is where a heat belongs.
@@ -53,14 +56,27 @@ func (l *limit) day(hottest float64, now uint32, mature bool, days int) {
 	}
 }
 
-// at returns the heat that is beyond the budget; 0 while nothing is known.
+// at returns the heat that is beyond the budget; 0 while nothing is known. When more was found lately than the budget allows, as after a
+// change of all work, it is as many times higher.
 func (l *limit) at(budget float64, now uint32) float64 {
-	if l.known > 0 || l.weeks == 0 {
-		return l.known
+	if l.weeks == 0 {
+		return 0
 	}
-	l.known = max(atLeast, l.quantile(budget*l.weeks))
-	return l.known
+	if l.known == 0 {
+		l.known = max(atLeast, l.quantile(budget*l.weeks))
+	}
+	// So many findings are in spent where the budget is kept: it holds 4 days / ln 2, and weeks 14 days / ln 2.
+	usual := budget * l.weeks * spentHalves / limitHalves
+	return l.known * max(1, l.recent(now)/max(1, usual))
 }
+
+// recent is how many findings there were in the last days.
+func (l *limit) recent(now uint32) float64 {
+	return l.spent * math.Exp2(-float64(now-l.spentAt)/spentHalves)
+}
+
+// spend counts a finding.
+func (l *limit) spend(now uint32) { l.spent, l.spentAt = l.recent(now)+1, now }
 
 // quantile finds the heat that so many agent-days exceed. Where there are too few days to see that, the tail is taken to fall
 // exponentially, as it did among the hottest twentieth.
@@ -84,8 +100,8 @@ func (l *limit) quantile(most float64) float64 {
 }
 
 func (l *limit) appendState(b []byte) []byte {
-	for _, n := range append(l.days[:], l.weeks) {
+	for _, n := range append(l.days[:], l.weeks, l.spent) {
 		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(n))
 	}
-	return binary.LittleEndian.AppendUint32(b, l.hour)
+	return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(b, l.hour), l.spentAt)
 }

@@ -42,7 +42,7 @@ const (
 
 // ordinary is how many nats of surprise an honest agent causes every day, of each kind; only what is beyond counts.
 var ordinary = map[remit.FeatureName]float64{
-	remit.FeatureAction: 2.5, remit.FeatureOrder: 3, remit.FeatureValue: 1, remit.FeatureHour: 1.5, remit.FeatureSource: 1.5,
+	remit.FeatureAction: 2.5, remit.FeatureOrder: 3, remit.FeatureValue: 2, remit.FeatureHour: 1.5, remit.FeatureSource: 1.5,
 	remit.FeatureRate: 1.5, remit.FeatureFanOut: 1.5, remit.FeatureVolume: 2,
 }
 
@@ -133,7 +133,7 @@ func (x *scoring) order(tool uint64) {
 }
 
 // newIs is how often a value of each shape is one that nobody used before and no parameter names, where nothing is known yet.
-var newIs = [...]float64{shapeWord: 0.3, shapeNumber: 0.5, shapeContact: 0.05, shapeProse: 0.95}
+var newIs = [...]float64{shapeWord: 0.2, shapeNumber: 0.4, shapeContact: 0.01, shapeProse: 0.95}
 
 func (x *scoring) values(tool uint64) {
 	left := 1.5 * mostNats

@@ -14,10 +14,10 @@ import (
 // unusual makes a finding of an event that was too much.
 func (d *Detector) unusual(e *remit.Entry) []remit.Finding {
 	s, ok := d.base.Next(e)
-	if !ok || len(s.events) == 0 {
+	if !ok || !s.Found() {
 		return nil
 	}
-	features := s.features()
+	features := s.Features()
 	severity := remit.SeverityMedium
 	switch {
 	case s.Phase == Alert:
@@ -40,8 +40,8 @@ func (d *Detector) unusual(e *remit.Entry) []remit.Finding {
 	return out
 }
 
-// features adds up what the events were odd in, the most first.
-func (s *Scored) features() []remit.Feature {
+// Features adds up what the events were odd in, the most first.
+func (s *Scored) Features() []remit.Feature {
 	var out []remit.Feature
 	for _, w := range s.events {
 		for _, f := range w.of {
