@@ -17,6 +17,7 @@ import (
 // learnFlags are what stands on the command line.
 type learnFlags struct {
 	agent, run, since, until, bound, ceiling, hours, traces, startBy, to string
+	keep                                                                 []string
 }
 
 func (a *app) workflowLearnCommand() *cobra.Command {
@@ -33,6 +34,7 @@ func (a *app) workflowLearnCommand() *cobra.Command {
 	flags.StringVar(&f.until, "until", "", "only decisions before it")
 	flags.StringVar(&f.bound, "bound", "", "the configuration directory whose workflow NAME it never exceeds (default: the revision of the newest decision)")
 	flags.StringVar(&f.ceiling, "ceiling", "", "the directory of the ceiling that it must stay within, too")
+	flags.StringSliceVar(&f.keep, "keep", nil, "permissions of the bound that stay as they are, used or not")
 	flags.StringVar(&f.hours, "hours", "", "bind it to the hours of the week that were used, in this time zone")
 	flags.StringVar(&f.traces, "traces", "", "learn from this file of runs, a line of JSON each, not from the ledger; needs --bound, and no server")
 	flags.StringVar(&f.startBy, "start-by", "", "with --traces, where the bound has no workflow NAME: who may start its runs (operator/NAME)")
@@ -76,7 +78,7 @@ func (a *app) learn(ctx context.Context, o *server.LearnOptions, f *learnFlags) 
 }
 
 func (f *learnFlags) options(name string) (o server.LearnOptions, err error) {
-	o = server.LearnOptions{Workflow: name, Agent: f.agent, Run: f.run}
+	o = server.LearnOptions{Workflow: name, Agent: f.agent, Run: f.run, Keep: f.keep}
 	for _, t := range []struct {
 		flag, text string
 		into       *time.Time

@@ -8,15 +8,18 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 
 	"remit"
 )
 
 // When a condition gets wider than what was seen.
 const (
-	minRuns    = 3 // fewer show nothing about the next one
-	fresh      = 4 // new values keep coming when more than one run in so many had one of its own
-	proseWords = 3 // a text of so many words is prose
+	minRuns    = 3  // fewer show nothing about the next one
+	fresh      = 4  // new values keep coming when more than one run in so many had one of its own
+	proseWords = 3  // a text of so many words is prose
+	proseShare = 3  // an argument is prose when one text in so many is
+	hostless   = 20 // so many texts that name no host show that none does
 	// prose is a text in which no letter follows a dot and no slash a colon: it names no host, no address and no file.
 	prose = `(?s:([^.:]|\.+[^\pL.:]|:+[^/.:])*[.:]*)`
 	dates = `[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?Z?)?`
@@ -143,11 +146,11 @@ func (s *seen) list(absent, runs int) (remit.Predicate, error) {
 	optional := absent+s.empty > 0
 	if !s.many {
 		given, rest := cover(values, s.given(values))
-		if len(rest) == 0 || !open(rest, runs) {
+		if !s.open(rest, runs) {
 			return s.condition(append(given, literals(rest)...), optional), nil
 		}
 		returned, rest := cover(rest, s.returned(rest))
-		if len(rest) == 0 || !open(rest, runs) {
+		if !s.open(rest, runs) {
 			return s.condition(slices.Concat(given, returned, literals(rest)), optional), nil
 		}
 	} else if c, ok := s.whole(); ok {
@@ -179,21 +182,27 @@ func (s *seen) wider(optional bool) (remit.Predicate, bool) {
 		return remit.Predicate{Kind: remit.PredicateRange, Min: &s.least, Max: &s.greatest}, true
 	case s.dates == s.total && one:
 		return pattern(datesAre)
-	case s.strings == s.total && 2*s.prose >= s.total && s.hosts == 0:
+	case s.isProse() && s.hosts == 0 && s.total >= hostless:
 		return pattern(proseIs)
-	case s.strings == s.total && 2*s.prose >= s.total:
+	case s.isProse():
 		return pattern(textIs)
 	}
 	return remit.Predicate{}, false
 }
 
-// open reports whether the next run is likely to have a value that none had.
-func open(values []*value, runs int) bool {
+// isProse reports whether the values are what somebody words anew each time.
+func (s *seen) isProse() bool { return s.strings == s.total && proseShare*s.prose >= s.total }
+
+// open reports whether the next run is likely to have a value that none had. Two in two runs show it of prose and dates.
+func (s *seen) open(values []*value, runs int) bool {
 	own := 0
 	for _, v := range values {
 		if !v.common {
 			own++
 		}
+	}
+	if (s.isProse() || s.dates == s.total) && runs > 1 && len(values) > 1 {
+		return own > 0
 	}
 	return runs >= minRuns && own > 1 && own*fresh > runs
 }
@@ -292,11 +301,28 @@ func (c cause) element() element {
 	return element{term: remit.Term{Param: c.param, Call: c.call}, source: c.source}
 }
 
+// literals are the values themselves; a link also as it is written with or without its scheme: it is the same place.
 func literals(values []*value) (out []element) {
+	had := map[string]bool{}
 	for _, v := range values {
-		out = append(out, element{term: remit.Term{Value: v.v}})
+		for _, v := range spellings(v.v) {
+			if key := v.String(); !had[key] {
+				had[key] = true
+				out = append(out, element{term: remit.Term{Value: v}})
+			}
+		}
 	}
 	return out
+}
+
+var link = regexp.MustCompile(`^(?:https?://|www\.)[^\s@]+$`)
+
+func spellings(v remit.Value) []remit.Value {
+	if v.Kind() != remit.String || !link.MatchString(v.Text()) {
+		return []remit.Value{v}
+	}
+	bare := strings.TrimPrefix(strings.TrimPrefix(v.Text(), "https://"), "http://")
+	return []remit.Value{remit.StringValue(bare), remit.StringValue("http://" + bare), remit.StringValue("https://" + bare)}
 }
 
 // condition is the list as a condition, in the simplest form. What was never a list must be none.

@@ -45,6 +45,7 @@ type Act struct {
 // Options say what else is learned.
 type Options struct {
 	Hours *time.Location // not nil: each permission only in the hours of this zone in which it was used
+	Keep  []string       // permissions that stay as the bound has them, used or not
 }
 
 // Learner collects acts.
@@ -177,7 +178,12 @@ func (l *Learner) Workflow() (remit.Workflow, error) {
 			out.Stages = append(out.Stages, s)
 		}
 	}
-	if len(out.Stages) == 0 {
+	for _, name := range l.options.Keep {
+		if l.perms[name] == nil {
+			return out, fmt.Errorf("the bound has no permission %.80q to keep", name)
+		}
+	}
+	if l.acts == 0 {
 		return out, fmt.Errorf("nothing of the history teaches workflow %s", l.bound.Name)
 	}
 	out.Start.Runs = max(1, min(l.bound.Start.Runs, l.busiest()))
@@ -189,11 +195,17 @@ func (l *Learner) stage(bound *remit.Stage) (remit.Stage, error) {
 	out.May = nil
 	for i := range bound.May {
 		u := l.perms[bound.May[i].Name]
+		if l.keeps(u) {
+			out.May = append(out.May, bound.May[i])
+			continue
+		}
 		if u.acts == 0 {
 			continue
 		}
 		for _, s := range u.args {
-			s.forget(func(by remit.Source) bool { return l.perms[by.From] == nil || l.perms[by.From].acts == 0 })
+			s.forget(func(by remit.Source) bool {
+				return l.perms[by.From] == nil || l.perms[by.From].acts == 0 && !l.keeps(l.perms[by.From])
+			})
 		}
 		p, err := u.narrowed(l.options.Hours)
 		if err != nil {
@@ -203,6 +215,8 @@ func (l *Learner) stage(bound *remit.Stage) (remit.Stage, error) {
 	}
 	return out, nil
 }
+
+func (l *Learner) keeps(u *used) bool { return slices.Contains(l.options.Keep, u.Name) }
 
 // closed checks that what was left out is named nowhere.
 func (l *Learner) closed(w *remit.Workflow) error {

@@ -67,7 +67,7 @@ func (l *Learner) evidence() []string {
 func (l *Learner) unused() (out []string) {
 	for i := range l.bound.Stages {
 		for j := range l.bound.Stages[i].May {
-			if name := l.bound.Stages[i].May[j].Name; l.perms[name].acts == 0 {
+			if name := l.bound.Stages[i].May[j].Name; l.perms[name].acts == 0 && !l.keeps(l.perms[name]) {
 				out = append(out, name)
 			}
 		}
@@ -131,7 +131,11 @@ func (l *Learner) stageNode(s *remit.Stage) *yaml.Node {
 		p := permission(&s.May[i])
 		u := l.perms[s.May[i].Name]
 		p.HeadComment = fmt.Sprintf("# %d acts in %d runs", u.acts, len(u.runs))
-		l.remarks(p, u)
+		if l.keeps(u) {
+			p.HeadComment += ", kept as the bound has it"
+		} else {
+			l.remarks(p, u)
+		}
 		may.Content = append(may.Content, p)
 	}
 	add(n, "may", may)

@@ -32,6 +32,7 @@ type LearnOptions struct {
 	Bound   map[string][]byte
 	Ceiling map[string][]byte // a directory of ceilings that it must stay within as well; nil: none
 	Hours   *time.Location    // not nil: only in the hours of this zone in which it was used
+	Keep    []string          // permissions of the bound that stay as they are, used or not
 }
 
 // Learned is a workflow that was learned.
@@ -107,7 +108,7 @@ func (l *lesson) open(set *config.Set) error {
 	if l.bound == nil {
 		return &remit.Error{Code: remit.CodeNotFound, Msg: fmt.Sprintf("the bound has no workflow %.80q", l.Workflow), Hint: "remit workflow list"}
 	}
-	l.learner = learn.New(*l.bound, learn.Options{Hours: l.Hours})
+	l.learner = learn.New(*l.bound, learn.Options{Hours: l.Hours, Keep: l.Keep})
 	return nil
 }
 
@@ -333,7 +334,7 @@ func (l *lesson) learned(bound remit.Digest) *Learned {
 	out := &Learned{Workflow: l.Workflow, Bound: bound, Used: l.learner.Uses(), Unused: []string{}, Skipped: l.reasons()}
 	out.Acts, out.Runs, out.First, out.Last = l.learner.Acts()
 	for _, name := range slices.Sorted(maps.Keys(out.Used)) {
-		if out.Used[name] == 0 {
+		if out.Used[name] == 0 && !slices.Contains(l.Keep, name) {
 			out.Unused = append(out.Unused, name)
 		}
 	}

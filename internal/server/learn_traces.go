@@ -83,7 +83,7 @@ func LearnTraces(traces []LearnTrace, o LearnOptions, starter remit.Name) (*Lear
 		err = l.open(set)
 	} else {
 		l.bound = done(traces, o.Workflow, starter)
-		l.learner = learn.New(*l.bound, learn.Options{Hours: o.Hours})
+		l.learner = learn.New(*l.bound, learn.Options{Hours: o.Hours, Keep: o.Keep})
 	}
 	if err != nil {
 		return nil, err
@@ -112,11 +112,7 @@ func (l *lesson) compileBound(set *config.Set) (*traceJudge, error) {
 	if workflowOf(set, l.Workflow) == nil {
 		with.Workflows = append(slices.Clone(set.Workflows), *l.bound)
 	}
-	j, err := newTraceJudge(&with, l.Workflow)
-	if err == nil && workflowOf(set, l.Workflow) == nil {
-		j.every = true
-	}
-	return j, err
+	return newTraceJudge(&with, l.Workflow)
 }
 
 // checkTraces judges all that was learned from by the learned workflow.
@@ -211,9 +207,8 @@ func permissionName(k [3]string, taken map[string]bool) string {
 type traceJudge struct {
 	plan     *policy.Plan
 	workflow *remit.Workflow
-	every    bool // note every value that a call returned, not only those that the workflow binds something to
 	returned map[returnedValue]bool
-	places   map[string][]remit.Source // by value, for every
+	places   map[string][]remit.Source // by value: what could be bound to
 }
 
 type returnedValue struct{ permission, path, value string }
@@ -231,7 +226,7 @@ func newTraceJudge(set *config.Set, workflow string) (*traceJudge, error) {
 func (j *traceJudge) each(l *lesson, traces []LearnTrace, f func(a *learn.Act, at string) error, skip func(why, of string)) error {
 	for i := range traces {
 		t := &traces[i]
-		j.returned, j.places = map[returnedValue]bool{}, map[string][]remit.Source{}
+		j.forget()
 		for n := range t.Calls {
 			c := &t.Calls[n]
 			at := fmt.Sprintf("run %.80s, call %d", t.Run, n+1)
@@ -252,6 +247,11 @@ func (j *traceJudge) each(l *lesson, traces []LearnTrace, f func(a *learn.Act, a
 		}
 	}
 	return nil
+}
+
+// forget begins another run.
+func (j *traceJudge) forget() {
+	j.returned, j.places = map[returnedValue]bool{}, map[string][]remit.Source{}
 }
 
 const notChosen = "not chosen"
@@ -279,10 +279,8 @@ func (j *traceJudge) act(t *LearnTrace, c *LearnCall) *learn.Act {
 		return nil
 	}
 	a := &learn.Act{Run: t.Run, At: c.At, Permission: m.Ref.Name, Args: m.Args, Params: t.Params, From: m.From, Tier: c.Tier}
-	if j.every {
-		for _, name := range slices.Sorted(maps.Keys(c.Args)) {
-			a.From = j.foundIn(a.Permission, c.Args[name], "/"+pointerStep(name), a.From)
-		}
+	for _, name := range slices.Sorted(maps.Keys(c.Args)) {
+		a.From = j.foundIn(a.Permission, c.Args[name], "/"+pointerStep(name), a.From)
 	}
 	return a
 }
@@ -314,12 +312,9 @@ func (j *traceJudge) keep(permission string, c *LearnCall) {
 	if len(c.Result) == 0 {
 		return
 	}
-	if j.every {
-		var v remit.Value
-		if json.Unmarshal(c.Result, &v) == nil {
-			j.note(permission, v, "")
-		}
-		return
+	var v remit.Value
+	if json.Unmarshal(c.Result, &v) == nil {
+		j.note(permission, v, "")
 	}
 	for i := range j.workflow.Stages {
 		for _, path := range j.plan.Sources(remit.PermissionRef{Workflow: j.workflow.Name, Stage: j.workflow.Stages[i].Name, Name: permission}) {
@@ -360,4 +355,32 @@ func (j *traceJudge) note(permission string, v remit.Value, path string) {
 
 func pointerStep(name string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
+}
+
+// JudgeTraces says, for each call of each trace, whether a workflow of the configuration would have allowed it by its conditions, after what
+// it would have denied before never happened. Evidence is not asked for.
+func JudgeTraces(files map[string][]byte, workflow string, traces []LearnTrace) ([][]bool, error) {
+	set, err := config.Parse(files, offlineDomain())
+	if err != nil {
+		return nil, err
+	}
+	if workflowOf(set, workflow) == nil {
+		return nil, &remit.Error{Code: remit.CodeNotFound, Msg: fmt.Sprintf("there is no workflow %.80q", workflow)}
+	}
+	j, err := newTraceJudge(set, workflow)
+	if err != nil {
+		return nil, err
+	}
+	out := make([][]bool, len(traces))
+	for i := range traces {
+		t := &traces[i]
+		j.forget()
+		for n := range t.Calls {
+			a := j.act(t, &t.Calls[n])
+			if out[i] = append(out[i], a != nil); a != nil {
+				j.keep(a.Permission, &t.Calls[n])
+			}
+		}
+	}
+	return out, nil
 }

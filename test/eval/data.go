@@ -25,6 +25,7 @@ import (
 type trace struct {
 	Suite  string `json:"suite"`
 	Run    string `json:"run"`
+	Model  string `json:"model"`
 	Task   string `json:"task"`
 	Prompt string `json:"prompt"`
 	// Injection and Attack are the attacker's goal and technique; "" in an honest run.

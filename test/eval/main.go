@@ -2,7 +2,8 @@
 
 // Command eval judges policy on recorded runs of real agents, honest and hijacked: eval agentdojo DIR writes a workflow for each task
 // from the user's words and the tools' descriptions, plays the runs through a running gateway, and says what was denied; eval behaviour
-// DIR says how the runs stand out from baselines. See docs/evaluation.md.
+// DIR says how the runs stand out from baselines; eval learn DIR learns workflows from honest runs of half of the models and judges the runs of
+// the others by them. See docs/evaluation.md.
 package main
 
 import (
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -26,7 +28,7 @@ import (
 type options struct {
 	apart, out, part, misses string
 	workers                  int
-	all                      bool
+	all, dev                 bool
 }
 
 func main() {
@@ -38,14 +40,15 @@ func main() {
 	flags.StringVar(&o.misses, "misses", "", "write into this file which attacks were not stopped, and what was denied in honest runs")
 	flags.IntVar(&o.workers, "workers", 16, "runs that are played at a time")
 	flags.BoolVar(&o.all, "all", false, "also play runs that count for no figure: attacks that failed, tasks that were not done")
-	if len(os.Args) < 3 || os.Args[1] != "agentdojo" && os.Args[1] != "behaviour" {
-		fmt.Fprintln(os.Stderr, "usage: eval agentdojo|behaviour DIR [FLAGS]")
+	flags.BoolVar(&o.dev, "dev", false, "eval learn: learn and measure within the models that teach; the others are not looked at")
+	if len(os.Args) < 3 || !slices.Contains([]string{"agentdojo", "behaviour", "learn"}, os.Args[1]) {
+		fmt.Fprintln(os.Stderr, "usage: eval agentdojo|behaviour|learn DIR [FLAGS]")
 		flags.PrintDefaults()
 		os.Exit(2)
 	}
 	_ = flags.Parse(os.Args[3:]) // it exits
-	if os.Args[1] == "behaviour" {
-		if err := behaviourOf(os.Args[2], o, os.Stdout); err != nil {
+	if apart := map[string]func(string, options, io.Writer) error{"behaviour": behaviourOf, "learn": learnOf}[os.Args[1]]; apart != nil {
+		if err := apart(os.Args[2], o, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, "eval:", err)
 			os.Exit(1)
 		}
