@@ -110,6 +110,7 @@ func (s *Server) endChanged(ctx context.Context, next *revision) {
 		return !ok || !sameTool(&now, t)
 	}
 	s.spares.giveUp(func(o *spare) bool { return changed(o.tool.Name, &o.tool) })
+	s.toolImages.giveUp(func(i *toolImage) bool { return changed(i.tool.Name, &i.tool) })
 	s.endClaims(ctx, "the tool's configuration changed", func(c tool.Claim, t *remit.Tool) bool { return changed(c.Tool, t) })
 }
 

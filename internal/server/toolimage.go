@@ -74,14 +74,19 @@ func (p *toolImages) ensure(ctx context.Context, t *remit.Tool) {
 
 // forget gives up an image that did not start.
 func (p *toolImages) forget(folder string) {
+	p.giveUp(func(i *toolImage) bool { return i.folder == folder }) // the next run's preparation takes another
+}
+
+// giveUp removes those that match.
+func (p *toolImages) giveUp(match func(*toolImage) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for name, i := range p.byTool {
-		if i.folder == folder {
-			delete(p.byTool, name) // the next run's preparation takes another
+		if match(&i) {
+			delete(p.byTool, name)
+			_ = os.RemoveAll(i.folder) // it holds nothing that matters
 		}
 	}
-	_ = os.RemoveAll(folder) // it holds nothing that matters
 }
 
 // take starts the tool until it answers, checkpoints it, and tries the image.

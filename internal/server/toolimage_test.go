@@ -41,6 +41,12 @@ func TestToolImage(t *testing.T) {
 		}
 		r.waitSpare()
 	}
+	def := r.srv.rev.Load().set.Tools["tool/issue-refund"]
+	other := def
+	other.Environment = map[string]string{"LANG": "en"}
+	if r.srv.toolImages.of(&def, "gvisor") == "" || r.srv.toolImages.of(&other, "gvisor") != "" || r.srv.toolImages.of(&def, "firecracker") != "" {
+		t.Error("an image is of one definition of the tool, for one driver")
+	}
 	config := r.dir + "/" + dirConfig + "/story.yaml"
 	b, err := os.ReadFile(config)
 	if err != nil {
@@ -58,7 +64,7 @@ func TestToolImage(t *testing.T) {
 
 	// An image that is of no use costs one call, and is given up.
 	r.waitSpare()
-	def := r.srv.rev.Load().set.Tools["tool/issue-refund"]
+	def = r.srv.rev.Load().set.Tools["tool/issue-refund"]
 	image := r.srv.toolImages.of(&def, "gvisor")
 	if err := os.Truncate(filepath.Join(image, "checkpoint.img"), 100); err != nil {
 		t.Fatal(err)
