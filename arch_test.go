@@ -113,6 +113,7 @@ var mayImport = map[string][]string{
 	"test/bench":                   {"*"},
 	"test/e2e":                     {"*"},
 	"test/eval":                    {"*"},
+	"test/fleet":                   {"internal/behaviour"},
 	"test/script":                  {"*"},
 }
 
