@@ -113,7 +113,7 @@ var mayImport = map[string][]string{
 	"test/bench":                   {"*"},
 	"test/e2e":                     {"*"},
 	"test/eval":                    {"*"},
-	"test/fleet":                   {"internal/behaviour"},
+	"test/fleet":                   {"", "internal/behaviour"},
 	"test/script":                  {"*"},
 }
 
