@@ -42,6 +42,7 @@ var mayImport = map[string][]string{
 	"internal/evidence/evidencetest":     {"", "internal/evidence"},
 	"internal/broker":                    {"", "internal/credential"},
 	"internal/signing":                   nil,
+	"internal/signal":                    {""},
 	"internal/behaviour":                 {""},
 	"internal/learn":                     {""},
 	"internal/bundle":                    {"", "internal/signing"},

@@ -34,6 +34,7 @@ type ServerConfig struct {
 	People      *People     // nil: nobody logs in from elsewhere
 	Jobs        []Job       // which CI jobs do
 	Announce    []Announce  // webhooks that are told of what waits for people
+	Signals     []Signal    // receivers that are told of findings and suspensions
 	AdminGroup  int         // may connect to the admin socket, whose uid still decides; -1: the server's user alone
 	Issuer      string      // `iss` of JWT-SVIDs: an https URL
 	GrantIssuer string      // `iss` of grant tokens; never that of JWT-SVIDs (S1)
@@ -91,6 +92,7 @@ type serverFile struct {
 	People      *peopleFile    `yaml:"people" doc:"How people log in from elsewhere, with remit login. Left out: nobody can."`
 	Findings    *findingsFile  `yaml:"findings" doc:"What the ledger shows to be odd, and what is done about it."`
 	Announce    []announceFile `yaml:"announce" doc:"Which webhooks are told of requests that wait for people. Left out: none."`
+	Signals     []signalFile   `yaml:"signals" doc:"Which receivers are told of findings and suspensions. Left out: none."`
 }
 
 type witnessesFile struct {
@@ -219,6 +221,7 @@ func (f *serverFile) config(name, dir string, out *problems) *ServerConfig {
 	f.operators(s, name, out)
 	f.jobs(s, name, dir, out)
 	f.announce(s, name, dir, out)
+	f.signals(s, name, dir, out)
 	f.authors(s, name, dir, out)
 	f.witnesses(s, name, out)
 	f.findings(s, name, out)

@@ -47,6 +47,7 @@ var formats = map[string]format{
 	"sourcetype":   {expr(`^(scan|provenance|ticket|ci|ci-token)$`), "scan, provenance, ticket, ci or ci-token"},
 	"pinkind":      {expr(`^(Agent|Tool|Target|EvidenceSource|EnforcementPoint|Rule)$`), "Agent, Tool, Target, EvidenceSource, EnforcementPoint or Rule"},
 	"announceform": {expr(`^(generic|slack)$`), "generic or slack"},
+	"signalform":   {expr(`^(webhook|set)$`), "webhook or set"},
 	"response":     {expr(`^(notice|step-up|suspend|kill)$`), "notice, step-up, suspend or kill"},
 	"notstarter":   {expr(`^not-starter$`), "not-starter, or leave it out"},
 	"level":        {expr(`^(user|launched|sandbox|node)$`), "user, launched, sandbox or node"},

@@ -176,7 +176,7 @@ func (h *webhook) deliver(ctx context.Context, body []byte, id string, now time.
 	defer res.Body.Close() //nolint:errcheck // nothing of it counts
 	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, 64<<10))
 	if res.StatusCode/100 != 2 {
-		return fmt.Errorf("it answered %d", res.StatusCode)
+		return refusalError(res.StatusCode)
 	}
 	return nil
 }

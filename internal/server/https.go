@@ -50,6 +50,7 @@ func (s *Server) httpsHandler() (http.Handler, error) {
 	s.agentRoutes(mux)
 	s.remoteManagement(mux)
 	s.approvalRoutes(mux)
+	s.signalRoutes(mux)
 	mux.HandleFunc("POST /kubernetes/{target}/{hook}", s.webhook)
 	return mux, s.identityEndpoints(mux)
 }

@@ -107,6 +107,8 @@ type Server struct {
 	agents     *gateway.Quota // of each, for all that agents ask
 	mcp        *mcp.Handler
 	webhooks   []*webhook     // that are told of what waits for people
+	receivers  []*receiver    // that are told of findings and suspensions
+	signaling  sync.WaitGroup // of receivers
 	login      *login.Handler // nil: nobody logs in from elsewhere
 
 	sandboxes  sandboxes
@@ -180,7 +182,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := errors.Join(s.buildLine(), s.openTools(o.Executable)); err != nil {
 		return nil, err
 	}
-	if err := s.openPeople(); err != nil {
+	if err := errors.Join(s.openPeople(), s.openSignals()); err != nil {
 		return nil, err
 	}
 	if s.management, err = admin.New(admin.Config{Ops: s.ops(), Person: s.person, Record: s.record, Log: s.log, Now: s.now}); err != nil {
@@ -311,6 +313,7 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	front.run("findings", s.followLedger)
 	front.run("hangup", s.onHangup)
 	front.run("announcements", s.announce)
+	front.run("signals", s.signal)
 	s.runIdentities(front)
 	if ready != nil {
 		ready(s.status())

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"remit/internal/config"
+)
+
+// TestSignalsFile: what is told to others goes by https, and is signed.
+func TestSignalsFile(t *testing.T) {
+	const base = "trust_domain: company.com\noperators: [{name: a, uid: 1, roles: [admin]}]\nsignals:\n"
+	for entry, want := range map[string]string{
+		`- {name: siem, url: "https://siem.example/x", secret: {file: s}}`:                                                              "",
+		`- {name: idp, url: "https://idp.example/x", form: set, key: {file: k}, token: {file: t}, audience: "https://idp", ca: ca.pem}`: "",
+		`- {name: siem, url: "https://siem.example/x"}`:                                                                                 "remit.yaml:4: signals: siem: a webhook needs secret",
+		`- {name: idp, url: "https://idp.example/x", form: set, key: {file: k}}`:                                                        "a set needs key and audience",
+		`- {name: idp, url: "https://idp.example/x", form: set, audience: x}`:                                                           "a set needs key and audience",
+		`- {name: siem, url: "https://siem.example/x", secret: {file: s}, token: {file: t}}`:                                            "are for a set",
+		`- {name: siem, url: "http://siem.example/x", secret: {file: s}}`:                                                               "an https URL",
+		`- {name: siem, url: "https://siem.example/x", secret: {file: s}, form: syslog}`:                                                "webhook or set",
+		"- {name: a, url: \"https://x.example\", secret: {file: s}}\n- {name: a, url: \"https://x.example\", secret: {file: s}}":        "stands twice",
+	} {
+		path := filepath.Join(t.TempDir(), "remit.yaml")
+		if err := os.WriteFile(path, []byte(base+entry+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := config.LoadServer(path)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", entry, err)
+		}
+		if want == "" && (len(c.Signals) != 1 || !filepath.IsAbs(c.Signals[0].Secret.File+c.Signals[0].Key.File)) {
+			t.Errorf("%s: %+v", entry, c)
+		}
+	}
+}
