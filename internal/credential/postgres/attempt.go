@@ -16,8 +16,8 @@ func (s *scope) attempts(d *Driver) []attempt {
 	return append(append(out, s.reviews(d)...), powers(d)...)
 }
 
-// onView is the name of the lease's view.
-func (s *scope) onView() string { return schemaName + "." + quoteIdent(s.view.Name) }
+// onView is the name of the lease's view, or of the table that policies hold.
+func (s *scope) onView() string { return s.view.onRelation() }
 
 // nothing inserts no row: the right to insert is asked for, and nothing is evaluated.
 func insertNothing(into string, columns []string) string {
@@ -27,7 +27,8 @@ func insertNothing(into string, columns []string) string {
 
 func (s *scope) granted() attempt {
 	v := s.view
-	a := attempt{act: v.Action + " through " + schemaName + "." + v.Name, granted: true}
+	schema, name := v.relation()
+	a := attempt{act: v.Action + " through " + schema + "." + name, granted: true}
 	switch v.Action {
 	case "select":
 		a.sql = fmt.Sprintf("SELECT %s FROM %s LIMIT 1", quoteIdents(v.Columns), s.onView())
@@ -107,28 +108,37 @@ func (s *scope) otherVerbs() []attempt {
 func (s *scope) base() []attempt {
 	t := quoteIdent(s.view.schema()) + "." + quoteIdent(s.view.table())
 	key := quoteIdent(s.view.keys()[0])
-	return []attempt{
+	table := []attempt{
+		{act: "truncate the table", sql: "TRUNCATE " + t},
+		{act: "change the table's definition", sql: "ALTER TABLE " + t + " DISABLE ROW LEVEL SECURITY"},
+		{act: "read its statistics", sql: "SELECT 1 FROM pg_catalog.pg_statistic LIMIT 1"},
+	}
+	if s.view.RowSecurity {
+		return append(table, attempt{act: "read past the policies", before: []string{"SET LOCAL row_security = off"}, sql: "SELECT count(*) FROM " + t},
+			attempt{act: "change the policies", sql: "CREATE POLICY remit_probe_absent ON " + t + " USING (true)"},
+			attempt{act: "change the scope that the policies read", sql: "UPDATE remit.mine SET expires = 'infinity' WHERE false"})
+	}
+	return append(table, []attempt{
 		{act: "read the table itself", sql: "SELECT count(*) FROM " + t},
 		{act: "copy the table out", sql: "COPY (SELECT count(*) FROM " + t + ") TO STDOUT"},
 		{act: "insert into the table itself", sql: insertNothing(t, s.view.keys())},
 		{act: "change the table itself", sql: "UPDATE " + t + " SET " + key + " = NULL WHERE false"},
 		{act: "delete from the table itself", sql: "DELETE FROM " + t + " WHERE false"},
-		{act: "truncate the table", sql: "TRUNCATE " + t},
 		{act: "lock the table", sql: "LOCK TABLE " + t + " IN ACCESS EXCLUSIVE MODE NOWAIT"},
-		{act: "change the table's definition", sql: "ALTER TABLE " + t + " DISABLE ROW LEVEL SECURITY"},
-		{act: "read its statistics", sql: "SELECT 1 FROM pg_catalog.pg_statistic LIMIT 1"},
-	}
+	}...)
 }
 
 // reviews count, by the catalogs and as the holder, everything that the holder may touch beside its view.
 func (s *scope) reviews(d *Driver) []attempt {
 	v := s.view
+	schema, name := v.relation()
 	const relations = `FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')`
 	columns := func(verb string) string {
 		return `SELECT count(*) FROM (SELECT c.oid, c.relname, n.nspname ` + relations + `) r JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid
 			WHERE a.attnum > 0 AND NOT a.attisdropped AND pg_catalog.has_column_privilege(r.oid, a.attnum, '` + verb + `')
-			AND NOT (r.nspname = '` + schemaName + `' AND r.relname = $1 AND a.attname = ANY ($2::text[]))`
+			AND NOT (r.nspname = $3 AND r.relname = $1 AND a.attname = ANY ($2::text[]))
+			AND NOT ($4 AND r.nspname = '` + schemaName + `' AND r.relname = 'mine' AND '` + verb + `' = 'SELECT')`
 	}
 	granted := map[string][]string{"SELECT": v.readable(), "INSERT": nil, "UPDATE": nil}
 	if v.Action == "insert" || v.Action == "update" {
@@ -137,11 +147,11 @@ func (s *scope) reviews(d *Driver) []attempt {
 	var out []attempt
 	for _, verb := range []string{"SELECT", "INSERT", "UPDATE"} {
 		out = append(out, attempt{act: "the right " + verb + " on any other column of the database", counts: true, sql: columns(verb),
-			args: []any{v.Name, append([]string{}, granted[verb]...)}})
+			args: []any{name, append([]string{}, granted[verb]...), schema, v.RowSecurity}})
 	}
-	out = append(out, attempt{act: "rights to delete from, truncate or trigger anything else", counts: true, args: []any{v.Name, v.Action == "delete"},
+	out = append(out, attempt{act: "rights to delete from, truncate or trigger anything else", counts: true, args: []any{name, v.Action == "delete", schema},
 		sql: `SELECT count(*) ` + relations + ` AND (pg_catalog.has_table_privilege(c.oid, 'TRUNCATE, TRIGGER, REFERENCES')
-			OR pg_catalog.has_table_privilege(c.oid, 'DELETE') AND NOT ($2 AND n.nspname = '` + schemaName + `' AND c.relname = $1))`},
+			OR pg_catalog.has_table_privilege(c.oid, 'DELETE') AND NOT ($2 AND n.nspname = $3 AND c.relname = $1))`},
 		attempt{act: "membership in any other role", counts: true, args: []any{d.cfg.group(v.Name), d.cfg.prefix() + "lease"},
 			sql: `SELECT count(*) FROM pg_catalog.pg_roles WHERE rolname <> session_user AND rolname NOT IN ($1, $2) AND pg_catalog.pg_has_role(oid, 'MEMBER')`},
 		attempt{act: "attributes of its role", counts: true, sql: `SELECT count(*) FROM pg_catalog.pg_roles WHERE rolname = session_user

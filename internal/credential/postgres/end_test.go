@@ -50,19 +50,25 @@ func TestMintIsNeverSentTooLate(t *testing.T) {
 // TestStopEndsOpenSessions: the row of scope alone, without any session being ended, takes everything from every kind of open
 // session at its next statement; and its own clock takes it from an open cursor.
 func TestStopEndsOpenSessions(t *testing.T) {
-	d := newDatabase(t, nil)
+	for mode, how := range modes {
+		t.Run(mode, func(t *testing.T) { stopEnds(t, newDatabase(t, how)) })
+	}
+}
+
+func stopEnds(t *testing.T, d *database) {
+	t.Helper()
 	l := lease("transactions")
 	c := d.mint(l)
 	plain, open := d.session(c), d.session(c)
 	rowsIn := func(conn *pgx.Conn, sql string) (n int) {
 		t.Helper()
-		if err := conn.QueryRow(t.Context(), sql).Scan(&n); err != nil {
+		if err := conn.QueryRow(t.Context(), d.says(sql)).Scan(&n); err != nil {
 			t.Fatal(err)
 		}
 		return n
 	}
 	exec(t, open, "BEGIN")
-	exec(t, plain, "PREPARE q AS SELECT count(*) FROM remit.transactions")
+	exec(t, plain, d.says("PREPARE q AS SELECT count(id) FROM remit.transactions"))
 	for range 6 { // five custom plans, then the generic one
 		if n := rowsIn(plain, "EXECUTE q"); n != 100 {
 			t.Fatalf("%d rows", n)
@@ -112,15 +118,25 @@ func TestMaskedColumns(t *testing.T) {
 }
 
 func TestExpiryEndsACursorWithoutRemit(t *testing.T) {
-	d := newDatabase(t, nil)
+	for mode, how := range modes {
+		t.Run(mode, func(t *testing.T) { expiryEnds(t, newDatabase(t, how)) })
+	}
+}
+
+// expiryEnds: no cursor and no prepared statement gives a row after the expiry, in a snapshot of before.
+func expiryEnds(t *testing.T, d *database) {
+	t.Helper()
 	l := lease("transactions")
 	l.Expires = time.Now().Add(1500 * time.Millisecond)
 	conn := d.session(d.mint(l))
-	exec(t, conn, "BEGIN ISOLATION LEVEL REPEATABLE READ; DECLARE c CURSOR FOR SELECT id FROM remit.transactions; MOVE 3 IN c")
+	exec(t, conn, d.says("BEGIN ISOLATION LEVEL REPEATABLE READ; PREPARE q AS SELECT id FROM remit.transactions; DECLARE c CURSOR FOR SELECT id FROM remit.transactions; MOVE 3 IN c"))
 	time.Sleep(time.Until(l.Expires) + 50*time.Millisecond)
 	tag, err := conn.Exec(t.Context(), "MOVE ALL IN c")
 	if err != nil || tag.RowsAffected() != 0 {
 		t.Errorf("an open cursor moved over %d rows after the expiry: %v", tag.RowsAffected(), err)
+	}
+	if tag, err = conn.Exec(t.Context(), "EXECUTE q", pgx.QueryExecModeSimpleProtocol); err != nil || tag.RowsAffected() != 0 {
+		t.Errorf("a prepared statement gave %d rows after the expiry: %v", tag.RowsAffected(), err)
 	}
 }
 
@@ -155,7 +171,13 @@ func TestRevokeEndsHardSessions(t *testing.T) {
 // TestLeasesCannotAddUp: rights that one lease's role has from another's, as a mistaken administrator can give them, must not make
 // one lease with the rows of the first and the columns of the second. The holder cannot do it (PostgreSQL 15 and later).
 func TestLeasesCannotAddUp(t *testing.T) {
-	d := newDatabase(t, nil)
+	for mode, how := range modes {
+		t.Run(mode, func(t *testing.T) { cannotAddUp(t, newDatabase(t, how)) })
+	}
+}
+
+func cannotAddUp(t *testing.T, d *database) {
+	t.Helper()
 	a, b := lease("amounts"), lease("transactions")
 	b.Scope["rows"] = rows(6)
 	ca, cb := d.mint(a), d.mint(b)
@@ -164,13 +186,17 @@ func TestLeasesCannotAddUp(t *testing.T) {
 		t.Error("a holder gave its role away")
 	}
 	exec(t, d.admin, add)
-	for view, want := range map[string]int{"transactions": 100, "amounts": 0} {
-		if n, err := count(t.Context(), cb, "SELECT count(*) FROM remit."+view); n != want {
+	wants := map[string]int{"transactions": 100, "amounts": 0}
+	if d.policies() {
+		wants["transactions"] = 0 // the same table: both leases' policies restrict it, to nothing
+	}
+	for view, want := range wants {
+		if n, err := count(t.Context(), cb, d.says("SELECT count(amount) FROM remit."+view)); n != want {
 			t.Errorf("%s: %d rows, %v", view, n, err)
 		}
 	}
 	for range 2 {
-		if n, _ := count(t.Context(), ca, "SELECT count(*) FROM remit.amounts"); n != 100 {
+		if n, _ := count(t.Context(), ca, d.says("SELECT count(amount) FROM remit.amounts")); n != 100 {
 			t.Errorf("the first lease sees %d rows", n)
 		}
 		if err := d.driver.Revoke(t.Context(), b); err != nil {
@@ -217,6 +243,47 @@ func TestUnfitDatabase(t *testing.T) {
 	d.cfg.Views, d.cfg.Now = views, func() time.Time { return time.Now().Add(10 * time.Second) }
 	if err := d.remake().Check(t.Context()); err == nil || !strings.Contains(errorText(err), "clock") {
 		t.Errorf("a clock of its own: %v", errorText(err))
+	}
+}
+
+// TestUnfitPolicies: what an administrator does to a table that holds leases itself makes none any more, and is noticed.
+func TestUnfitPolicies(t *testing.T) {
+	d := newDatabase(t, byPolicies)
+	if err := d.driver.Check(t.Context()); err != nil {
+		t.Fatalf("a fresh set-up: %v", errorText(err))
+	}
+	p := "remit_" + d.cfg.Installation
+	for _, c := range []struct{ name, break_, mend string }{
+		{"row security off", "ALTER TABLE public.transactions DISABLE ROW LEVEL SECURITY", "ALTER TABLE public.transactions ENABLE ROW LEVEL SECURITY"},
+		{"another condition", "ALTER POLICY " + p + "_r_amounts ON public.transactions USING (true)", ""},
+		{"a policy for all", "ALTER POLICY " + p + "_r_amounts ON public.transactions TO PUBLIC", ""},
+		{"no policy", "DROP POLICY " + p + "_r_amounts ON public.transactions", ""},
+		{"a column more", "GRANT SELECT (note) ON public.transactions TO " + p + "_v_amounts", "REVOKE SELECT (note) ON public.transactions FROM " + p + "_v_amounts"},
+		{"a column for all", "GRANT SELECT (note) ON public.transactions TO PUBLIC", "REVOKE SELECT (note) ON public.transactions FROM PUBLIC"},
+		{"another view of the scope", "CREATE OR REPLACE VIEW remit.mine AS SELECT * FROM remit.scope", ""},
+		{"a renamed column", "ALTER TABLE public.transactions RENAME amount TO total", "ALTER TABLE public.transactions RENAME total TO amount"},
+		{"a renamed table", "ALTER TABLE public.transactions RENAME TO tx", "ALTER TABLE public.tx RENAME TO transactions"},
+		{"another table for all, in its schema", "GRANT SELECT ON public.salaries TO PUBLIC", "REVOKE SELECT ON public.salaries FROM PUBLIC"},
+	} {
+		exec(t, d.admin, c.break_)
+		if err := d.driver.Check(t.Context()); err == nil {
+			t.Errorf("%s: nobody noticed", c.name)
+		}
+		if _, err := d.driver.Mint(t.Context(), lease("amounts")); err == nil && c.name != "another table for all, in its schema" {
+			t.Errorf("%s: a lease was made", c.name)
+		}
+		if c.mend == "" {
+			c.mend = d.driver.Setup()
+		}
+		exec(t, d.admin, c.mend)
+		if err := d.driver.Check(t.Context()); err != nil {
+			t.Fatalf("%s, mended: %v", c.name, errorText(err))
+		}
+	}
+	// Set up while the table lets everybody see everything: refused as a whole.
+	exec(t, d.admin, "ALTER TABLE public.transactions DISABLE ROW LEVEL SECURITY")
+	if _, err := d.admin.Exec(t.Context(), d.driver.Setup(), pgx.QueryExecModeSimpleProtocol); err == nil || !strings.Contains(err.Error(), "row security is not enabled") {
+		t.Errorf("set up at a table without row security: %v", err)
 	}
 }
 

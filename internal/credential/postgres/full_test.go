@@ -61,7 +61,7 @@ func fill(t *testing.T, ballast string) {
 // can be ended once there is room again, and nothing of what failed is left.
 func TestDiskFullAtTheServer(t *testing.T) {
 	small, ballast := smallServer(t)
-	d := databaseAt(t, small, "full")
+	d := databaseAt(t, small, "full", nil)
 	leases := []remit.Lease{lease("transactions")}
 	first := d.mint(leases[0])
 	open := d.session(first)
@@ -114,7 +114,7 @@ func TestDiskFullAtTheServer(t *testing.T) {
 }
 
 // databaseAt is a database with a driver on a server of its own.
-func databaseAt(t *testing.T, s *testpostgres.Server, installation string) *database {
+func databaseAt(t *testing.T, s *testpostgres.Server, installation string, change func(*postgres.Config)) *database {
 	t.Helper()
 	root := connect(t, s.Admin("postgres"))
 	exec(t, root, "CREATE DATABASE payments")
@@ -122,6 +122,9 @@ func databaseAt(t *testing.T, s *testpostgres.Server, installation string) *data
 	d.admin = connect(t, s.Admin(d.name))
 	exec(t, d.admin, tables)
 	d.cfg = postgres.Config{Server: fmt.Sprintf("127.0.0.1:%d", s.Port), Database: d.name, Installation: installation, Views: views, Password: remit.NewSecret("broker's own")}
+	if change != nil {
+		change(&d.cfg)
+	}
 	d.driver = d.remake()
 	exec(t, d.admin, d.driver.Setup())
 	exec(t, d.admin, "ALTER ROLE remit_"+installation+"_broker PASSWORD 'broker''s own'")
@@ -139,7 +142,7 @@ func TestCrashForgetsNoEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Stop() })
-	d := databaseAt(t, s, "crash")
+	d := databaseAt(t, s, "crash", nil)
 	ended, fresh := lease("transactions"), lease("transactions")
 	d.mint(ended)
 	exec(t, d.admin, "CHECKPOINT") // the server knows it for good

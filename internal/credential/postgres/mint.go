@@ -56,7 +56,8 @@ func (d *Driver) Mint(ctx context.Context, l remit.Lease) (remit.Credential, err
 
 func (d *Driver) answer(l remit.Lease, s *scope, password remit.Secret) remit.Credential {
 	c := remit.Credential{Secret: password, Type: "postgres", Expires: l.Expires, Native: l.Expires, IDs: []string{d.role(l.ID)}, Fields: d.Client()}
-	c.Fields["user"], c.Fields["view"] = d.role(l.ID), schemaName+"."+s.view.Name
+	schema, name := s.view.relation()
+	c.Fields["user"], c.Fields["view"] = d.role(l.ID), schema+"."+name
 	c.Bounds, c.NotBounded = s.bounds(&d.cfg)
 	c.WorstCase = clockSkew
 	return c

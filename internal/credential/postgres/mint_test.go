@@ -18,12 +18,14 @@ func TestDriver(t *testing.T) {
 		{"set_amount", "UPDATE remit.set_amount SET amount = amount + 1 WHERE id = 4"},
 		{"drop_transactions", "DELETE FROM remit.drop_transactions WHERE id = 24"},
 	} {
-		t.Run(c.view, func(t *testing.T) {
-			if testing.Short() && c.view != "transactions" {
-				t.Skip("SHORT=1 runs the suite for one action")
-			}
-			credentialtest.Test(t, func(t *testing.T) credentialtest.Live { return newDatabase(t, nil).live(c.view, c.act) })
-		})
+		for mode, how := range modes {
+			t.Run(c.view+" by "+mode, func(t *testing.T) {
+				if testing.Short() && (c.view != "transactions" || how != nil) {
+					t.Skip("SHORT=1 runs the suite for one action")
+				}
+				credentialtest.Test(t, func(t *testing.T) credentialtest.Live { return newDatabase(t, how).live(c.view, c.act) })
+			})
+		}
 	}
 }
 

@@ -45,7 +45,13 @@ func expression(r *rapid.T, from string, depth int) string {
 // TestRandomStatementsStayInScope: whatever a holder asks, it gets what the owner would get of the rows in scope; whatever it changes or
 // deletes, no row of others changes.
 func TestRandomStatementsStayInScope(t *testing.T) {
-	d := newDatabase(t, nil)
+	for mode, how := range modes {
+		t.Run(mode, func(t *testing.T) { stayInScope(t, newDatabase(t, how)) })
+	}
+}
+
+func stayInScope(t *testing.T, d *database) {
+	t.Helper()
 	exec(t, d.admin, "CREATE VIEW public.mine AS SELECT id, customer_id, amount, created FROM public.transactions WHERE customer_id = 5")
 	reader, writer, remover := d.session(d.mint(lease("transactions"))), d.session(d.mint(lease("set_amount"))), d.session(d.mint(lease("drop_transactions")))
 	ask := func(c *pgx.Conn, sql string) string {
@@ -60,15 +66,17 @@ func TestRandomStatementsStayInScope(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		where := expression(r, "FROM_HERE", rapid.IntRange(0, 3).Draw(r, "depth"))
 		sql := "SELECT coalesce(string_agg(id || ' ' || amount, ',' ORDER BY id), '') FROM FROM_HERE t WHERE " + where
-		got, want := ask(reader, strings.ReplaceAll(sql, "FROM_HERE", "remit.transactions")), ask(d.admin, strings.ReplaceAll(sql, "FROM_HERE", "public.mine"))
-		if got != want {
+		got, want := ask(reader, strings.ReplaceAll(sql, "FROM_HERE", d.says("remit.transactions"))), ask(d.admin, strings.ReplaceAll(sql, "FROM_HERE", "public.mine"))
+		// A whole row is every column of the table there, and some are not granted.
+		whole := d.policies() && strings.Contains(where, "t IS NOT NULL")
+		if got != want && !(whole && got == "refused: 42501") {
 			r.Fatalf("%s: the holder sees %q, the owner %q", sql, got, want)
 		}
 		exec(t, writer, "BEGIN READ WRITE")
-		_, err := writer.Exec(t.Context(), strings.ReplaceAll("UPDATE FROM_HERE t SET amount = -1 WHERE "+where, "FROM_HERE", "remit.set_amount"))
+		_, err := writer.Exec(t.Context(), strings.ReplaceAll("UPDATE FROM_HERE t SET amount = -1 WHERE "+where, "FROM_HERE", d.says("remit.set_amount")))
 		exec(t, writer, map[bool]string{true: "COMMIT", false: "ROLLBACK"}[err == nil])
 		exec(t, remover, "BEGIN READ WRITE")
-		_, _ = remover.Exec(t.Context(), "DELETE FROM remit.drop_transactions t WHERE id > 1990 AND "+where) // most name columns that it may not read
+		_, _ = remover.Exec(t.Context(), d.says("DELETE FROM remit.drop_transactions t WHERE id > 1990 AND ")+where) // most name columns that it may not read
 		exec(t, remover, "ROLLBACK")
 		if now := ask(d.admin, others); now != before {
 			r.Fatalf("%s: rows of others changed", where)

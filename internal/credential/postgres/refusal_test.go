@@ -74,6 +74,7 @@ func TestViewsThatHoldNothing(t *testing.T) {
 		"delete with columns":       func(v *postgres.View) { v.Action = "delete" },
 		"a mask over whose it is":   func(v *postgres.View) { v.Mask = []string{"customer_id"} },
 		"a mask over nothing":       func(v *postgres.View) { v.Mask = []string{"note"} },
+		"a mask at the table":       func(v *postgres.View) { v.RowSecurity, v.Mask = true, []string{"id"} },
 		"an action that is none":    func(v *postgres.View) { v.Action = "truncate" },
 	} {
 		if _, err := postgres.New(config(view(change))); remit.CodeOf(err) != remit.CodeInvalid {

@@ -191,7 +191,11 @@ func (d *Driver) plan(l remit.Lease) (scope, error) {
 // bounds says in words what the database holds the lease to, and what it does not.
 func (s *scope) bounds(c *Config) (bounds, notBounded []string) {
 	v := s.view
-	bounds = []string{"database " + c.Database, "table " + v.Table + ", by view remit." + v.Name}
+	by := "view remit." + v.Name
+	if v.RowSecurity {
+		by = "its row security"
+	}
+	bounds = []string{"database " + c.Database, "table " + v.Table + ", by " + by}
 	for i, k := range v.keys() {
 		bounds = append(bounds, "rows where "+k+" is "+remit.Clip(strings.Join(s.keys[i], " or "), 200))
 	}
@@ -219,6 +223,12 @@ func (s *scope) bounds(c *Config) (bounds, notBounded []string) {
 		"whether a row of somebody else exists, through constraint errors, query plans, row counts of EXPLAIN ANALYZE, and time",
 		"rows that a statement had read before the end", "the server's time and memory within the timeouts, which a holder can lift in its own session",
 		"advisory locks and NOTIFY: signals between sessions",
+	}
+	if v.Action == "delete" {
+		notBounded = append(notBounded, "locks on the whole table, until their transaction ends (LOCK TABLE)")
+	}
+	if v.RowSecurity {
+		notBounded = append(notBounded, "the names and values of its own scope; row security that an administrator disables at the table while the lease lives")
 	}
 	if v.writes() {
 		notBounded = append(notBounded, "what triggers, rules, defaults and foreign keys of the table do", "how many rows within the scope",

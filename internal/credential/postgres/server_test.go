@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -74,6 +75,32 @@ CREATE TABLE public.salaries (id bigint PRIMARY KEY, amount numeric NOT NULL);
 INSERT INTO public.salaries VALUES (1, 100000);
 ANALYZE;`
 
+// modes are how a database holds leases: by views, or by policies at the tables.
+var modes = map[string]func(*postgres.Config){"views": nil, "policies": byPolicies}
+
+// byPolicies has all views held at their tables, without masks.
+func byPolicies(c *postgres.Config) {
+	c.Views = slices.Clone(c.Views)
+	for i := range c.Views {
+		c.Views[i].RowSecurity, c.Views[i].Mask = true, nil
+	}
+}
+
+// policies says that the tables hold leases.
+func (d *database) policies() bool { return d.cfg.Views[0].RowSecurity }
+
+// says is SQL about views, as it is said where the tables hold leases.
+func (d *database) says(sql string) string {
+	if !d.policies() {
+		return sql
+	}
+	var names []string
+	for _, v := range views {
+		names = append(names, "remit."+v.Name, v.Table)
+	}
+	return strings.NewReplacer(names...).Replace(sql)
+}
+
 // newDatabase makes a database and runs the set-up, unless the host has no server.
 func newDatabase(t *testing.T, change func(*postgres.Config)) *database {
 	t.Helper()
@@ -92,6 +119,9 @@ func newDatabase(t *testing.T, change func(*postgres.Config)) *database {
 		change(&d.cfg)
 	}
 	d.driver = d.remake()
+	if d.policies() {
+		exec(t, d.admin, "ALTER TABLE public.transactions ENABLE ROW LEVEL SECURITY; CREATE POLICY everybody ON public.transactions USING (true)")
+	}
 	exec(t, d.admin, d.driver.Setup())
 	exec(t, d.admin, fmt.Sprintf("ALTER ROLE remit_t%d_broker PASSWORD 'broker''s own'", n))
 	return d
@@ -208,7 +238,8 @@ func (d *database) standing(ctx context.Context, l remit.Lease) ([]string, error
 func (d *database) live(view, act string) credentialtest.Live {
 	forbidden := map[string]func(context.Context, remit.Lease, remit.Credential) error{}
 	for name, sql := range map[string]string{
-		"the table itself":   "SELECT count(*) FROM public.transactions",
+		"the table itself":   map[bool]string{false: "SELECT count(*) FROM public.transactions", true: "SELECT note FROM public.transactions"}[d.policies()],
+		"past the policies":  map[bool]string{false: "TABLE remit.mine", true: "SET row_security = off; SELECT count(id) FROM public.transactions"}[d.policies()],
 		"another table":      "SELECT count(*) FROM public.salaries",
 		"the scopes":         "SELECT count(*) FROM remit.scope",
 		"a temporary table":  "CREATE TEMP TABLE x (i int)",
@@ -229,7 +260,7 @@ func (d *database) live(view, act string) credentialtest.Live {
 	}
 	return credentialtest.Live{
 		Driver: d.driver, Lease: func() remit.Lease { return lease(view) }, Forbidden: forbidden, Standing: d.standing, Hold: d.hold.next,
-		Act: func(ctx context.Context, _ remit.Lease, c remit.Credential) error { return as(ctx, c, act) },
+		Act: func(ctx context.Context, _ remit.Lease, c remit.Credential) error { return as(ctx, c, d.says(act)) },
 		Widen: func(ctx context.Context, l remit.Lease) error {
 			_, err := d.admin.Exec(ctx, fmt.Sprintf("CREATE ROLE wide_%s; GRANT SELECT (amount) ON public.salaries TO wide_%[1]s; GRANT USAGE ON SCHEMA public TO wide_%[1]s; GRANT wide_%[1]s TO remit_%[1]s_%[2]s",
 				d.cfg.Installation, strings.TrimPrefix(string(l.ID), "lease-")), pgx.QueryExecModeSimpleProtocol)

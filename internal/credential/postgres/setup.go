@@ -25,6 +25,7 @@ type setup struct {
 	Broker, Definer, Owner, Lease string
 	Roles, Groups                 []string
 	GroupPattern, LeasePattern    string
+	PolicyPattern                 string
 	Connections                   int
 	StatementTimeout, IdleTimeout string
 	Views                         []setupView
@@ -48,7 +49,9 @@ type setupView struct {
 	Shown                                string
 	Joins                                []string
 	Key                                  string // the first
-	Writes                               bool
+	Writes, RowSecurity                  bool
+	Policy, Permit, Restrict             string // condition, and names of the two policies
+	Relation                             string
 }
 
 var setupTemplate = template.Must(template.New("setup").Funcs(template.FuncMap{
@@ -67,7 +70,7 @@ func (c *Config) makeSetup(database string) (text, digest string, err error) {
 	p := c.prefix()
 	s := setup{
 		Database: database, Installation: c.Installation, Prefix: p, Broker: p + "broker", Definer: p + "definer", Owner: p + "owner", Lease: p + "lease",
-		GroupPattern: "^" + p + "v_[a-z0-9_]+$", LeasePattern: "^" + p + "[a-z2-7]{26}$", Connections: c.Connections,
+		GroupPattern: "^" + p + "v_[a-z0-9_]+$", LeasePattern: "^" + p + "[a-z2-7]{26}$", PolicyPattern: "^" + p + "[pr]_[a-z0-9_]+$", Connections: c.Connections,
 		StatementTimeout: strconv.FormatInt(c.StatementTimeout.Milliseconds(), 10), IdleTimeout: strconv.FormatInt(c.StatementTimeout.Milliseconds(), 10),
 		FunctionsQuery: functionsQuery, Logged: c.Log != "", Replicated: c.Agents != "",
 	}
@@ -82,7 +85,8 @@ func (c *Config) makeSetup(database string) (text, digest string, err error) {
 		g := c.group(v.Name)
 		s.Roles, s.Groups = append(s.Roles, g), append(s.Groups, g)
 		s.Views = append(s.Views, setupView{Name: v.Name, Group: g, Schema: v.schema(), Table: v.table(), Selected: v.selected(), KeyColumns: v.keyColumns(),
-			OwnerGrants: v.ownerGrants(), GroupGrants: v.groupGrants(g), Conditions: v.conditions(), Shown: v.shown(), Joins: v.joins(), Key: v.keys()[0], Writes: v.writes()})
+			OwnerGrants: v.ownerGrants(), GroupGrants: v.groupGrants(g), Conditions: v.conditions(), Shown: v.shown(), Joins: v.joins(), Key: v.keys()[0], Writes: v.writes(),
+			RowSecurity: v.RowSecurity, Policy: v.policy(), Permit: p + "p_" + v.Name, Restrict: p + "r_" + v.Name, Relation: v.onRelation()})
 	}
 	fill := func() string {
 		var b strings.Builder

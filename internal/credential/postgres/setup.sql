@@ -12,7 +12,10 @@ BEGIN
   FOREACH r IN ARRAY ARRAY[{{literals .Roles}}] LOOP
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN EXECUTE format('CREATE ROLE %I NOLOGIN', r); END IF;
   END LOOP;
-  -- Groups of views that are not declared any more.
+  -- Policies of before, and groups of views that are not declared any more.
+  FOR r IN SELECT format('%I ON %s', polname, polrelid::regclass) FROM pg_policy WHERE polname ~ {{literal .PolicyPattern}} LOOP
+    EXECUTE 'DROP POLICY ' || r;
+  END LOOP;
   FOR r IN SELECT rolname FROM pg_roles WHERE rolname ~ {{literal .GroupPattern}} AND rolname <> ALL (ARRAY[{{literals .Groups}}]) LOOP
     EXECUTE format('DROP OWNED BY %I; DROP ROLE %I', r, r);
   END LOOP;
@@ -42,7 +45,7 @@ GRANT CONNECT ON DATABASE {{ident .Database}} TO {{ident .Broker}}, {{ident .Lea
 CREATE SCHEMA IF NOT EXISTS remit;
 REVOKE ALL ON SCHEMA remit FROM PUBLIC;
 GRANT USAGE ON SCHEMA remit TO {{ident .Broker}}, {{ident .Definer}}, {{ident .Owner}}, {{ident .Lease}};
-DROP OWNED BY {{ident .Owner}}; -- the views of before, and the owner's rights on tables
+DROP OWNED BY {{ident .Owner}}{{range .Groups}}, {{ident .}}{{end}}; -- the views of before, and rights on tables
 GRANT USAGE ON SCHEMA remit TO {{ident .Owner}};
 
 -- One row for each lease: the authority. No row, no rows. The values of the view's keys stand in columns of their types, so that no statement
@@ -55,6 +58,7 @@ ALTER TABLE remit.scope ADD COLUMN IF NOT EXISTS masked text[]; -- columns that 
 ALTER TABLE remit.scope DROP COLUMN IF EXISTS key1, DROP COLUMN IF EXISTS key2, DROP COLUMN IF EXISTS key3, DROP COLUMN IF EXISTS key4;
 CREATE TABLE IF NOT EXISTS remit.declared (name name PRIMARY KEY, grp name NOT NULL, readonly boolean NOT NULL, fingerprint text);
 ALTER TABLE remit.declared ADD COLUMN IF NOT EXISTS key_columns text[]; -- of remit.scope, in the order of the keys
+ALTER TABLE remit.declared ADD COLUMN IF NOT EXISTS at_schema name, ADD COLUMN IF NOT EXISTS at_table name; -- held by policies there
 CREATE TABLE IF NOT EXISTS remit.installed (one boolean PRIMARY KEY DEFAULT true CHECK (one), digest text NOT NULL, functions text NOT NULL);
 REVOKE ALL ON remit.scope, remit.declared, remit.installed FROM PUBLIC;
 GRANT SELECT ON remit.scope TO {{ident .Owner}};
@@ -64,7 +68,7 @@ GRANT SELECT ON remit.installed TO {{ident .Broker}};
 
 -- 4. The functions: all that the broker can do. Below PostgreSQL 16 a login with CREATEROLE could give itself almost anything; these
 -- can make and drop roles of leases, and nothing else.
-CREATE OR REPLACE FUNCTION remit.fingerprint(of_view name) RETURNS text
+CREATE OR REPLACE FUNCTION remit.view_fingerprint(of_view name) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $remit$
   SELECT encode(sha256(convert_to(concat_ws('|', pg_get_viewdef(c.oid), pg_get_userbyid(c.relowner), c.reloptions, c.relacl, c.relhastriggers, c.relkind,
     (SELECT count(*) FROM pg_rewrite r WHERE r.ev_class = c.oid),
@@ -72,6 +76,23 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $remit$
     'UTF8')), 'hex')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'remit' AND c.relname = of_view
 $remit$;
+
+CREATE OR REPLACE FUNCTION remit.fingerprint(of_view name) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $remit$
+DECLARE d remit.declared;
+BEGIN
+  SELECT * INTO d FROM remit.declared x WHERE x.name = of_view;
+  IF d.at_table IS NULL THEN RETURN remit.view_fingerprint(of_view); END IF;
+  -- Of a table that policies hold: row security, its two policies, the view on which they rest, and what the group and everybody may do.
+  RETURN (SELECT encode(sha256(convert_to(concat_ws('|', c.relkind, c.relrowsecurity, remit.view_fingerprint('mine'),
+    (SELECT string_agg(concat_ws(' ', p.polname, p.polcmd, p.polpermissive, p.polroles::regrole[], pg_get_expr(p.polqual, c.oid), pg_get_expr(p.polwithcheck, c.oid)), ',' ORDER BY p.polname)
+      FROM pg_policy p WHERE p.polrelid = c.oid AND (SELECT g.oid FROM pg_roles g WHERE g.rolname = d.grp) = ANY (p.polroles)),
+    (SELECT string_agg(x.privilege_type, ' ' ORDER BY x.privilege_type) FROM aclexplode(c.relacl) x LEFT JOIN pg_roles g ON g.oid = x.grantee WHERE x.grantee = 0 OR g.rolname = d.grp),
+    (SELECT string_agg(concat_ws(' ', a.attname, a.atttypid::regtype,
+        (SELECT string_agg(x.privilege_type, ' ' ORDER BY x.privilege_type) FROM aclexplode(a.attacl) x LEFT JOIN pg_roles g ON g.oid = x.grantee WHERE x.grantee = 0 OR g.rolname = d.grp)), ',' ORDER BY a.attnum)
+      FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0)), 'UTF8')), 'hex')
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = d.at_schema AND c.relname = d.at_table AND c.relrowsecurity);
+END $remit$;
 
 CREATE OR REPLACE FUNCTION remit.role_of(lease text) RETURNS name
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $remit$
@@ -98,12 +119,12 @@ BEGIN
   END IF;
   SELECT * INTO v FROM remit.declared d WHERE d.name = of_view;
   IF v.name IS NULL OR v.fingerprint IS NULL OR remit.fingerprint(v.name) IS DISTINCT FROM v.fingerprint THEN
-    RAISE EXCEPTION 'view remit.% is missing, or is not as it was set up', of_view USING ERRCODE = 'object_not_in_prerequisite_state';
+    RAISE EXCEPTION 'view remit.%, or what holds it at its table, is missing, or is not as it was set up', of_view USING ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
   EXECUTE format('CREATE ROLE %I LOGIN PASSWORD %L VALID UNTIL %L CONNECTION LIMIT {{.Connections}} IN ROLE %I', login, verifier, until, v.grp);
   EXECUTE format('ALTER ROLE %I SET statement_timeout = {{.StatementTimeout}}', login);
   EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = {{.IdleTimeout}}', login);
-  EXECUTE format('ALTER ROLE %I SET search_path = pg_catalog, remit', login);
+  EXECUTE format('ALTER ROLE %I SET search_path = pg_catalog, %I', login, coalesce(v.at_schema, 'remit'));
 {{if .Logged}}  EXECUTE format('ALTER ROLE %I SET log_min_duration_statement = 0', login);
 {{end}}  IF v.readonly THEN EXECUTE format('ALTER ROLE %I SET default_transaction_read_only = on', login); END IF;
   INSERT INTO remit.scope (role, at_view, expires, masked{{range .KeyColumns}}, {{ident .Name}}{{end}})
@@ -191,8 +212,20 @@ GRANT EXECUTE ON FUNCTION remit.same(name, name) TO {{ident .Lease}}; -- a view 
 -- read join the lease's row, which costs a statement the least; those that are written must be of one table. The CASE is true of every row
 -- that is shown: it keeps the planner from asking the clock once, before the first row.
 DELETE FROM remit.declared;
+CREATE VIEW remit.mine WITH (security_barrier) AS SELECT * FROM remit.scope s WHERE s.role = session_user; -- its own, for policies
+ALTER VIEW remit.mine OWNER TO {{ident .Owner}};
+REVOKE ALL ON remit.mine FROM PUBLIC;
 {{range .Views}}
-GRANT USAGE ON SCHEMA {{ident .Schema}} TO {{ident $.Owner}};
+{{if .RowSecurity}}-- Policies: the first permits, the second restricts. So whatever else is permitted at the table, it is never more than the lease.
+DO $remit$
+BEGIN
+  IF NOT (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = {{literal .Relation}}::regclass) THEN
+    RAISE EXCEPTION 'row security is not enabled at %: give everybody else who uses the table a policy, and enable it', {{literal .Relation}};
+  END IF;
+END $remit$;
+CREATE POLICY {{ident .Permit}} ON {{.Relation}} AS PERMISSIVE FOR ALL TO {{ident .Group}} USING (true);
+CREATE POLICY {{ident .Restrict}} ON {{.Relation}} AS RESTRICTIVE FOR ALL TO {{ident .Group}} USING ({{.Policy}});
+{{else}}GRANT USAGE ON SCHEMA {{ident .Schema}} TO {{ident $.Owner}};
 {{range .OwnerGrants}}GRANT {{.}} TO {{ident $.Owner}};
 {{end}}CREATE VIEW remit.{{ident .Name}} WITH (security_barrier) AS
 {{- if .Writes}}
@@ -209,9 +242,10 @@ GRANT USAGE ON SCHEMA {{ident .Schema}} TO {{ident $.Owner}};
 {{- end}}
 ALTER VIEW remit.{{ident .Name}} OWNER TO {{ident $.Owner}};
 REVOKE ALL ON remit.{{ident .Name}} FROM PUBLIC;
-{{range .GroupGrants}}GRANT {{.}};
-{{end}}INSERT INTO remit.declared VALUES ({{literal .Name}}, {{literal .Group}}, {{not .Writes}}, remit.fingerprint({{literal .Name}}), ARRAY[{{literals .KeyColumns}}]);
-{{end}}
+{{end}}{{range .GroupGrants}}GRANT {{.}};
+{{end}}INSERT INTO remit.declared VALUES ({{literal .Name}}, {{literal .Group}}, {{not .Writes}}, NULL, ARRAY[{{literals .KeyColumns}}]
+{{- if .RowSecurity}}, {{literal .Schema}}, {{literal .Table}}{{end}});
+{{end}}UPDATE remit.declared SET fingerprint = remit.fingerprint(name);
 INSERT INTO remit.installed VALUES (true, {{literal .Digest}}, ({{.FunctionsQuery}}))
   ON CONFLICT (one) DO UPDATE SET digest = excluded.digest, functions = excluded.functions;
 COMMIT;

@@ -159,11 +159,12 @@ func otherRow(ctx context.Context, tx pgx.Tx, l remit.Lease, c *Config) (string,
 	if err != nil || draws {
 		return "", errors.Join(err, errors.New(base+" draws from a sequence"))
 	}
+	schema, name := v.relation()
 	values := make([]string, len(v.Columns))
 	for i, column := range v.Columns {
 		var typ string
 		err := tx.QueryRow(ctx, `SELECT a.atttypid::regtype::text FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class r ON r.oid = a.attrelid
-			JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace WHERE n.nspname = 'remit' AND r.relname = $1 AND a.attname = $2`, v.Name, column).Scan(&typ)
+			JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace WHERE n.nspname = $3 AND r.relname = $1 AND a.attname = $2`, name, column, schema).Scan(&typ)
 		if err != nil {
 			return "", err
 		}

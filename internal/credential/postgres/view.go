@@ -28,6 +28,9 @@ type View struct {
 	// Mask are columns, not of rows, that a rule of the organisation can have masked (obligation mask=COLUMN): they read as NULL then. A
 	// mask that the view does not list is a denial. For select.
 	Mask []string `yaml:"mask"`
+	// RowSecurity holds leases by row-level-security policies at the table itself instead of by a view: holders name the table, and can name
+	// nothing that the view would not show. The table must have row security enabled, which changes it for everybody else. No mask.
+	RowSecurity bool `yaml:"row_security"`
 }
 
 const (
@@ -59,6 +62,20 @@ func (v *View) writes() bool { return v.Action != "select" }
 func (v *View) schema() string { s, _, _ := strings.Cut(v.Table, "."); return s }
 func (v *View) table() string  { _, t, _ := strings.Cut(v.Table, "."); return t }
 
+// relation is what holders name: the view, or the table.
+func (v *View) relation() (schema, name string) {
+	if v.RowSecurity {
+		return v.schema(), v.table()
+	}
+	return schemaName, v.Name
+}
+
+// onRelation is the same, quoted.
+func (v *View) onRelation() string {
+	schema, name := v.relation()
+	return quoteIdent(schema) + "." + quoteIdent(name)
+}
+
 // keys are the columns of Rows in the order in which a scope row holds their values.
 func (v *View) keys() []string { return slices.Sorted(maps.Keys(v.Rows)) }
 
@@ -83,8 +100,8 @@ func (v *View) complete() error {
 	}
 	schema, table, ok := strings.Cut(v.Table, ".")
 	//remit:guard S17 TestInjectionThroughTheFile
-	if !viewPattern.MatchString(v.Name) || slices.Contains([]string{"scope", "declared", "installed"}, v.Name) {
-		return invalid("write a-z, 0-9 and _; scope, declared and installed are Remit's own", "view name %.60q", v.Name)
+	if !viewPattern.MatchString(v.Name) || slices.Contains([]string{"scope", "declared", "installed", "mine"}, v.Name) {
+		return invalid("write a-z, 0-9 and _; scope, declared, installed and mine are Remit's own", "view name %.60q", v.Name)
 	}
 	//remit:guard S17 TestInjectionThroughTheFile
 	if !ok || !identPattern.MatchString(schema) || !identPattern.MatchString(table) || schema == "remit" || strings.HasPrefix(schema, "pg_") || schema == "information_schema" {
@@ -122,8 +139,8 @@ func (v *View) fits() error {
 	}
 	for _, c := range v.Mask {
 		//remit:guard S17 TestViewsThatHoldNothing
-		if v.Action != "select" || !slices.Contains(v.Columns, c) || v.Rows[c] != "" {
-			return invalid("mask columns that are read and do not say whose rows they are", "view %s cannot mask %s", v.Name, c)
+		if v.Action != "select" || v.RowSecurity || !slices.Contains(v.Columns, c) || v.Rows[c] != "" {
+			return invalid("mask columns that are read through a view and do not say whose rows they are", "view %s cannot mask %s", v.Name, c)
 		}
 	}
 	switch n := len(v.Columns) + len(v.Reads); {
@@ -153,10 +170,13 @@ func (v *View) ownerGrants() []string {
 	return out
 }
 
-// groupGrants are the rights on the view that leases get through its group.
+// groupGrants are the rights on view or table that leases get through its group.
 func (v *View) groupGrants(group string) []string {
-	on := " ON remit." + quoteIdent(v.Name) + " TO " + quoteIdent(group)
+	on := " ON TABLE " + v.onRelation() + " TO " + quoteIdent(group)
 	var out []string
+	if v.RowSecurity {
+		out = append(out, "USAGE ON SCHEMA "+quoteIdent(v.schema())+" TO "+quoteIdent(group), "SELECT ON remit.mine TO "+quoteIdent(group))
+	}
 	if v.Action == "select" {
 		out = append(out, "SELECT ("+quoteIdents(v.Columns)+")"+on)
 	} else if len(v.Reads) > 0 {
@@ -187,6 +207,16 @@ func (v *View) keyColumns() []string {
 	var out []string
 	for i, c := range v.keys() {
 		out = append(out, keyColumn(i+1, v.Rows[c]))
+	}
+	return out
+}
+
+// policy says of the table's rows which are the lease's, by the row of scope that its holder may see.
+func (v *View) policy() string {
+	of := " FROM remit.mine s WHERE remit.same(s.at_view, " + quoteLiteral(v.Name) + "))"
+	out := "clock_timestamp() < (SELECT s.expires" + of
+	for i, c := range v.keys() {
+		out += fmt.Sprintf(" AND %s = ANY ((SELECT s.%s%s::%s[])", quoteIdent(c), quoteIdent(keyColumn(i+1, v.Rows[c])), of, scopeType(v.Rows[c]))
 	}
 	return out
 }
