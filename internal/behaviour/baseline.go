@@ -116,8 +116,26 @@ func NewBaselines(cfg Learning) *Baselines {
 		runs: recent[remit.RunID, *runState]{most: maxRuns}}
 }
 
+// Reading is what the baselines read of an entry. It depends on the entry alone, and most of the work is in it.
+type Reading struct {
+	o  observation
+	ok bool
+}
+
+// Read reads an entry; several may be read at once.
+func Read(e *remit.Entry) (r Reading) {
+	r.o, r.ok = observe(e)
+	return r
+}
+
 // Next scores the following entry, and learns from it. ok is false for entries that say nothing of behaviour.
 func (b *Baselines) Next(e *remit.Entry) (s Scored, ok bool) {
+	r := Read(e)
+	return b.NextRead(e, &r)
+}
+
+// NextRead is Next of an entry that was read already.
+func (b *Baselines) NextRead(e *remit.Entry, r *Reading) (s Scored, ok bool) {
 	if e.Seq <= b.seen && b.seen != 0 {
 		return s, false
 	}
@@ -125,11 +143,10 @@ func (b *Baselines) Next(e *remit.Entry) (s Scored, ok bool) {
 		b.seed = e.Hash()
 	}
 	b.seen = e.Seq
-	o, ok := observe(e)
-	if !ok {
+	if !r.ok {
 		return s, false
 	}
-	return b.observed(&o), true
+	return b.observed(&r.o), true
 }
 
 func (b *Baselines) observed(o *observation) Scored {

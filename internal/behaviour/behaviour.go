@@ -108,13 +108,23 @@ var rules = map[remit.EventKind]func(*Detector, *event) []remit.Finding{
 }
 
 // Next takes the following entry of the ledger and returns what it completes.
-func (d *Detector) Next(e remit.Entry) []remit.Finding {
+func (d *Detector) Next(e remit.Entry) []remit.Finding { return d.NextRead(e, nil) }
+
+// NextRead is Next of an entry that was read already; nil: it was not.
+func (d *Detector) NextRead(e remit.Entry, r *Reading) []remit.Finding {
 	out := d.hard(e)
-	if d.base != nil {
-		out = append(out, d.unusual(&e)...)
+	if d.base == nil {
+		return out
 	}
-	return out
+	if r == nil {
+		read := Read(&e)
+		r = &read
+	}
+	return append(out, d.unusual(&e, r)...)
 }
+
+// Learns reports whether the detector keeps baselines, and so wants entries to be read.
+func (d *Detector) Learns() bool { return d.base != nil }
 
 // hard are the rules that need no baseline.
 func (d *Detector) hard(e remit.Entry) []remit.Finding {

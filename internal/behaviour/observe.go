@@ -151,12 +151,24 @@ func disclosed(payload []byte, do func(path string, raw []byte)) {
 		if buf, err = base64.RawURLEncoding.AppendDecode(buf[:0], text); err != nil || len(buf) == 0 {
 			continue
 		}
-		var parts []json.RawMessage
-		var path string
-		if json.Unmarshal(buf, &parts) == nil && len(parts) == 3 && json.Unmarshal(parts[1], &path) == nil {
-			do(path, parts[2])
+		if path, raw, ok := parted(buf); ok {
+			do(path, raw)
 		}
 	}
+}
+
+// parted takes ["SALT","PATH",VALUE] apart. The store wrote it; a path with an escape in it takes the long way.
+func parted(b []byte) (path string, raw []byte, ok bool) {
+	_, rest, ok := bytes.Cut(b, []byte(`","`))
+	name, raw, ok2 := bytes.Cut(rest, []byte(`",`))
+	if ok && ok2 && len(raw) > 1 && bytes.IndexByte(name, '\\') < 0 && raw[len(raw)-1] == ']' {
+		return string(name), raw[:len(raw)-1], true
+	}
+	var parts []json.RawMessage
+	if json.Unmarshal(b, &parts) != nil || len(parts) != 3 || json.Unmarshal(parts[1], &path) != nil {
+		return "", nil, false
+	}
+	return path, parts[2], true
 }
 
 // volumeOf reads how much an act moved.

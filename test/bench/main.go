@@ -48,7 +48,7 @@ func main() {
 	flag.BoolVar(&o.short, "short", false, "leave out what needs the Kubernetes API server")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds; medians are printed")
 	flag.DurationVar(&o.round, "round", time.Second, "length of one round of one side")
-	flag.StringVar(&o.only, "only", "", "comma-separated chapters: policy,ledger,identity,process,sandbox,decisions,flood,mcp,tools,postgres,kubernetes,suspension; empty: all")
+	flag.StringVar(&o.only, "only", "", "comma-separated chapters: policy,behaviour,ledger,identity,process,sandbox,decisions,flood,mcp,tools,postgres,kubernetes,suspension; empty: all")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of the decisions to this file, server and client in this process; no comparison")
 	flag.Parse()
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // Tessera and client-go write there
@@ -76,7 +76,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		name string
 		do   func(context.Context) error
 	}{
-		{"policy", b.policy}, {"ledger", b.ledger}, {"identity", b.identity}, {"process", b.process}, {"sandbox", b.sandboxes}, {"decisions", b.decisions},
+		{"policy", b.policy}, {"behaviour", b.behaviour}, {"ledger", b.ledger}, {"identity", b.identity}, {"process", b.process}, {"sandbox", b.sandboxes}, {"decisions", b.decisions},
 		{"flood", b.flood}, {"mcp", b.mcp}, {"tools", b.tools}, {"postgres", b.postgres}, {"kubernetes", b.kubernetes},
 		{"suspension", b.suspension},
 	} {

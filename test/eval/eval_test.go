@@ -99,3 +99,20 @@ func TestStructured(t *testing.T) {
 		}
 	}
 }
+
+// TestBehaviour scores the made-up folder; the measures are what they are said to be.
+func TestBehaviour(t *testing.T) {
+	var out strings.Builder
+	if err := behaviourOf(deskFolder(t), options{}, &out); err != nil || !strings.Contains(out.String(), "all features") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+	if got := auc([]float64{2, 5}, []float64{1, 2, 3, 4}); got != (1.5/4+1)/2 {
+		t.Errorf("AUC %v", got)
+	}
+	if got := caught([]float64{3.5, 4.5}, []float64{1, 2, 3, 4}, 0.25); got != 1 {
+		t.Errorf("caught %v", got)
+	}
+	if got := caught([]float64{3.5, 4.5}, []float64{1, 2, 3, 4}, 0.05); got != 0.5 {
+		t.Errorf("caught %v", got)
+	}
+}
