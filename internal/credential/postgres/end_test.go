@@ -246,6 +246,34 @@ func TestUnfitDatabase(t *testing.T) {
 	}
 }
 
+// TestWaysAround: a plan of before, another role of its own, the table against itself and statistics show nothing of others.
+func TestWaysAround(t *testing.T) {
+	for mode, how := range modes {
+		d := newDatabase(t, how)
+		conn := d.session(d.mint(lease("transactions")))
+		exec(t, conn, d.says("PREPARE q AS SELECT count(id) FROM remit.transactions WHERE customer_id <> 5"))
+		for name, sql := range map[string]string{
+			"a plan of before": "EXECUTE q",
+			"its group's role": "SET ROLE remit_" + d.cfg.Installation + "_v_transactions; EXECUTE q",
+			"a new plan as it": "SET ROLE remit_" + d.cfg.Installation + "_v_transactions; SELECT count(id) FROM remit.transactions WHERE customer_id <> 5",
+			"itself beside it": "SELECT count(a.id) FROM remit.transactions a WHERE EXISTS (SELECT id FROM remit.transactions b WHERE b.id = a.id + 1)",
+			"statistics":       "SELECT count(*) FROM pg_stats WHERE tablename = 'transactions'",
+			"other's scopes":   map[bool]string{false: "SELECT 0", true: "SELECT count(*) FROM remit.mine WHERE role <> session_user"}[d.policies()],
+		} {
+			n := -1
+			reader := conn.PgConn().Exec(t.Context(), d.says(sql))
+			results, err := reader.ReadAll()
+			if err == nil {
+				_, err = fmt.Sscan(string(results[len(results)-1].Rows[0][0]), &n)
+			}
+			if err != nil || n != 0 {
+				t.Errorf("%s, %s: %d rows of others, %v", mode, name, n, err)
+			}
+			exec(t, conn, "RESET ROLE")
+		}
+	}
+}
+
 // TestUnfitPolicies: what an administrator does to a table that holds leases itself makes none any more, and is noticed.
 func TestUnfitPolicies(t *testing.T) {
 	d := newDatabase(t, byPolicies)
