@@ -34,6 +34,7 @@ type ServerConfig struct {
 	People      *People     // nil: nobody logs in from elsewhere
 	Jobs        []Job       // which CI jobs do
 	Announce    []Announce  // webhooks that are told of what waits for people
+	Metrics     SecretRef   // the bearer token that reads /metrics; zero: there is none
 	Signals     []Signal    // receivers that are told of findings and suspensions
 	AdminGroup  int         // may connect to the admin socket, whose uid still decides; -1: the server's user alone
 	Issuer      string      // `iss` of JWT-SVIDs: an https URL
@@ -92,7 +93,12 @@ type serverFile struct {
 	People      *peopleFile    `yaml:"people" doc:"How people log in from elsewhere, with remit login. Left out: nobody can."`
 	Findings    *findingsFile  `yaml:"findings" doc:"What the ledger shows to be odd, and what is done about it."`
 	Announce    []announceFile `yaml:"announce" doc:"Which webhooks are told of requests that wait for people. Left out: none."`
+	Metrics     metricsFile    `yaml:"metrics" doc:"Figures for Prometheus, at /metrics of the HTTPS address. Left out: there is none."`
 	Signals     []signalFile   `yaml:"signals" doc:"Which receivers are told of findings and suspensions. Left out: none."`
+}
+
+type metricsFile struct {
+	Token SecretRef `yaml:"token" doc:"The bearer token of who reads them, at least 24 characters."`
 }
 
 type witnessesFile struct {
@@ -222,6 +228,9 @@ func (f *serverFile) config(name, dir string, out *problems) *ServerConfig {
 	f.jobs(s, name, dir, out)
 	f.announce(s, name, dir, out)
 	f.signals(s, name, dir, out)
+	if s.Metrics = f.Metrics.Token; s.Metrics.File != "" {
+		s.Metrics.File = under(dir, s.Metrics.File)
+	}
 	f.authors(s, name, dir, out)
 	f.witnesses(s, name, out)
 	f.findings(s, name, out)

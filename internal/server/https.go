@@ -51,6 +51,7 @@ func (s *Server) httpsHandler() (http.Handler, error) {
 	s.remoteManagement(mux)
 	s.approvalRoutes(mux)
 	s.signalRoutes(mux)
+	s.metricsRoute(mux)
 	mux.HandleFunc("POST /kubernetes/{target}/{hook}", s.webhook)
 	return mux, s.identityEndpoints(mux)
 }

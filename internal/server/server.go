@@ -109,6 +109,7 @@ type Server struct {
 	webhooks   []*webhook     // that are told of what waits for people
 	receivers  []*receiver    // that are told of findings and suspensions
 	signaling  sync.WaitGroup // of receivers
+	metrics    metrics
 	login      *login.Handler // nil: nobody logs in from elsewhere
 
 	sandboxes  sandboxes
@@ -182,7 +183,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := errors.Join(s.buildLine(), s.openTools(o.Executable)); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(s.openPeople(), s.openSignals()); err != nil {
+	if err := errors.Join(s.openPeople(), s.openSignals(), s.openMetrics()); err != nil {
 		return nil, err
 	}
 	if s.management, err = admin.New(admin.Config{Ops: s.ops(), Person: s.person, Record: s.record, Log: s.log, Now: s.now}); err != nil {
@@ -314,6 +315,7 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	front.run("hangup", s.onHangup)
 	front.run("announcements", s.announce)
 	front.run("signals", s.signal)
+	front.run("metrics", s.countEntries)
 	s.runIdentities(front)
 	if ready != nil {
 		ready(s.status())
