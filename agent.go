@@ -72,6 +72,7 @@ type Posture struct {
 	Suspended bool
 	Reason    string // why, for people
 	StepUp    string // a group of whom one has to approve each decision; empty: none
+	Throttled bool   // whether it is given only so much an hour
 	Epoch     uint64 // moves with every change; a commit's precondition
 }
 
@@ -81,6 +82,7 @@ type AgentStatus struct {
 	Suspended bool      `json:"suspended"`
 	Reason    string    `json:"reason,omitempty"`
 	StepUp    string    `json:"step_up,omitempty"`
+	Throttled bool      `json:"throttled,omitempty"`
 	By        Name      `json:"by,omitempty"`
 	At        time.Time `json:"at"`
 }

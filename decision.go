@@ -41,6 +41,7 @@ type ReasonCode string
 const (
 	ReasonUnknownAgent     ReasonCode = "unknown_agent"
 	ReasonSuspended        ReasonCode = "agent_suspended"
+	ReasonThrottled        ReasonCode = "agent_throttled"     // it was given as much as it is given until it is reinstated
 	ReasonHalted           ReasonCode = "installation_halted" // until an operator confirms (S13)
 	ReasonNotEnrolled      ReasonCode = "not_enrolled"        // an enforcement point spoke for whom it may not (S6)
 	ReasonAsserted         ReasonCode = "subject_asserted"    // the subject was named, not proven (S6)

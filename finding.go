@@ -65,13 +65,14 @@ type Response uint8
 
 // The responses, from the least.
 const (
-	RespondNotice  Response = iota // it is listed
-	RespondStepUp                  // whatever the agent is given next, a person has to approve
-	RespondSuspend                 // all powers of the agent end
-	RespondKill                    // and the processes that were launched with its identity
+	RespondNotice   Response = iota // it is listed
+	RespondStepUp                   // whatever the agent is given next, a person has to approve
+	RespondThrottle                 // the agent is given little an hour
+	RespondSuspend                  // all powers of the agent end
+	RespondKill                     // and the processes that were launched with its identity
 )
 
-var responseNames = [...]string{"notice", "step-up", "suspend", "kill"}
+var responseNames = [...]string{"notice", "step-up", "throttle", "suspend", "kill"}
 
 func (r Response) String() string { return responseNames[r] }
 
@@ -86,7 +87,7 @@ func (r *Response) UnmarshalText(b []byte) error {
 			return nil
 		}
 	}
-	return &Error{Code: CodeInvalid, Msg: strconv.Quote(Clip(string(b), 40)) + " is no response", Hint: "write notice, step-up, suspend or kill"}
+	return &Error{Code: CodeInvalid, Msg: strconv.Quote(Clip(string(b), 40)) + " is no response", Hint: "write notice, step-up, throttle, suspend or kill"}
 }
 
 // FindingState is where a finding stands.

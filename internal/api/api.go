@@ -119,6 +119,7 @@ type Agent struct {
 	Owner     string     `json:"owner,omitempty"`
 	Suspended bool       `json:"suspended"`
 	StepUp    string     `json:"step_up,omitempty"` // the group that approves whatever it is given
+	Throttled bool       `json:"throttled,omitempty"`
 	Reason    string     `json:"reason,omitempty"`
 	Live      int        `json:"live_grants"`
 }

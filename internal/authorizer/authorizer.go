@@ -11,11 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"time"
 
 	"remit"
 )
 
-// Config are the parts on the line. All but Fold are required; all are safe for concurrent use.
+// Config are the parts on the line. All but Fold and Pace are required; all are safe for concurrent use.
 type Config struct {
 	Policy   func() Policy // the active revision; one call a request, so that one revision judges all of it
 	State    State
@@ -24,6 +25,7 @@ type Config struct {
 	Broker   Broker
 	Acts     Acts
 	Fold     *Fold // repeated denials; nil folds none
+	Pace     Pace  // of throttled agents; nil gives them nothing
 }
 
 // Policy is one immutable revision of workflows and organisation rules.
@@ -48,6 +50,9 @@ type State interface {
 	// HeldOf counts the held requests of a run.
 	HeldOf(run remit.RunID) int
 }
+
+// Pace says whether a throttled agent may be given one more thing now, and counts it.
+type Pace func(agent remit.Name, at time.Time) bool
 
 // Evidence finds the verified facts for all needs, in their order, within the context's deadline.
 type Evidence interface {
@@ -232,7 +237,7 @@ func (a *Authorizer) enter(req *remit.Request, w *weighed) bool {
 func (a *Authorizer) standing(req *remit.Request, w *weighed) bool {
 	for _, who := range [...]remit.Name{remit.Installation, req.Agent} {
 		posture := a.cfg.State.Posture(who)
-		w.stepUp = posture.StepUp
+		w.stepUp, w.throttled = posture.StepUp, posture.Throttled
 		w.rests(remit.AgentKey(who), posture.Epoch)
 		//remit:guard S20 TestDefaultDeny
 		if posture.Suspended {

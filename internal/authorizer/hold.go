@@ -65,9 +65,14 @@ func (a *Authorizer) askMore(ctx context.Context, req *remit.Request, w *weighed
 	}
 }
 
-// watch holds what an agent would be given for the group that its posture names, as if a rule of the organisation did. Live grants that
-// are judged again are left alone: they were given before, or with that approval.
+// watch denies what is more than a throttled agent is given, and holds what an agent would be given for the group that its posture names,
+// as if a rule of the organisation did. Live grants that are judged again are left alone: they were given before, or with that approval.
 func (a *Authorizer) watch(ctx context.Context, req *remit.Request, w *weighed) {
+	//remit:guard S36 TestThrottle internal/server
+	if w.throttled && w.decision.Effect != remit.Deny && (a.cfg.Pace == nil || !a.cfg.Pace(req.Agent, req.At)) {
+		w.deny(remit.Reason{Code: remit.ReasonThrottled})
+		keep(req, w)
+	}
 	need := remit.Need{Kind: remit.EvidenceApproval, Source: remit.SourceRule, Within: heldFor, Match: map[string]string{"group": w.stepUp, "people": "1"}}
 	asked := func(n remit.Need) bool { return n.Source == need.Source && n.Match["group"] == w.stepUp }
 	if w.stepUp == "" || w.decision.Effect == remit.Deny || slices.ContainsFunc(w.match.Needs, asked) {

@@ -20,13 +20,14 @@ type weighed struct {
 	seen     []remit.Precondition
 	cut      bool // see shorten
 
-	stepUp string             // the group that has to approve whatever the agent is given
-	asks   []remit.Need       // approvals that rules ask for, and that nobody looked for yet
-	asked  remit.Digest       // of the request, when people are asked about it
-	uses   *remit.Held        // the approval that the decision rests on
-	opens  *remit.Held        // what is held for the first time
-	held   remit.Precondition // that it is the first
-	late   bool               // see moved
+	throttled bool               // whether the agent is given only so much an hour
+	stepUp    string             // the group that has to approve whatever the agent is given
+	asks      []remit.Need       // approvals that rules ask for, and that nobody looked for yet
+	asked     remit.Digest       // of the request, when people are asked about it
+	uses      *remit.Held        // the approval that the decision rests on
+	opens     *remit.Held        // what is held for the first time
+	held      remit.Precondition // that it is the first
+	late      bool               // see moved
 
 	sensitive map[string]bool
 }

@@ -24,7 +24,7 @@ type denial struct {
 }
 
 // notOfTheAgent are reasons of denials that it does not cause.
-var notOfTheAgent = []remit.ReasonCode{remit.ReasonSuspended, remit.ReasonHalted, remit.ReasonFault, remit.ReasonConflict, remit.ReasonEvidenceSource,
+var notOfTheAgent = []remit.ReasonCode{remit.ReasonSuspended, remit.ReasonThrottled, remit.ReasonHalted, remit.ReasonFault, remit.ReasonConflict, remit.ReasonEvidenceSource,
 	remit.ReasonTarget, remit.ReasonWorkflowChanged}
 
 func (d *Detector) folded(v *event) []remit.Finding {

@@ -69,6 +69,8 @@ func agentState(g api.Agent) string {
 		return "suspended"
 	case g.StepUp != "":
 		return "stepped up: " + g.StepUp + " approves"
+	case g.Throttled:
+		return "throttled"
 	}
 	return "active"
 }

@@ -23,6 +23,7 @@ type Findings struct {
 	Canaries    []Canary
 	Baselines   Baselines
 	StepUp      string // the group of whom one approves what an agent is given after a step-up
+	Throttle    int    // how much an agent is given an hour after a throttle
 }
 
 // Baselines say how unusual behaviour is found; Budget 0: not at all.
@@ -40,11 +41,12 @@ type Canary struct {
 }
 
 type findingsFile struct {
-	Respond     *respondFile   `yaml:"respond" doc:"What is done about a finding by itself: notice (it is listed), step-up (a person approves what the agent is given next), suspend (all powers of the agent end) or kill (and its launched processes)."`
+	Respond     *respondFile   `yaml:"respond" doc:"What is done about a finding by itself: notice (it is listed), step-up (a person approves what the agent is given next), throttle (it is given little an hour), suspend (all powers of the agent end) or kill (and its launched processes)."`
 	Denials     *denialsFile   `yaml:"denials" doc:"How many denials of one agent are a burst. Left out: 30 in 1m."`
 	Suspensions *int32         `yaml:"suspensions_an_hour" doc:"How many agents Remit may suspend by itself within an hour, in the whole installation; beyond that it only tells. Left out: 3; 0: none."`
 	Baselines   *baselinesFile `yaml:"baselines" doc:"How what is unlike before is found."`
 	StepUp      word           `yaml:"step_up" is:"text" doc:"The group of people of whom one has to approve, after step-up. Needed where respond says step-up."`
+	Throttle    *int32         `yaml:"throttle" doc:"How many requests of an agent are allowed within an hour, after throttle, 1 to 3600; the others are denied. Left out: 60."`
 	Canaries    []canaryFile   `yaml:"canaries" doc:"What no honest work touches. Left out: nothing."`
 }
 
@@ -129,7 +131,12 @@ func (f *serverFile) findings(s *ServerConfig, name string, out *problems) {
 			out.add(name, f.TrustDomain.line, "findings: suspensions_an_hour: %d: write 0 to 1000", *n)
 		}
 	}
-	s.Findings.StepUp = in.StepUp.s
+	s.Findings.StepUp, s.Findings.Throttle = in.StepUp.s, 60
+	if n := in.Throttle; n != nil {
+		if s.Findings.Throttle = int(*n); *n < 1 || *n > 3600 {
+			out.add(name, f.TrustDomain.line, "findings: throttle: %d: write 1 to 3600", *n)
+		}
+	}
 	s.Findings.Baselines = in.Baselines.baselines(name, out)
 	s.Findings.Canaries = canaries(in.Canaries, name, out)
 }

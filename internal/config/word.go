@@ -48,7 +48,7 @@ var formats = map[string]format{
 	"pinkind":      {expr(`^(Agent|Tool|Target|EvidenceSource|EnforcementPoint|Rule)$`), "Agent, Tool, Target, EvidenceSource, EnforcementPoint or Rule"},
 	"announceform": {expr(`^(generic|slack)$`), "generic or slack"},
 	"signalform":   {expr(`^(webhook|set)$`), "webhook or set"},
-	"response":     {expr(`^(notice|step-up|suspend|kill)$`), "notice, step-up, suspend or kill"},
+	"response":     {expr(`^(notice|step-up|throttle|suspend|kill)$`), "notice, step-up, throttle, suspend or kill"},
 	"notstarter":   {expr(`^not-starter$`), "not-starter, or leave it out"},
 	"level":        {expr(`^(user|launched|sandbox|node)$`), "user, launched, sandbox or node"},
 	"role":         {expr(`^(admin|author|approver|responder|auditor)$`), "admin, author, approver, responder or auditor"},

@@ -95,6 +95,8 @@ func Next(code remit.ReasonCode) string {
 		return "an operator has to enrol this identity, or the subject has to prove itself"
 	case remit.ReasonSuspended:
 		return "an operator has to reinstate the agent"
+	case remit.ReasonThrottled:
+		return "ask for less: until an operator reinstates the agent it is given little an hour"
 	case remit.ReasonEvidenceMissing, remit.ReasonEvidenceStale, remit.ReasonSuperseded, remit.ReasonEvidenceSubject:
 		return "have the evidence that is named made for exactly this request, then ask again"
 	case remit.ReasonEvidenceInvalid, remit.ReasonEvidenceSigner, remit.ReasonEvidenceSeverity, remit.ReasonEvidenceField:

@@ -177,6 +177,7 @@ func fix(r *remit.Reason) string {
 // steps are what would have to be true where the reason itself does not say.
 var steps = map[remit.ReasonCode]string{
 	remit.ReasonSuspended:        "an operator would have to reinstate the agent: remit agent reinstate",
+	remit.ReasonThrottled:        "the agent would have to wait, or an operator to reinstate it: remit agent reinstate",
 	remit.ReasonHalted:           "an operator would have to confirm the clock: remit doctor says how",
 	remit.ReasonUnknownAgent:     "the caller would have to be an agent that a file declares, known by its SPIFFE ID",
 	remit.ReasonNotEnrolled:      "the caller would have to be an enforcement point whose file lists this action and trust domain",

@@ -121,7 +121,8 @@ func outside(d *remit.Decision) []remit.Reason {
 
 func isOutside(r remit.Reason) bool {
 	switch r.Code {
-	case remit.ReasonTarget, remit.ReasonConflict, remit.ReasonLimit, remit.ReasonHoldExpired, remit.ReasonApprovalDenied, remit.ReasonObligation:
+	case remit.ReasonTarget, remit.ReasonConflict, remit.ReasonLimit, remit.ReasonHoldExpired, remit.ReasonApprovalDenied, remit.ReasonObligation,
+		remit.ReasonThrottled:
 		return true
 	case remit.ReasonFault: // a source's fault is part of what was found, and so of the input
 		return !strings.HasPrefix(r.Of, "evidence.")

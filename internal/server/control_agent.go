@@ -18,7 +18,7 @@ import (
 
 func (s *Server) agentView(a remit.Agent) api.Agent {
 	p := s.store.Posture(a.Name)
-	return api.Agent{Name: a.Name, ID: a.ID.String(), Owner: a.Owner, Suspended: p.Suspended, StepUp: p.StepUp, Reason: p.Reason,
+	return api.Agent{Name: a.Name, ID: a.ID.String(), Owner: a.Owner, Suspended: p.Suspended, StepUp: p.StepUp, Throttled: p.Throttled, Reason: p.Reason,
 		Live: len(s.store.LiveGrants(store.GrantFilter{Agent: a.Name}))}
 }
 

@@ -204,9 +204,9 @@ func (s *Server) respond(ctx context.Context, f *remit.Finding) {
 		of = &suspension{agent: s.rev.Load().set.Agents[f.Agent], why: why, by: remit.Principal{Person: remit.Installation}, finding: f.ID,
 			kill: f.Response == remit.RespondKill}
 	}
-	if f.Response == remit.RespondStepUp {
-		status := remit.AgentStatus{Agent: f.Agent, StepUp: s.cfg.Findings.StepUp, Reason: remit.Clip(f.Text, 400) + " (" + string(f.ID) + ")", By: remit.Installation, At: s.now()}
-		s.store.SetStepUp(f.Agent, status.StepUp, status.Reason)
+	if f.Response == remit.RespondStepUp || f.Response == remit.RespondThrottle {
+		status := s.narrowed(f)
+		s.store.Narrow(&status)
 		if p := s.store.Posture(f.Agent); !p.Suspended {
 			row, require = append(row, status), []remit.Precondition{{Key: remit.AgentKey(f.Agent), Epoch: p.Epoch}}
 		}
@@ -219,6 +219,19 @@ func (s *Server) respond(ctx context.Context, f *remit.Finding) {
 	change := remit.Change{Rows: row, Require: append(require, remit.Precondition{Key: f.EpochKey()}),
 		Events: []remit.Event{{At: s.now(), Kind: remit.EventRaised, Agent: f.Agent, Run: f.Run, By: "remit", Data: body}}}
 	s.recordFinding(ctx, f, change)
+}
+
+// narrowed is the agent's posture after a step-up or a throttle: what is asked of it already stays.
+func (s *Server) narrowed(f *remit.Finding) remit.AgentStatus {
+	p := s.store.Posture(f.Agent)
+	a := remit.AgentStatus{Agent: f.Agent, StepUp: p.StepUp, Throttled: p.Throttled, Reason: remit.Clip(f.Text, 400) + " (" + string(f.ID) + ")",
+		By: remit.Installation, At: s.now()}
+	if f.Response == remit.RespondThrottle {
+		a.Throttled = true
+	} else {
+		a.StepUp = s.cfg.Findings.StepUp
+	}
+	return a
 }
 
 // recordFinding writes a finding down, once. When the agent's posture moved meanwhile, by a person who suspended or reinstated it, theirs
@@ -264,7 +277,7 @@ func (s *Server) responseTo(f *remit.Finding) (r remit.Response, held string) {
 		return remit.RespondNotice, "no file declares the agent"
 	case s.store.Posture(f.Agent).Suspended && r <= remit.RespondSuspend:
 		return remit.RespondNotice, "the agent is suspended already"
-	case r == remit.RespondStepUp:
+	case r < remit.RespondSuspend:
 		return r, ""
 	}
 	s.findings.spent = slices.DeleteFunc(s.findings.spent, func(at time.Time) bool { return s.now().Sub(at) >= budgetFor })

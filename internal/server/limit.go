@@ -3,12 +3,28 @@
 package server
 
 import (
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"remit"
+	"remit/internal/authorizer"
+	"remit/internal/gateway"
 )
+
+// paceOf gives each throttled agent n things an hour, of which a tenth may come at once.
+func paceOf(n int) authorizer.Pace {
+	quota := gateway.NewQuota(gateway.Limits{Rate: float64(n) / 3600, Burst: max(1, float64(n)/10), Concurrent: math.MaxInt})
+	return func(agent remit.Name, at time.Time) bool {
+		account, ok := quota.Enter(string(agent), 0, at)
+		account.Leave()
+		return ok
+	}
+}
 
 // limited is a listener that closes what comes beyond a number of open connections. Whoever opens connections without end
 // must not use up the process's descriptors: the sockets of operators and of the Workload API need some (S35).

@@ -230,7 +230,7 @@ func (s *Server) buildLine() (err error) {
 	}
 	s.authorizer, err = authorizer.New(authorizer.Config{Policy: func() authorizer.Policy { return s.rev.Load().plan }, State: s.store,
 		Evidence: collector{s}, Record: s.store, Broker: s.broker, Acts: s.store,
-		Fold: &authorizer.Fold{Window: s.cfg.Quotas.Fold}})
+		Fold: &authorizer.Fold{Window: s.cfg.Quotas.Fold}, Pace: paceOf(s.cfg.Findings.Throttle)})
 	if err != nil {
 		return err
 	}

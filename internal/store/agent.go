@@ -23,7 +23,7 @@ func putAgent(conn *sqlite.Conn, a *remit.AgentStatus, w *write) error {
 // then the suspension stays.
 func (s *Store) publishAgent(a *remit.AgentStatus, epoch uint64) {
 	s.agents.update(a.Agent, func(old slot[remit.Posture]) slot[remit.Posture] {
-		next := &remit.Posture{Suspended: a.Suspended, Reason: a.Reason, StepUp: a.StepUp}
+		next := postureOf(a)
 		if old.epoch >= epoch {
 			epoch = old.epoch + 1
 			if old.row != nil && old.row.Suspended && !a.Suspended {
@@ -38,7 +38,7 @@ func (s *Store) loadAgents(conn *sqlite.Conn) error {
 	return query1(conn, agentsSQL, func(st *sqlite.Stmt) error {
 		a, err := decode[remit.AgentStatus](st, 0)
 		if err == nil {
-			s.agents.put(a.Agent, &remit.Posture{Suspended: a.Suspended, Reason: a.Reason, StepUp: a.StepUp}, uint64(st.ColumnInt64(1)))
+			s.agents.put(a.Agent, postureOf(a), uint64(st.ColumnInt64(1)))
 		}
 		return err
 	})
@@ -47,10 +47,11 @@ func (s *Store) loadAgents(conn *sqlite.Conn) error {
 // Posture returns what is known about an agent, from memory. An agent that never had a status is not suspended, at epoch 0.
 func (s *Store) Posture(agent remit.Name) remit.Posture {
 	slot, _ := s.agents.get(agent)
-	p := remit.Posture{Epoch: slot.epoch}
+	p := remit.Posture{}
 	if slot.row != nil {
-		p.Suspended, p.Reason, p.StepUp = slot.row.Suspended, slot.row.Reason, slot.row.StepUp
+		p = *slot.row
 	}
+	p.Epoch = slot.epoch
 	return p
 }
 
@@ -62,14 +63,19 @@ func (s *Store) SetSuspended(agent remit.Name, reason string) {
 	})
 }
 
-// SetStepUp has people approve all that an agent asks for from now on, likewise. It lifts nothing: who is suspended stays so.
-func (s *Store) SetStepUp(agent remit.Name, group, reason string) {
-	s.agents.update(agent, func(old slot[remit.Posture]) slot[remit.Posture] {
+// Narrow shows a status that is narrower than the one before, a step-up or a throttle, likewise. It lifts nothing: who is suspended
+// stays so.
+func (s *Store) Narrow(a *remit.AgentStatus) {
+	s.agents.update(a.Agent, func(old slot[remit.Posture]) slot[remit.Posture] {
 		if old.row != nil && old.row.Suspended {
 			return old
 		}
-		return slot[remit.Posture]{row: &remit.Posture{Reason: reason, StepUp: group}, epoch: old.epoch + 1}
+		return slot[remit.Posture]{row: postureOf(a), epoch: old.epoch + 1}
 	})
+}
+
+func postureOf(a *remit.AgentStatus) *remit.Posture {
+	return &remit.Posture{Suspended: a.Suspended, Reason: a.Reason, StepUp: a.StepUp, Throttled: a.Throttled}
 }
 
 // AgentStatus returns the last recorded status of an agent, which may lag behind Posture.
