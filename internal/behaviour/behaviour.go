@@ -27,7 +27,7 @@ type Config struct {
 	Outside func(workflow, revision remit.Digest, target string) bool
 	// Entry returns an entry with its payload: canary values are sealed in the ledger. Needed for canaries with a value.
 	Entry func(seq uint64) (remit.Entry, bool)
-	// Learn is how baselines are kept; nil: none are.
+	// Learn is how baselines are kept: by a Detector that holds no other rule, because reading for them takes long. Nil: none are.
 	Learn *Learning
 }
 
@@ -107,27 +107,22 @@ var rules = map[remit.EventKind]func(*Detector, *event) []remit.Finding{
 	remit.EventClosed:     (*Detector).closed,
 }
 
-// Next takes the following entry of the ledger and returns what it completes.
-func (d *Detector) Next(e remit.Entry) []remit.Finding { return d.NextRead(e, nil) }
-
-// NextRead is Next of an entry that was read already; nil: it was not.
-func (d *Detector) NextRead(e remit.Entry, r *Reading) []remit.Finding {
-	out := d.hard(e)
-	if d.base == nil {
-		return out
-	}
-	if r == nil {
-		read := Read(&e)
-		r = &read
-	}
-	return append(out, d.unusual(&e, r)...)
+// answers are the kinds of entries by which people let what was raised be raised again.
+var answers = map[remit.EventKind]func(*Detector, *event) []remit.Finding{
+	remit.EventReinstated: (*Detector).reinstated,
+	remit.EventClosed:     (*Detector).closed,
 }
 
-// Learns reports whether the detector keeps baselines, and so wants entries to be read.
-func (d *Detector) Learns() bool { return d.base != nil }
+// Next takes the following entry of the ledger and returns what it completes.
+func (d *Detector) Next(e remit.Entry) []remit.Finding {
+	if d.base == nil {
+		return d.by(rules, e)
+	}
+	d.by(answers, e)
+	return d.unusual(&e)
+}
 
-// hard are the rules that need no baseline.
-func (d *Detector) hard(e remit.Entry) []remit.Finding {
+func (d *Detector) by(rules map[remit.EventKind]func(*Detector, *event) []remit.Finding, e remit.Entry) []remit.Finding {
 	kind := KindOf(e.Body)
 	rule := rules[kind]
 	if rule == nil || kind == remit.EventDecision && len(d.cfg.Canaries) == 0 && allowed(e.Body) {

@@ -12,8 +12,8 @@ import (
 )
 
 // unusual makes a finding of an event that was too much.
-func (d *Detector) unusual(e *remit.Entry, r *Reading) []remit.Finding {
-	s, ok := d.base.NextRead(e, r)
+func (d *Detector) unusual(e *remit.Entry) []remit.Finding {
+	s, ok := d.base.Next(e)
 	if !ok || !s.Found() {
 		return nil
 	}

@@ -20,21 +20,48 @@ import (
 // findings follow the ledger. Nothing on the line waits for them: they read what is durable, at their own pace, and a reader that is
 // slow or stands still only finds later.
 type findings struct {
+	plans map[remit.Digest]*policy.Plan // owned by the follower of the hard rules
+	work  sync.WaitGroup                // of responses
+	slots chan struct{}
+
+	mu    sync.Mutex                    // guards spent
+	spent map[remit.FindingID]time.Time // suspensions by Remit itself, within the hour
+}
+
+// follower folds the ledger from its first entry, so that a restart leaves the same memory behind, and acts on what is found in entries that
+// it did not act on before.
+type follower struct {
+	name     string // of its position
+	make     func() *behaviour.Detector
+	read     func(after uint64, limit int) ([]remit.Entry, error)
+	note     func(remit.Entry) // is told of all entries; nil: nobody is
+	rest     time.Duration     // how long it rests for each it works: what it reads can wait
 	detector *behaviour.Detector
-	spent    []time.Time // suspensions by Remit itself, within the hour; owned by the follower
-	plans    map[remit.Digest]*policy.Plan
-	work     sync.WaitGroup // of responses
-	slots    chan struct{}
 }
 
 const (
-	followerName = "findings"
-	followed     = 512  // entries at a time
-	followSaved  = 4096 // entries until the position is written, if nothing is found
-	budgetFor    = time.Hour
-	responding   = 16
-	maxPlans     = 8
+	followerName  = "findings"
+	baselinesName = "baselines"
+	followed      = 512  // entries at a time
+	followSaved   = 4096 // entries until the position is written, if nothing is found
+	budgetFor     = time.Hour
+	responding    = 16
+	maxPlans      = 8
+	// restful leaves three quarters of a processor to the line while much is decided: baselines have until tomorrow.
+	restful = 3
 )
+
+// hardRules hold each entry to what is never in order. They take what they need from the entries as they are in memory.
+func (s *Server) hardRules() *follower {
+	return &follower{name: followerName, make: s.newDetector, read: s.store.Entries, note: s.countSuspension}
+}
+
+// baselines compare each entry with what was before. They read the arguments, which are kept apart from the entries.
+func (s *Server) baselines() *follower {
+	learning := behaviour.Learning(s.cfg.Findings.Baselines)
+	return &follower{name: baselinesName, make: func() *behaviour.Detector { return behaviour.New(behaviour.Config{Learn: &learning}) },
+		read: s.store.OpenEntries, rest: restful}
+}
 
 func (s *Server) newDetector() *behaviour.Detector {
 	cfg := behaviour.Config{Denials: s.cfg.Findings.Denials, Within: s.cfg.Findings.Within, Outside: s.outside, Entry: func(seq uint64) (remit.Entry, bool) {
@@ -43,10 +70,6 @@ func (s *Server) newDetector() *behaviour.Detector {
 	}}
 	for _, c := range s.cfg.Findings.Canaries {
 		cfg.Canaries = append(cfg.Canaries, behaviour.Canary(c))
-	}
-	if b := s.cfg.Findings.Baselines; b.Budget > 0 {
-		learning := behaviour.Learning(b)
-		cfg.Learn = &learning
 	}
 	return behaviour.New(cfg)
 }
@@ -64,109 +87,99 @@ func (s *Server) outside(workflow, revision remit.Digest, target string) bool {
 	return plan != nil && plan.Outside(workflow, target)
 }
 
-// followLedger folds the ledger from its first entry, so that a restart leaves the same memory behind, and acts on what is found in
-// entries that it did not act on before.
+// followLedger runs the followers.
 func (s *Server) followLedger(ctx context.Context) error {
-	f := &s.findings
-	f.detector = s.newDetector()
-	defer f.work.Wait()
+	defer s.findings.work.Wait()
+	s.finishSuspensions(ctx)
+	var wg sync.WaitGroup
+	if s.cfg.Findings.Baselines.Budget > 0 {
+		wg.Go(func() { s.keepFollowing(ctx, s.baselines()) })
+	}
+	s.keepFollowing(ctx, s.hardRules())
+	wg.Wait()
+	return nil
+}
+
+func (s *Server) keepFollowing(ctx context.Context, f *follower) {
 	for failed := false; ; failed = true {
-		err := s.follow(ctx)
+		f.detector = f.make()
+		err := s.follow(ctx, f)
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 		if !failed {
-			s.log.Error("the ledger cannot be followed; it is tried again every second", "err", err)
+			s.log.Error("the ledger cannot be followed; it is tried again every second", "for", f.name, "err", err)
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Second):
+		if !sleep(ctx, time.Second) {
+			return
 		}
-		f.detector, f.spent = s.newDetector(), nil
 	}
 }
 
-func (s *Server) follow(ctx context.Context) error {
-	done, ok, err := s.store.Followed(followerName)
+func (s *Server) follow(ctx context.Context, f *follower) error {
+	done, ok, err := s.store.Followed(f.name)
 	if err != nil {
 		return err
 	}
 	if !ok { // what was before the first follower is history: it is remembered, and nothing is done about it
-		if done = s.before; !s.saveFollowed(ctx, done) {
+		if done = s.before; !s.saveFollowed(ctx, f, done) {
 			return fmt.Errorf("the position is not on record")
 		}
 	}
-	s.finishSuspensions(ctx)
 	for seq, saved := uint64(0), done; ; {
-		committed := s.store.Committed()
-		entries, err := s.store.OpenEntries(seq, followed)
+		committed, began := s.store.Committed(), time.Now()
+		entries, err := f.read(seq, followed)
 		if err != nil {
 			return err
 		}
-		read := s.readEntries(entries)
-		for i, e := range entries {
-			s.followEntry(ctx, e, read[i], e.Seq > done)
+		for _, e := range entries {
+			s.followEntry(ctx, f, e, e.Seq > done)
 			if ctx.Err() != nil {
-				s.saveFollowed(ctx, max(seq, done))
+				s.saveFollowed(ctx, f, max(seq, done))
 				return nil
 			}
 			seq = e.Seq
 		}
-		if seq >= saved+followSaved && s.saveFollowed(ctx, seq) {
+		if seq >= saved+followSaved && s.saveFollowed(ctx, f, seq) {
 			saved = seq
+		}
+		if f.rest > 0 {
+			sleep(ctx, max(f.rest*time.Since(began), 50*time.Millisecond))
 		}
 		if len(entries) > 0 {
 			continue
 		}
 		select {
 		case <-ctx.Done():
-			s.saveFollowed(ctx, max(seq, done))
+			s.saveFollowed(ctx, f, max(seq, done))
 			return nil
 		case <-committed:
 		}
 	}
 }
 
-// readEntries reads for the baselines, two halves at a time: reading costs more than folding.
-func (s *Server) readEntries(entries []remit.Entry) []*behaviour.Reading {
-	out := make([]*behaviour.Reading, len(entries))
-	if !s.findings.detector.Learns() {
-		return out
-	}
-	read := func(from, to int) {
-		for i := from; i < to; i++ {
-			r := behaviour.Read(&entries[i])
-			out[i] = &r
-		}
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() { read(0, len(entries)/2) })
-	read(len(entries)/2, len(entries))
-	wg.Wait()
-	return out
-}
-
-func (s *Server) saveFollowed(ctx context.Context, seq uint64) bool {
+func (s *Server) saveFollowed(ctx context.Context, f *follower, seq uint64) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	_, err := s.store.Commit(ctx, remit.Change{Rows: []remit.Row{remit.Followed{Name: followerName, Seq: seq}}})
+	_, err := s.store.Commit(ctx, remit.Change{Rows: []remit.Row{remit.Followed{Name: f.name, Seq: seq}}})
 	return err == nil
 }
 
 // followEntry folds one entry, and acts on what it completes when it is new.
-func (s *Server) followEntry(ctx context.Context, e remit.Entry, read *behaviour.Reading, fresh bool) {
-	found := s.findings.detector.NextRead(e, read)
+func (s *Server) followEntry(ctx context.Context, f *follower, e remit.Entry, fresh bool) {
+	found := f.detector.Next(e)
+	if f.note != nil {
+		f.note(e)
+	}
 	if !fresh {
-		s.countSuspension(e)
 		return
 	}
 	for i := range found {
-		s.respond(ctx, &found[i])
+		s.respond(ctx, f.name, &found[i])
 	}
 }
 
-// countSuspension takes what an earlier process suspended by itself into the budget.
+// countSuspension takes a suspension by Remit itself into the budget, also one by an earlier process.
 func (s *Server) countSuspension(e remit.Entry) {
 	var event struct {
 		At   time.Time       `json:"at"`
@@ -176,7 +189,9 @@ func (s *Server) countSuspension(e remit.Entry) {
 		} `json:"data"`
 	}
 	if behaviour.KindOf(e.Body) == remit.EventSuspended && json.Unmarshal(e.Body, &event) == nil && event.Data.Finding != "" {
-		s.findings.spent = append(s.findings.spent, event.At)
+		s.findings.mu.Lock()
+		defer s.findings.mu.Unlock()
+		s.findings.spend(event.Data.Finding, event.At)
 	}
 }
 
@@ -187,15 +202,19 @@ type raisedData struct {
 }
 
 // respond acts on a finding, first, and then writes it down with what is done (S20).
-func (s *Server) respond(ctx context.Context, f *remit.Finding) {
+func (s *Server) respond(ctx context.Context, follower string, f *remit.Finding) {
+	s.findings.mu.Lock()
 	f.Response, f.Held = s.responseTo(f)
+	if f.Response >= remit.RespondSuspend {
+		s.findings.spend(f.ID, s.now())
+	}
+	s.findings.mu.Unlock()
 	found := s.since(f.At)
-	row := []remit.Row{*f, remit.Followed{Name: followerName, Seq: f.Seq()}}
+	row := []remit.Row{*f, remit.Followed{Name: follower, Seq: f.Seq()}}
 	var of *suspension
 	var require []remit.Precondition
 	if f.Response >= remit.RespondSuspend {
 		now, why := s.now(), remit.Clip(f.Text, 400)+" ("+string(f.ID)+")"
-		s.findings.spent = append(s.findings.spent, now)
 		//remit:guard S20 TestSlowFollower
 		s.store.SetSuspended(f.Agent, why)
 		// What is on record by then stays: the suspension itself, or a person's answer to it.
@@ -259,7 +278,7 @@ func (s *Server) recordFinding(ctx context.Context, f *remit.Finding, change rem
 	}
 }
 
-// responseTo is what the configuration says is done about a finding, and why less is.
+// responseTo is what the configuration says is done about a finding, and why less is. The caller holds findings.mu.
 func (s *Server) responseTo(f *remit.Finding) (r remit.Response, held string) {
 	r = s.cfg.Findings.Respond[f.Kind]
 	if r == remit.RespondNotice {
@@ -280,13 +299,21 @@ func (s *Server) responseTo(f *remit.Finding) (r remit.Response, held string) {
 	case r < remit.RespondSuspend:
 		return r, ""
 	}
-	s.findings.spent = slices.DeleteFunc(s.findings.spent, func(at time.Time) bool { return s.now().Sub(at) >= budgetFor })
+	maps.DeleteFunc(s.findings.spent, func(_ remit.FindingID, at time.Time) bool { return s.now().Sub(at) >= budgetFor })
 	//remit:guard S36 TestSuspensionsHaveABudget
 	if len(s.findings.spent) >= s.cfg.Findings.Suspensions {
 		s.log.Error("the budget of suspensions by Remit itself is spent: a person has to look at this", "finding", f.ID, "agent", f.Agent)
 		return remit.RespondNotice, fmt.Sprintf("%d agents were suspended by Remit itself within an hour: a person has to decide", len(s.findings.spent))
 	}
 	return r, ""
+}
+
+// spend takes a suspension out of the budget, once. The caller holds mu.
+func (f *findings) spend(id remit.FindingID, at time.Time) {
+	if f.spent == nil {
+		f.spent = map[remit.FindingID]time.Time{}
+	}
+	f.spent[id] = at
 }
 
 // startSuspension ends what the agent has beside the follower: a target that hangs must not keep the next finding waiting. The
