@@ -242,7 +242,7 @@ func (a *attack) evidence(got *answer) string {
 }
 
 // race: race MOST TIMES COMMAND [ARG…]. The same request many times at once; at most MOST may be allowed, and the others are refused
-// as the header says.
+// as the header says, or because they lost the race.
 func (a *attack) race(ts *testscript.TestScript, args []string) error {
 	var most, times int
 	if _, err := fmt.Sscan(args[0]+" "+args[1], &most, &times); err != nil {
@@ -261,15 +261,16 @@ func (a *attack) race(ts *testscript.TestScript, args []string) error {
 	}
 	wg.Wait()
 	passed := 0
+	var refused *answer
 	for i, got := range answers {
-		if errs[i] != nil {
+		switch {
+		case errs[i] != nil:
 			return errs[i]
-		}
-		if !covers(got.String(), a.script.expected) {
+		case covers(got.String(), a.script.expected):
+			refused = got
+		case !covers(got.String(), lostRace):
 			passed++
-			continue
 		}
-		a.last = got
 	}
 	if passed > most {
 		a.verdict, a.got = verdictSucceeded, fmt.Sprintf("%d of %d passed", passed, times)
@@ -278,8 +279,15 @@ func (a *attack) race(ts *testscript.TestScript, args []string) error {
 	if passed < most {
 		return fmt.Errorf("%d of %d passed: even the legitimate one did not", passed, times)
 	}
+	if refused == nil { // all lost it: what the script asks afterwards is judged
+		return nil
+	}
+	a.last = refused
 	return a.judge(ts, a.last, a.script.expected, a.script.phrase, a.script.file)
 }
+
+// lostRace is what a request gets that was decided while another changed what it rests on.
+const lostRace = "denied state_changed"
 
 // attempt COMMAND [ARG…]: a program; exit 0 is success.
 func (a *attack) attempt(ts *testscript.TestScript, args []string) (*answer, error) {
