@@ -170,9 +170,13 @@ func shown(v remit.Value) (text string, length int) {
 // printable escapes all that does not stand for itself on a screen.
 func printable(s string) string {
 	//remit:guard S39 TestApproversSeeWhatIsAsked
-	if strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
-		return s
+	if strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
+		return escaped(s)
 	}
+	return s
+}
+
+func escaped(s string) string {
 	var b strings.Builder
 	for _, r := range s {
 		if plain(r) {
