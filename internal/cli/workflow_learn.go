@@ -4,6 +4,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"os"
 	"time"
 
@@ -136,8 +137,8 @@ func writeNew(path string, b []byte) error {
 		return err
 	}
 	_, err = f.Write(b)
-	if closed := f.Close(); err == nil {
-		err = closed
+	if err = errors.Join(err, f.Close()); err != nil {
+		err = errors.Join(err, os.Remove(path)) // half a workflow is none
 	}
 	return err
 }

@@ -27,6 +27,7 @@ func (s *Server) openTools(executable string) (err error) {
 	folder := filepath.Dir(s.cfg.Workload) // its path is short, as those of sockets have to be
 	s.sandboxes = sandboxes{executable: executable, drivers: filepath.Join(folder, "s"), sockets: filepath.Join(folder, "b")}
 	s.spares = spares{server: s, byTool: map[remit.Name]*spare{}}
+	s.spares.ctx, s.spares.stop = context.WithCancel(context.Background())
 	s.toolImages = toolImages{server: s, byTool: map[remit.Name]toolImage{}}
 	if err := s.toolImages.reset(); err != nil {
 		return fmt.Errorf("remove checkpoints of an earlier process: %w", err)

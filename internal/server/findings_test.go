@@ -332,30 +332,37 @@ func TestSuspendEndsAllAtOnce(t *testing.T) {
 	}
 }
 
-// TestStepUp: S12. After a step-up whatever the agent is given a person of the group has to approve first, each time; live grants go on;
-// a restart changes nothing; reinstating ends it.
-func TestStepUp(t *testing.T) {
-	d := setUpApprovals(t, 1)
+// noticed restarts with these findings, and has another's run token shown under agent/deploy, which was given something before.
+func (d *refundDesk) noticed(findings string, answer remit.Response) (w *workload, before given) {
+	d.t.Helper()
 	name := filepath.Join(d.dir, fileServer)
 	b, err := os.ReadFile(name)
 	if err == nil {
-		err = os.WriteFile(name, append(b, "findings: {respond: {credential_of_another: step-up}, step_up: finance}\nsecond_opinion: {one_in: 1}\n"...), 0o644)
+		err = os.WriteFile(name, append(b, "findings: "+findings+"\nsecond_opinion: {one_in: 1}\n"...), 0o644)
 	}
 	if err != nil {
-		t.Fatal(err)
+		d.t.Fatal(err)
 	}
 	d.restart()
-	w := d.agent("agent/deploy", d.shared()).enter(d.refunds(d.as("dave")))
-	before := d.pay(w, "40", "")
-	if before.Secret == "" {
-		t.Fatalf("%+v", before)
+	w = d.agent("agent/deploy", d.shared()).enter(d.refunds(d.as("dave")))
+	if before = d.pay(w, "40", ""); before.Secret == "" {
+		d.t.Fatalf("%+v", before)
 	}
 	thief := *w
 	thief.token = d.agent("agent/build", d.shared()).enter(d.startRun()).token
 	thief.ask("pay")
-	if got := d.found(remit.FindingStolenToken); got.Response != remit.RespondStepUp {
-		t.Errorf("%+v", got)
+	if got := d.found(remit.FindingStolenToken); got.Response != answer {
+		d.t.Errorf("%+v", got)
 	}
+	d.startRun() // a commit after it: the posture moves no more
+	return w, before
+}
+
+// TestStepUp: S12. After a step-up whatever the agent is given a person of the group has to approve first, each time; live grants go on;
+// a restart changes nothing; reinstating ends it.
+func TestStepUp(t *testing.T) {
+	d := setUpApprovals(t, 1)
+	w, before := d.noticed("{respond: {credential_of_another: step-up}, step_up: finance}", remit.RespondStepUp)
 	if g := d.pay(w, "41", ""); g.Error != "authorization_pending" {
 		t.Fatalf("after it: %+v", g)
 	}

@@ -51,9 +51,13 @@ type LearnCall struct {
 
 // ReadTraces reads a line of JSON for each run.
 func ReadTraces(r io.Reader) (out []LearnTrace, err error) {
-	scan := bufio.NewScanner(io.LimitReader(r, maxTraceBytes+1))
+	all := &io.LimitedReader{R: r, N: maxTraceBytes + 1}
+	scan := bufio.NewScanner(all)
 	scan.Buffer(nil, maxTraceLine)
 	for n := 1; scan.Scan(); n++ {
+		if all.N <= 0 {
+			break
+		}
 		if len(bytes.TrimSpace(scan.Bytes())) == 0 {
 			continue
 		}
@@ -68,6 +72,9 @@ func ReadTraces(r io.Reader) (out []LearnTrace, err error) {
 		}
 		out = append(out, t)
 	}
+	if all.N <= 0 {
+		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: "the traces have more than 512 MiB", Hint: "learn from fewer runs"}
+	}
 	return out, scan.Err()
 }
 
@@ -79,9 +86,13 @@ func LearnTraces(traces []LearnTrace, o LearnOptions, starter remit.Name) (*Lear
 		return nil, err
 	}
 	l := &lesson{LearnOptions: o, skipped: map[string]*LearnSkipped{}}
-	if workflowOf(set, o.Workflow) != nil {
+	switch {
+	case workflowOf(set, o.Workflow) != nil:
 		err = l.open(set)
-	} else {
+	case starter == "":
+		return nil, &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("the bound has no workflow %.80q, so nothing says who may start its runs", o.Workflow),
+			Hint: "add --start-by operator/NAME, or name a workflow of the bound"}
+	default:
 		l.bound = done(traces, o.Workflow, starter)
 		l.learner = learn.New(*l.bound, learn.Options{Hours: o.Hours, Keep: o.Keep})
 	}

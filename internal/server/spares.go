@@ -20,6 +20,8 @@ const (
 // spares holds at most one for each tool. It owns the goroutines that prepare and drop them.
 type spares struct {
 	server *Server
+	ctx    context.Context // of what is being prepared; close ends it
+	stop   context.CancelFunc
 	work   sync.WaitGroup
 
 	mu     sync.Mutex // guards the rest
@@ -77,7 +79,7 @@ func (p *spares) refill(t *remit.Tool) {
 }
 
 func (p *spares) prepare(s *spare) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(p.ctx, 2*time.Minute)
 	defer cancel()
 	p.server.toolImages.ensure(ctx, &s.tool)
 	b, err := p.server.prepareToolBox(ctx, &s.tool)
@@ -127,6 +129,7 @@ func (p *spares) close() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
+	p.stop() // a tool that is slow to start, or never answers, does not keep the server
 	p.giveUp(func(*spare) bool { return true })
 	p.work.Wait()
 }

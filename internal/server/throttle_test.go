@@ -3,8 +3,6 @@
 package server
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 
 	"remit"
@@ -15,27 +13,7 @@ import (
 // change nothing; reinstating ends it.
 func TestThrottle(t *testing.T) {
 	d := setUpApprovals(t, 1)
-	name := filepath.Join(d.dir, fileServer)
-	b, err := os.ReadFile(name)
-	if err == nil {
-		err = os.WriteFile(name, append(b, "findings: {respond: {credential_of_another: throttle}, throttle: 20}\nsecond_opinion: {one_in: 1}\n"...), 0o644)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.restart()
-	w := d.agent("agent/deploy", d.shared()).enter(d.refunds(d.as("dave")))
-	before := d.pay(w, "40", "")
-	if before.Secret == "" {
-		t.Fatalf("%+v", before)
-	}
-	thief := *w
-	thief.token = d.agent("agent/build", d.shared()).enter(d.startRun()).token
-	thief.ask("pay")
-	if got := d.found(remit.FindingStolenToken); got.Response != remit.RespondThrottle {
-		t.Errorf("%+v", got)
-	}
-	d.startRun() // a commit after it: the posture moves no more
+	w, before := d.noticed("{respond: {credential_of_another: throttle}, throttle: 20}", remit.RespondThrottle)
 	spend := func(w *workload) (given int) {
 		t.Helper()
 		for range 5 {

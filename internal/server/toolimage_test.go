@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"remit"
 )
@@ -62,19 +63,45 @@ func TestToolImage(t *testing.T) {
 		t.Error("started from an image that is of another file")
 	}
 
-	// An image that is of no use costs one call, and is given up.
+	// An image that is of no use costs one start, and is given up.
 	r.waitSpare()
 	def = r.srv.rev.Load().set.Tools["tool/issue-refund"]
 	image := r.srv.toolImages.of(&def, "gvisor")
 	if err := os.Truncate(filepath.Join(image, "checkpoint.img"), 100); err != nil {
 		t.Fatal(err)
 	}
-	r.anotherRun()
-	r.recovers()
+	b2 := r.srv.spares.take(t.Context(), &def)
+	if b2 == nil || b2.Start(t.Context()) == nil {
+		t.Fatal("it starts from a damaged image")
+	}
+	if _, err := b2.Destroy(t.Context()); err != nil {
+		t.Error(err)
+	}
 	if again := r.srv.toolImages.of(&def, "gvisor"); again == image {
 		t.Error("a damaged image is kept")
 	}
+	r.anotherRun()
 	if got := r.call("born", nil); !strings.HasSuffix(got, all) {
 		t.Error(got)
+	}
+}
+
+// TestMuteToolKeepsNoServer: a tool that is to have an image and never answers does not hold up the server's end.
+func TestMuteToolKeepsNoServer(t *testing.T) {
+	r := setUpSandboxed(t, "kernel\n  checkpoint: true")
+	mute := r.srv.rev.Load().set.Tools["tool/issue-refund"]
+	mute.Name, mute.Command = "tool/mute", []string{"/usr/bin/sleep", "1000"}
+	r.srv.spares.refill(&mute)
+	r.eventually("it is started", func() bool {
+		free := r.srv.toolImages.taking.TryLock()
+		if free {
+			r.srv.toolImages.taking.Unlock()
+		}
+		return !free
+	})
+	began := time.Now()
+	r.srv.spares.close()
+	if took := time.Since(began); took > time.Minute {
+		t.Errorf("it took %s", took)
 	}
 }

@@ -108,7 +108,7 @@ func (s *Store) Entries(after uint64, limit int) ([]remit.Entry, error) {
 	var out []remit.Entry
 	err := s.read(func(conn *sqlite.Conn) error {
 		var err error
-		out, err = entries(conn, after, s.last.Load(), limit)
+		out, err = entries(conn, after, s.last.Load(), limit, false)
 		return err
 	})
 	return out, err

@@ -169,9 +169,11 @@ func eachEntry(conn *sqlite.Conn, after, upTo uint64, open bool, each func(remit
 	}, after)
 }
 
-// entries returns the entries after a number, up to another, at most limit, without what is kept apart from them.
-func entries(conn *sqlite.Conn, after, upTo uint64, limit int) (out []remit.Entry, err error) {
-	err = eachEntry(conn, after, upTo, false, func(e remit.Entry) error {
+// entries returns the entries after a number, up to another, at most limit; if open, with what is kept apart from them, but for what is
+// sensitive.
+func entries(conn *sqlite.Conn, after, upTo uint64, limit int, open bool) (out []remit.Entry, err error) {
+	err = eachEntry(conn, after, upTo, open, func(e remit.Entry) error {
+		e.Private = nil
 		if out = append(out, e); len(out) == limit {
 			return errEnough
 		}
@@ -188,17 +190,9 @@ func entries(conn *sqlite.Conn, after, upTo uint64, limit int) (out []remit.Entr
 func (s *Store) OpenEntries(after uint64, limit int) (out []remit.Entry, err error) {
 	limit = min(max(limit, 1), 4096)
 	err = s.read(func(conn *sqlite.Conn) error {
-		return eachEntry(conn, after, s.last.Load(), true, func(e remit.Entry) error {
-			e.Private = nil
-			if out = append(out, e); len(out) == limit {
-				return errEnough
-			}
-			return nil
-		})
+		out, err = entries(conn, after, s.last.Load(), limit, true)
+		return err
 	})
-	if errors.Is(err, errEnough) {
-		err = nil
-	}
 	return out, err
 }
 

@@ -208,7 +208,7 @@ func (s *Store) loadIndex(conn *sqlite.Conn) error {
 
 // loadRefs reads the refs of the next events, at most limit.
 func (s *Store) loadRefs(conn *sqlite.Conn, after uint64, limit int) (n int, last uint64, err error) {
-	found, err := entries(conn, after, s.last.Load(), limit)
+	found, err := entries(conn, after, s.last.Load(), limit, false)
 	last = after
 	for _, entry := range found {
 		h, err := parseHead(entry.Body)

@@ -30,7 +30,7 @@ func OpenReader(path string) (*Reader, error) {
 
 // Entries returns at most limit entries with numbers above after, in order.
 func (r *Reader) Entries(after uint64, limit int) ([]remit.Entry, error) {
-	return entries(r.conn, after, math.MaxInt64, min(max(limit, 1), 4096))
+	return entries(r.conn, after, math.MaxInt64, min(max(limit, 1), 4096), false)
 }
 
 // Close ends reading.

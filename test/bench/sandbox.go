@@ -111,15 +111,11 @@ func (b *bench) pythonServer(ctx context.Context, d sandbox.Driver) error {
 	if err := b.fromImage(ctx, d); err != nil {
 		return err
 	}
-	s.ID = remit.NewSandboxID()
-	i, err := d.Prepare(ctx, s)
+	i, err := started(ctx, d, s)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = i.Destroy(ctx) }()
-	if err := i.Start(ctx); err != nil {
-		return err
-	}
 	in := bufio.NewReader(i.Stdout())
 	var trips []float64
 	for range 2000 {
@@ -141,6 +137,19 @@ func (b *bench) pythonServer(ctx context.Context, d sandbox.Driver) error {
 	return nil
 }
 
+// started is a sandbox in which the command runs.
+func started(ctx context.Context, d sandbox.Driver, s sandbox.Spec) (*sandbox.Instance, error) {
+	s.ID = remit.NewSandboxID()
+	i, err := d.Prepare(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	if err := i.Start(ctx); err != nil {
+		return nil, errors.Join(err, i.Destroy(ctx))
+	}
+	return i, nil
+}
+
 // fromImage compares the start of a tool with slow imports with its start from a checkpoint, both in a prepared sandbox.
 func (b *bench) fromImage(ctx context.Context, d sandbox.Driver) error {
 	s := sandbox.Spec{Command: []string{"/usr/bin/python3", "-c", importer}}
@@ -148,15 +157,11 @@ func (b *bench) fromImage(ctx context.Context, d sandbox.Driver) error {
 	if err != nil {
 		return err
 	}
-	s.ID = remit.NewSandboxID()
-	i, err := d.Prepare(ctx, s)
+	i, err := started(ctx, d, s)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = i.Destroy(ctx) }()
-	if err := i.Start(ctx); err != nil {
-		return err
-	}
 	if _, err := io.WriteString(i.Stdin(), question); err != nil {
 		return err
 	}
