@@ -94,11 +94,11 @@ var built = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("REMIT_TEST_BINARY"); path != "" {
 		return path, nil
 	}
-	dir, err := os.MkdirTemp("", "remit-clients-")
-	if err != nil {
+	var err error
+	if builtIn, err = os.MkdirTemp("", "remit-clients-"); err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "remit")
+	path := filepath.Join(builtIn, "remit")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "./cmd/remit")
 	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -106,6 +106,19 @@ var built = sync.OnceValues(func() (string, error) {
 	}
 	return path, nil
 })
+
+// builtIn is the folder of built, once it is made.
+var builtIn string
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if builtIn != "" {
+		if err := os.RemoveAll(builtIn); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	os.Exit(code)
+}
 
 func binary(t *testing.T) string {
 	t.Helper()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +34,11 @@ func Build(t *testing.T, name string) string {
 	return dir
 }
 
-// Play plays the story of that name in bin for at most six minutes, and returns all that it said.
+// kept is how a story that did not go as told names the folder that it leaves.
+var kept = regexp.MustCompile(`(?m)^kept: (/.+)$`)
+
+// Play plays the story of that name in bin for at most six minutes, and returns all that it said. The folder that a story leaves when it
+// does not go as told is removed, unless the test failed.
 func Play(t *testing.T, bin, name string, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
@@ -42,6 +47,16 @@ func Play(t *testing.T, bin, name string, args ...string) (string, error) {
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second
 	out, err := cmd.CombinedOutput()
+	if left := kept.FindSubmatch(out); left != nil {
+		t.Cleanup(func() {
+			if t.Failed() {
+				return
+			}
+			if err := os.RemoveAll(string(left[1])); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	return string(out), err
 }
 
