@@ -51,7 +51,6 @@ type Baselines struct {
 
 // agent is what one agent did.
 type agent struct {
-	hash    uint64
 	since   uint32 // hour of its first entry
 	day     uint32
 	hour    uint32 // whose requests are counted
@@ -172,7 +171,7 @@ func (b *Baselines) tick(o *observation) uint32 {
 func (b *Baselines) agentOf(o *observation, now uint32) *agent {
 	a, ok := b.agents.get(o.agent)
 	if !ok {
-		a = &agent{hash: b.hash(string(o.agent)), since: now, day: now / 24, hour: now, heated: now, counts: counts{most: agentSlots}}
+		a = &agent{since: now, day: now / 24, hour: now, heated: now, counts: counts{most: agentSlots}}
 		b.agents.put(o.agent, a)
 	}
 	if o.peers != "" && o.peers != a.peers {
@@ -318,41 +317,4 @@ func (b *Baselines) Clone() *Baselines {
 	c.agents.order, c.peers.order, c.runs.order = slices.Clone(b.agents.order), slices.Clone(b.peers.order), slices.Clone(b.runs.order)
 	c.keys, c.sights = nil, nil
 	return &c
-}
-
-// AppendState appends all that the baselines know: the same ledger leaves the same bytes.
-func (b *Baselines) AppendState(out []byte) []byte {
-	out = append(out, b.seed[:]...)
-	out = binary.AppendUvarint(out, b.seen)
-	out = binary.AppendVarint(out, int64(b.passed))
-	out = b.limit.appendState(out)
-	for _, name := range b.agents.order {
-		if a, ok := b.agents.get(name); ok {
-			out = a.appendState(append(out, name...))
-		}
-	}
-	for _, name := range b.peers.order {
-		if p, ok := b.peers.get(name); ok {
-			out = p.appendState(append(out, name...))
-		}
-	}
-	return out
-}
-
-func (a *agent) appendState(out []byte) []byte {
-	for _, n := range []uint32{a.since, a.day, a.hour, uint32(a.count), a.heated} { //nolint:gosec // a count
-		out = binary.LittleEndian.AppendUint32(out, n)
-	}
-	for _, n := range a.fresh {
-		out = binary.LittleEndian.AppendUint64(out, n)
-	}
-	out = binary.LittleEndian.AppendUint64(out, math.Float64bits(a.heat))
-	out = append(binary.LittleEndian.AppendUint64(out, math.Float64bits(a.hottest)), a.peers...)
-	for i := range a.waiting {
-		out = binary.AppendUvarint(out, a.waiting[i].seq)
-		for _, k := range a.waiting[i].keys {
-			out = binary.LittleEndian.AppendUint64(out, k)
-		}
-	}
-	return a.counts.appendState(out)
 }

@@ -2,10 +2,7 @@
 
 package behaviour
 
-import (
-	"encoding/binary"
-	"math"
-)
+import "math"
 
 // counts are numbers under hashed keys that halve with time, in bounded memory: buckets of eight places. In a full table the smallest
 // of a bucket makes way, so that what came once gives way before what comes every day. A stranger that looks like a known key is one
@@ -103,16 +100,6 @@ func (c *counts) grow() {
 			}
 		}
 	}
-}
-
-func (c *counts) appendState(b []byte) []byte {
-	b = binary.AppendUvarint(b, uint64(len(c.slots)))
-	for _, s := range c.slots {
-		b = binary.LittleEndian.AppendUint32(b, s.key)
-		b = binary.LittleEndian.AppendUint32(b, s.hour)
-		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(s.n))
-	}
-	return b
 }
 
 // mix makes one key of two, by the finaliser of SplitMix64.

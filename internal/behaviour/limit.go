@@ -2,10 +2,7 @@
 
 package behaviour
 
-import (
-	"encoding/binary"
-	"math"
-)
+import "math"
 
 // limit turns a budget of false alarms into a threshold: it remembers how hot agents were at most each day, and finds the heat that
 // so many of these days exceed as the budget allows. Days with findings count, too: without them it would sink and sink.
@@ -97,11 +94,4 @@ func (l *limit) quantile(most float64) float64 {
 	}
 	mean := max(sum/beyond-from, 0.5)
 	return from + mean*math.Log(beyond/max(most, 1e-9))
-}
-
-func (l *limit) appendState(b []byte) []byte {
-	for _, n := range append(l.days[:], l.weeks, l.spent) {
-		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(n))
-	}
-	return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(b, l.hour), l.spentAt)
 }

@@ -46,6 +46,9 @@ var ordinary = map[remit.FeatureName]float64{
 	remit.FeatureRate: 1.5, remit.FeatureFanOut: 1.5, remit.FeatureVolume: 2,
 }
 
+// maxAbout bounds what a feature says it is about.
+const maxAbout = 100
+
 // mostNats bounds what one feature of one event weighs.
 const mostNats = 10
 
@@ -78,7 +81,7 @@ func (x *scoring) surprise(name remit.FeatureName, about string, key uint64, nat
 	sight := mix(mix(key, sightMark), uint64(x.now/24))
 	others := x.peers.get(sight, x.now)
 	x.peers.add(sight, 1, x.now)
-	x.of = append(x.of, remit.Feature{Name: name, About: about, Score: nats / max(1, others)})
+	x.of = append(x.of, remit.Feature{Name: name, About: remit.Clip(about, maxAbout), Score: nats / max(1, others)})
 	x.odd = append(x.odd, key)
 }
 

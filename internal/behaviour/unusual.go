@@ -47,7 +47,6 @@ func (s *Scored) Features() []remit.Feature {
 		for _, f := range w.of {
 			i := slices.IndexFunc(out, func(g remit.Feature) bool { return g.Name == f.Name && g.About == f.About })
 			if i < 0 {
-				f.About = remit.Clip(f.About, 200)
 				out = append(out, f)
 				continue
 			}
@@ -75,7 +74,7 @@ var says = map[remit.FeatureName]string{
 func sentence(agent remit.Name, features []remit.Feature, heat, limit float64) string {
 	var parts []string
 	for _, f := range features[:min(len(features), 3)] {
-		parts = append(parts, fmt.Sprintf(says[f.Name], remit.Clip(f.About, 100)))
+		parts = append(parts, fmt.Sprintf(says[f.Name], f.About))
 	}
 	return fmt.Sprintf("unlike before, %s %s (score %.1f, limit %.1f)", agent, strings.Join(parts, ", "), heat, limit)
 }

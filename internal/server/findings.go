@@ -28,15 +28,21 @@ type findings struct {
 	spent map[remit.FindingID]time.Time // suspensions by Remit itself, within the hour
 }
 
-// follower folds the ledger from its first entry, so that a restart leaves the same memory behind, and acts on what is found in entries that
-// it did not act on before.
+// follower folds the ledger from its first entry, or from a snapshot of what that leaves behind, and acts on what is found in entries
+// that it did not act on before.
 type follower struct {
-	name     string // of its position
+	name     string   // of its position
+	config   [32]byte // digest of the detector's
 	make     func() *behaviour.Detector
 	read     func(after uint64, limit int) ([]remit.Entry, error)
 	note     func(remit.Entry) // is told of all entries; nil: nobody is
 	rest     time.Duration     // how long it rests for each it works: what it reads can wait
+	forgets  bool              // what it knows comes from values that can be erased
 	detector *behaviour.Detector
+
+	clean uint64    // see snapshotHead
+	saved uint64    // the last entry that is in its snapshot
+	again time.Time // when the next one may be written
 }
 
 const (
@@ -53,17 +59,20 @@ const (
 
 // hardRules hold each entry to what is never in order. They take what they need from the entries as they are in memory.
 func (s *Server) hardRules() *follower {
-	return &follower{name: followerName, make: s.newDetector, read: s.store.Entries, note: s.countSuspension}
+	cfg := s.rules()
+	return &follower{name: followerName, config: cfg.Digest(), make: func() *behaviour.Detector { return behaviour.New(cfg) }, read: s.store.Entries,
+		note: s.countSuspension}
 }
 
 // baselines compare each entry with what was before. They read the arguments, which are kept apart from the entries.
 func (s *Server) baselines() *follower {
 	learning := behaviour.Learning(s.cfg.Findings.Baselines)
-	return &follower{name: baselinesName, make: func() *behaviour.Detector { return behaviour.New(behaviour.Config{Learn: &learning}) },
-		read: s.store.OpenEntries, rest: restful}
+	cfg := behaviour.Config{Learn: &learning}
+	return &follower{name: baselinesName, config: cfg.Digest(), make: func() *behaviour.Detector { return behaviour.New(cfg) },
+		read: s.store.OpenEntries, rest: restful, forgets: true}
 }
 
-func (s *Server) newDetector() *behaviour.Detector {
+func (s *Server) rules() behaviour.Config {
 	cfg := behaviour.Config{Denials: s.cfg.Findings.Denials, Within: s.cfg.Findings.Within, Outside: s.outside, Entry: func(seq uint64) (remit.Entry, bool) {
 		e, ok, err := s.store.Entry(seq)
 		return e, ok && err == nil
@@ -71,7 +80,7 @@ func (s *Server) newDetector() *behaviour.Detector {
 	for _, c := range s.cfg.Findings.Canaries {
 		cfg.Canaries = append(cfg.Canaries, behaviour.Canary(c))
 	}
-	return behaviour.New(cfg)
+	return cfg
 }
 
 // outside asks the revision that a decision names, as it was.
@@ -102,7 +111,6 @@ func (s *Server) followLedger(ctx context.Context) error {
 
 func (s *Server) keepFollowing(ctx context.Context, f *follower) {
 	for failed := false; ; failed = true {
-		f.detector = f.make()
 		err := s.follow(ctx, f)
 		if ctx.Err() != nil {
 			return
@@ -126,32 +134,38 @@ func (s *Server) follow(ctx context.Context, f *follower) error {
 			return fmt.Errorf("the position is not on record")
 		}
 	}
-	for seq, saved := uint64(0), done; ; {
+	seq, last := s.recall(f), remit.Entry{}
+	f.saved = seq
+	for position := done; ; {
 		committed, began := s.store.Committed(), time.Now()
 		entries, err := f.read(seq, followed)
 		if err != nil {
 			return err
 		}
 		for _, e := range entries {
-			s.followEntry(ctx, f, e, e.Seq > done)
-			if ctx.Err() != nil {
+			if !s.followEntry(ctx, f, e, e.Seq > done) { // its finding is not on record: it is found again at the next start
 				s.saveFollowed(ctx, f, max(seq, done))
 				return nil
 			}
-			seq = e.Seq
+			seq, last = e.Seq, e
+			if ctx.Err() != nil {
+				break
+			}
 		}
-		if seq >= saved+followSaved && s.saveFollowed(ctx, f, seq) {
-			saved = seq
+		if seq >= position+followSaved && s.saveFollowed(ctx, f, seq) {
+			position = seq
 		}
+		s.snapshot(f, last, false)
 		if f.rest > 0 {
 			sleep(ctx, max(f.rest*time.Since(began), 50*time.Millisecond))
 		}
-		if len(entries) > 0 {
+		if len(entries) > 0 && ctx.Err() == nil {
 			continue
 		}
 		select {
 		case <-ctx.Done():
 			s.saveFollowed(ctx, f, max(seq, done))
+			s.snapshot(f, last, true)
 			return nil
 		case <-committed:
 		}
@@ -165,18 +179,21 @@ func (s *Server) saveFollowed(ctx context.Context, f *follower, seq uint64) bool
 	return err == nil
 }
 
-// followEntry folds one entry, and acts on what it completes when it is new.
-func (s *Server) followEntry(ctx context.Context, f *follower, e remit.Entry, fresh bool) {
+// followEntry folds one entry, and acts on what it completes when it is new. It reports whether all of that is on record.
+func (s *Server) followEntry(ctx context.Context, f *follower, e remit.Entry, fresh bool) bool {
 	found := f.detector.Next(e)
 	if f.note != nil {
 		f.note(e)
 	}
 	if !fresh {
-		return
+		return true
 	}
 	for i := range found {
-		s.respond(ctx, f.name, &found[i])
+		if !s.respond(ctx, f.name, &found[i]) {
+			return false
+		}
 	}
+	return true
 }
 
 // countSuspension takes a suspension by Remit itself into the budget, also one by an earlier process.
@@ -201,8 +218,8 @@ type raisedData struct {
 	MS float64 `json:"ms_after_event"` // until it was found, by the event's own time
 }
 
-// respond acts on a finding, first, and then writes it down with what is done (S20).
-func (s *Server) respond(ctx context.Context, follower string, f *remit.Finding) {
+// respond acts on a finding, first, and then writes it down with what is done (S20). It reports whether that is on record.
+func (s *Server) respond(ctx context.Context, follower string, f *remit.Finding) bool {
 	s.findings.mu.Lock()
 	f.Response, f.Held = s.responseTo(f)
 	if f.Response >= remit.RespondSuspend {
@@ -237,7 +254,7 @@ func (s *Server) respond(ctx context.Context, follower string, f *remit.Finding)
 	}
 	change := remit.Change{Rows: row, Require: append(require, remit.Precondition{Key: f.EpochKey()}),
 		Events: []remit.Event{{At: s.now(), Kind: remit.EventRaised, Agent: f.Agent, Run: f.Run, By: "remit", Data: body}}}
-	s.recordFinding(ctx, f, change)
+	return s.recordFinding(ctx, f, change)
 }
 
 // narrowed is the agent's posture after a step-up or a throttle: what is asked of it already stays.
@@ -253,17 +270,17 @@ func (s *Server) narrowed(f *remit.Finding) remit.AgentStatus {
 	return a
 }
 
-// recordFinding writes a finding down, once. When the agent's posture moved meanwhile, by a person who suspended or reinstated it, theirs
-// stays.
-func (s *Server) recordFinding(ctx context.Context, f *remit.Finding, change remit.Change) {
+// recordFinding writes a finding down, once, and reports whether it is. When the agent's posture moved meanwhile, by a person who suspended
+// or reinstated it, theirs stays.
+func (s *Server) recordFinding(ctx context.Context, f *remit.Finding, change remit.Change) bool {
 	for failed := false; ; failed = true {
 		_, err := s.store.Commit(ctx, change)
 		if err == nil || ctx.Err() != nil {
-			return
+			return err == nil
 		}
 		if remit.CodeOf(err) == remit.CodeConflict {
 			if _, known, err := s.store.Finding(f.ID); known && err == nil {
-				return
+				return true
 			}
 			change.Rows, change.Require = change.Rows[:2], change.Require[len(change.Require)-1:]
 			continue
@@ -314,6 +331,14 @@ func (f *findings) spend(id remit.FindingID, at time.Time) {
 		f.spent = map[remit.FindingID]time.Time{}
 	}
 	f.spent[id] = at
+}
+
+// lately copies the suspensions that count against the budget.
+func (f *findings) lately(now time.Time) map[remit.FindingID]time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.spent, func(_ remit.FindingID, at time.Time) bool { return now.Sub(at) >= budgetFor })
+	return maps.Clone(f.spent)
 }
 
 // startSuspension ends what the agent has beside the follower: a target that hangs must not keep the next finding waiting. The

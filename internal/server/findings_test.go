@@ -16,6 +16,7 @@ import (
 
 	"remit"
 	"remit/internal/api"
+	"remit/internal/behaviour"
 	"remit/internal/store"
 )
 
@@ -233,7 +234,7 @@ func TestFoundAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	var again []remit.Finding
-	d := f.srv.newDetector()
+	d := behaviour.New(f.srv.rules())
 	for _, e := range entries {
 		again = append(again, d.Next(e)...)
 	}

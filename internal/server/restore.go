@@ -70,7 +70,7 @@ func Restore(ctx context.Context, dir, backup string, passphrase remit.Secret, b
 			return r, fmt.Errorf("keep the old state: %w", err)
 		}
 	}
-	return r, errors.Join(os.Rename(next, state), removeStore(next))
+	return r, errors.Join(dropSnapshots(cfg.Data), os.Rename(next, state), removeStore(next))
 }
 
 // removeStore removes a store's files, where there are some.
