@@ -87,7 +87,7 @@ var mayImport = map[string][]string{
 	"internal/quickstart":                {"*"},
 	"internal/cli/execcredential":        {""},
 	// cli also works without a server: it verifies logs, checks, tests and signs configuration, and serves a witness.
-	"internal/cli":         {"", "internal/api", "internal/cli/execcredential", "internal/config", "internal/durable", "internal/gateway/mcp", "internal/server", "internal/ledger", "internal/ledger/witness", "internal/quickstart"},
+	"internal/cli":         {"", "internal/api", "internal/cli/execcredential", "internal/config", "internal/durable", "internal/gateway/mcp", "internal/server", "internal/ledger", "internal/ledger/witness", "internal/quickstart", "internal/signal"},
 	"test/clients":         {"*"},
 	"test/story":           {"", "internal/testpostgres"},
 	"test/story/storytest": nil,

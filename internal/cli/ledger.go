@@ -25,7 +25,7 @@ import (
 func (a *app) ledgerCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "ledger", Short: "The tamper-evident record: list, show, prove, verify, audit"}
 	cmd.AddCommand(a.ledgerListCommand(),
-		a.ledgerShowCommand(), a.ledgerEraseCommand(),
+		a.ledgerShowCommand(), a.ledgerEraseCommand(), a.ledgerExportCommand(),
 		&cobra.Command{Use: "prove SEQ", Short: "Prove that an entry is in the log (JSON: entry, path, checkpoint)", Args: cobra.ExactArgs(1), RunE: a.ledgerProve},
 		a.ledgerVerifyCommand(), a.ledgerAuditCommand(), a.rotateKeyCommand())
 	return cmd

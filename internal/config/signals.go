@@ -2,14 +2,17 @@
 
 package config
 
-// Signal is a receiver that is told of findings and suspensions.
+import "slices"
+
+// Signal is a receiver that is told of findings and suspensions, or of more.
 type Signal struct {
 	Name     string
 	URL      string
-	Form     string    // webhook or set
-	Secret   SecretRef // webhook: signs
+	Form     string    // webhook, set or ocsf
+	Events   []string  // topics: findings, decisions, credentials
+	Secret   SecretRef // webhook and ocsf: signs
 	Key      SecretRef // set: signs
-	Token    SecretRef // set: a bearer token that the receiver asks for; zero: none
+	Token    SecretRef // set and ocsf: a bearer token that the receiver asks for; zero: none
 	Audience string    // set: aud
 	CA       string    // a PEM file; empty: the system's roots
 }
@@ -17,10 +20,11 @@ type Signal struct {
 type signalFile struct {
 	Name     word      `yaml:"name" need:"yes" is:"label" doc:"The receiver. Its position in the ledger is kept under this name: another name starts anew, with what comes next."`
 	URL      word      `yaml:"url" need:"yes" is:"url" doc:"Where it is posted to: https, to exactly this host and port; redirects are not followed."`
-	Form     word      `yaml:"form" is:"signalform" doc:"webhook, a signed JSON event (Standard Webhooks), or set, a signed security event token (CAEP, pushed by RFC 8935). Left out: webhook."`
-	Secret   SecretRef `yaml:"secret" doc:"With webhook: what signs each delivery (HMAC-SHA256), at least 24 characters."`
+	Form     word      `yaml:"form" is:"signalform" doc:"webhook, a signed JSON event (Standard Webhooks); set, a signed security event token (CAEP, pushed by RFC 8935); or ocsf, JSON arrays of events of OCSF 1.9. Left out: webhook."`
+	Events   []word    `yaml:"events" is:"signaltopic" doc:"What it is told of: findings (and suspensions), decisions, credentials (grants, and how their credentials come and go). Left out: findings."`
+	Secret   SecretRef `yaml:"secret" doc:"With webhook or ocsf: what signs each delivery (HMAC-SHA256), at least 24 characters."`
 	Key      SecretRef `yaml:"key" doc:"With set: the private key that signs, as PEM (PKCS #8): RSA of at least 2048 bits, or ECDSA P-256. Its public half stands at /ssf/jwks.json."`
-	Token    SecretRef `yaml:"token" doc:"With set: the bearer token that the receiver asks for. Left out: none is sent."`
+	Token    SecretRef `yaml:"token" doc:"With set or ocsf: the bearer token that the receiver asks for. Left out: none is sent."`
 	Audience word      `yaml:"audience" is:"text" doc:"With set: who the tokens are for."`
 	CA       word      `yaml:"ca" is:"text" doc:"A PEM file with the roots that its certificate is verified with. Left out: the system's."`
 }
@@ -33,14 +37,13 @@ func (f *serverFile) signals(s *ServerConfig, name, dir string, out *problems) {
 			out.add(name, g.Name.line, "signals: %s stands twice", one.Name)
 		}
 		seen[one.Name] = true
-		webhook := one.Form == "webhook"
-		//remit:guard S36 TestSignalsFile
-		if webhook && one.Secret.IsZero() || !webhook && (one.Key.IsZero() || one.Audience == "") {
-			out.add(name, g.URL.line, "signals: %s: a webhook needs secret; a set needs key and audience: without a signature anybody could signal", one.Name)
+		for _, e := range g.Events {
+			one.Events = append(one.Events, e.s)
 		}
-		if webhook && (!one.Key.IsZero() || !one.Token.IsZero() || one.Audience != "") || !webhook && !one.Secret.IsZero() {
-			out.add(name, g.URL.line, "signals: %s: secret is for a webhook; key, token and audience are for a set", one.Name)
+		if len(one.Events) == 0 {
+			one.Events = []string{"findings"}
 		}
+		one.check(name, &g, out)
 		for _, ref := range []*SecretRef{&one.Secret, &one.Key, &one.Token} {
 			if ref.File != "" {
 				ref.File = under(dir, ref.File)
@@ -50,5 +53,24 @@ func (f *serverFile) signals(s *ServerConfig, name, dir string, out *problems) {
 			one.CA = under(dir, g.CA.s)
 		}
 		s.Signals = append(s.Signals, one)
+	}
+}
+
+// check says what a receiver lacks, and what it has that its form has no use for.
+func (s *Signal) check(name string, g *signalFile, out *problems) {
+	set := s.Form == "set"
+	//remit:guard S36 TestSignalsFile
+	if s.Form == "webhook" && s.Secret.IsZero() || set && (s.Key.IsZero() || s.Audience == "") {
+		out.add(name, g.URL.line, "signals: %s: a webhook needs secret; a set needs key and audience: without a signature anybody could signal", s.Name)
+	}
+	//remit:guard S36 TestSignalsFile
+	if s.Form == "ocsf" && s.Secret.IsZero() && s.Token.IsZero() {
+		out.add(name, g.URL.line, "signals: %s: ocsf needs token or secret: without one anybody could tell the receiver events", s.Name)
+	}
+	if set && !s.Secret.IsZero() || !set && (!s.Key.IsZero() || s.Audience != "") || s.Form == "webhook" && !s.Token.IsZero() {
+		out.add(name, g.URL.line, "signals: %s: secret is for a webhook or ocsf; key and audience are for a set; token is for a set or ocsf", s.Name)
+	}
+	if set && slices.Contains(s.Events, "decisions") {
+		out.add(name, g.Events[0].line, "signals: %s: events: decisions: CAEP has no event for a decision; take form ocsf or webhook", s.Name)
 	}
 }

@@ -20,9 +20,14 @@ func TestSignalsFile(t *testing.T) {
 		`- {name: siem, url: "https://siem.example/x"}`:                                                                                 "remit.yaml:4: signals: siem: a webhook needs secret",
 		`- {name: idp, url: "https://idp.example/x", form: set, key: {file: k}}`:                                                        "a set needs key and audience",
 		`- {name: idp, url: "https://idp.example/x", form: set, audience: x}`:                                                           "a set needs key and audience",
-		`- {name: siem, url: "https://siem.example/x", secret: {file: s}, token: {file: t}}`:                                            "are for a set",
+		`- {name: siem, url: "https://siem.example/x", secret: {file: s}, token: {file: t}}`:                                            "token is for a set or ocsf",
 		`- {name: siem, url: "http://siem.example/x", secret: {file: s}}`:                                                               "an https URL",
-		`- {name: siem, url: "https://siem.example/x", secret: {file: s}, form: syslog}`:                                                "webhook or set",
+		`- {name: siem, url: "https://siem.example/x", secret: {file: s}, form: syslog}`:                                                "webhook, set or ocsf",
+		`- {name: soc, url: "https://soc.example/x", form: ocsf, token: {file: t}, events: [findings, decisions, credentials]}`:         "",
+		`- {name: soc, url: "https://soc.example/x", form: ocsf}`:                                                                       "remit.yaml:4: signals: soc: ocsf needs token or secret",
+		`- {name: soc, url: "https://soc.example/x", form: ocsf, token: {file: t}, audience: x}`:                                        "audience are for a set",
+		`- {name: soc, url: "https://soc.example/x", form: ocsf, token: {file: t}, events: [everything]}`:                               "findings, decisions or credentials",
+		`- {name: idp, url: "https://idp.example/x", form: set, key: {file: k}, audience: x, events: [decisions]}`:                      "remit.yaml:4: signals: idp: events: decisions: CAEP has no event",
 		"- {name: a, url: \"https://x.example\", secret: {file: s}}\n- {name: a, url: \"https://x.example\", secret: {file: s}}":        "stands twice",
 	} {
 		path := filepath.Join(t.TempDir(), "remit.yaml")
@@ -33,7 +38,7 @@ func TestSignalsFile(t *testing.T) {
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", entry, err)
 		}
-		if want == "" && (len(c.Signals) != 1 || !filepath.IsAbs(c.Signals[0].Secret.File+c.Signals[0].Key.File)) {
+		if want == "" && (len(c.Signals) != 1 || !filepath.IsAbs(c.Signals[0].Secret.File+c.Signals[0].Key.File+c.Signals[0].Token.File)) {
 			t.Errorf("%s: %+v", entry, c)
 		}
 	}

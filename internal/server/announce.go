@@ -38,6 +38,7 @@ type webhook struct {
 	cfg    config.Announce
 	url    string
 	secret remit.Secret
+	token  remit.Secret // a bearer token that it asks for; zero: none
 	client *http.Client
 	tries  map[remit.HoldID]trial // owned by its goroutine
 
@@ -161,6 +162,9 @@ func (h *webhook) deliver(ctx context.Context, body []byte, id string, now time.
 	req.Header.Set("User-Agent", "remit")
 	req.Header.Set("webhook-id", "msg-"+id)
 	req.Header.Set("webhook-timestamp", stamp)
+	if !h.token.IsZero() {
+		req.Header.Set("Authorization", "Bearer "+h.token.Reveal())
+	}
 	if !h.secret.IsZero() {
 		mac := hmac.New(sha256.New, []byte(h.secret.Reveal()))
 		fmt.Fprintf(mac, "msg-%s.%s.%s", id, stamp, body)

@@ -28,6 +28,7 @@ type metrics struct {
 }
 
 func (s *Server) openMetrics() (err error) {
+	s.metrics.counts = map[string]float64{}
 	if s.cfg.Metrics.IsZero() {
 		return nil
 	}
@@ -37,7 +38,6 @@ func (s *Server) openMetrics() (err error) {
 	if len(s.metrics.token.Reveal()) < 24 {
 		return &remit.Error{Code: remit.CodeInvalid, Msg: "metrics: the token has fewer than 24 characters"}
 	}
-	s.metrics.counts = map[string]float64{}
 	return nil
 }
 
@@ -141,6 +141,7 @@ func (s *Server) measured() (out []string) {
 		if seq, ok, err := s.store.Followed(signalPrefix + r.cfg.Name); ok && err == nil {
 			now[fmt.Sprintf("remit_signal_position{receiver=%q}", r.cfg.Name)] = float64(seq)
 		}
+		now[fmt.Sprintf("remit_signal_failures{receiver=%q}", r.cfg.Name)] = float64(r.wrong().tries)
 	}
 	last := ""
 	for _, key := range slices.Sorted(maps.Keys(now)) {

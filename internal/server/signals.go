@@ -11,9 +11,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
-
-	"github.com/go-jose/go-jose/v4"
 
 	"remit"
 	"remit/internal/behaviour"
@@ -21,24 +20,42 @@ import (
 	"remit/internal/signal"
 )
 
-// Signals tell receivers of findings and suspensions. The ledger is all that they read, each receiver from a position of its own that
+// Signals tell receivers of findings and suspensions, and of decisions and credentials where they ask for it. The ledger is all that they read, each receiver from a position of its own that
 // stands in the store: a restart repeats at most the last delivery, by the same id, and loses none. Each has its own goroutine, which
-// holds one entry at a time; one that is dead or hangs holds up neither another nor anything on the line.
+// holds one page of entries at a time; one that is dead or hangs holds up neither another nor anything on the line.
 const (
 	signalLimit   = 5 * time.Second // for one delivery
 	signalRetry   = time.Minute     // between two tries, at most
 	signalRefusal = 3               // so many refusals of one signal, and it is given up, on record
 	signalPrefix  = "signal/"       // of the name under which a position stands
 	signalSaved   = 4096            // entries until the position is written where nothing is told
+	signalBatch   = 100             // events of OCSF in one delivery
+	signalStuck   = 3               // so many failures one after the other, and it is on record
+	signalNoted   = time.Hour       // but no more often
 )
 
 // receiver is told of what it was not told yet.
 type receiver struct {
 	cfg    config.Signal
-	hook   *webhook       // form webhook
+	tells  map[signal.Topic]bool
+	most   int            // signals in one delivery
+	hook   *webhook       // forms webhook and ocsf
 	signer *signal.Signer // form set
 	token  remit.Secret   // of form set
 	client *http.Client   // of form set
+
+	mu      sync.Mutex // guards trouble
+	trouble trouble
+}
+
+// trouble is what is wrong with a receiver now. The zero value: nothing.
+type trouble struct {
+	tries  int // that failed, one after the other
+	entry  uint64
+	since  time.Time
+	why    string
+	status int       // that it answered; 0: it did not
+	noted  time.Time // in the ledger
 }
 
 // refusalError is what a receiver answers that got a delivery, and does not want it: repeating helps little.
@@ -63,19 +80,27 @@ func (s *Server) openSignals() error {
 }
 
 func (s *Server) newReceiver(c config.Signal) (r *receiver, err error) {
-	r = &receiver{cfg: c}
-	if c.Form == "webhook" {
-		r.hook, err = newWebhook(config.Announce{Name: c.Name, URL: c.URL, Form: "generic", Secret: c.Secret, CA: c.CA})
-		return r, err
-	}
-	key, err := c.Key.Resolve()
-	if err != nil {
-		return nil, err
+	r = &receiver{cfg: c, tells: map[signal.Topic]bool{}, most: 1}
+	for _, e := range c.Events {
+		r.tells[signal.Topic(e)] = true
 	}
 	if !c.Token.IsZero() {
 		if r.token, err = c.Token.Resolve(); err != nil {
 			return nil, err
 		}
+	}
+	if c.Form != "set" {
+		if c.Form == "ocsf" {
+			r.most = signalBatch
+		}
+		if r.hook, err = newWebhook(config.Announce{Name: c.Name, URL: c.URL, Form: "generic", Secret: c.Secret, CA: c.CA}); err == nil {
+			r.hook.token = r.token
+		}
+		return r, err
+	}
+	key, err := c.Key.Resolve()
+	if err != nil {
+		return nil, err
 	}
 	if r.client, err = providerClient(c.CA); err != nil {
 		return nil, err
@@ -119,16 +144,13 @@ func (s *Server) follows(ctx context.Context, r *receiver) {
 			}
 			continue
 		}
-		for _, e := range entries {
-			sig, told := signal.Of(behaviour.KindOf(e.Body), e)
-			if told && !s.tellSignal(ctx, r, &sig) {
-				s.savePosition(ctx, name, done)
-				return
-			}
-			if done = e.Seq; told || done >= saved+signalSaved {
-				s.savePosition(ctx, name, done)
-				saved = done
-			}
+		told, next, ok := s.tellPage(ctx, r, done, entries)
+		if done = next; told || done >= saved+signalSaved || !ok {
+			s.savePosition(ctx, name, done)
+			saved = done
+		}
+		if !ok {
+			return
 		}
 		if len(entries) > 0 {
 			continue
@@ -142,6 +164,33 @@ func (s *Server) follows(ctx context.Context, r *receiver) {
 	}
 }
 
+// tellPage tells what in some entries is for the receiver, and returns up to where it is done; ok is false when ctx ended before. After each
+// delivery but the last one it writes the position down itself.
+func (s *Server) tellPage(ctx context.Context, r *receiver, done uint64, entries []remit.Entry) (told bool, next uint64, ok bool) {
+	var batch []signal.Signal
+	for i, e := range entries {
+		if kind := behaviour.KindOf(e.Body); r.tells[signal.TopicOf(kind)] {
+			if sig, ok := signal.Of(kind, e); ok {
+				batch = append(batch, sig)
+			}
+		}
+		last := i == len(entries)-1
+		if len(batch) < r.most && !last {
+			continue
+		}
+		if len(batch) > 0 {
+			if !s.tellSignals(ctx, r, batch) {
+				return told, done, false
+			}
+			if told, batch = true, batch[:0]; !last {
+				s.savePosition(ctx, signalPrefix+r.cfg.Name, e.Seq)
+			}
+		}
+		done = e.Seq
+	}
+	return told, done, true
+}
+
 // savePosition writes down up to where a receiver was told. What cannot be written is told again after a restart.
 func (s *Server) savePosition(ctx context.Context, name string, seq uint64) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), signalLimit)
@@ -151,11 +200,13 @@ func (s *Server) savePosition(ctx context.Context, name string, seq uint64) {
 	}
 }
 
-// tellSignal delivers until it is delivered; false when ctx ends before. What a receiver refuses again and again is given up, on record.
-func (s *Server) tellSignal(ctx context.Context, r *receiver, sig *signal.Signal) bool {
+// tellSignals delivers until it is delivered; false when ctx ends before. What a receiver refuses again and again is given up, on record; of
+// several that are refused together, each is tried alone.
+func (s *Server) tellSignals(ctx context.Context, r *receiver, batch []signal.Signal) bool {
 	for tries, refusals := 1, 0; ; tries++ {
-		err := s.push(ctx, r, sig)
+		err := s.push(ctx, r, batch)
 		if err == nil {
+			r.recovered()
 			return true
 		}
 		if ctx.Err() != nil {
@@ -164,10 +215,10 @@ func (s *Server) tellSignal(ctx context.Context, r *receiver, sig *signal.Signal
 		if e := refusalError(0); errors.As(err, &e) && e.refused() {
 			refusals++
 		}
-		s.log.Warn("a signal was not delivered", "receiver", r.cfg.Name, "entry", sig.Seq, "tries", tries, "err", err)
-		if refusals >= signalRefusal {
-			s.refusedSignal(ctx, r, sig)
-			return true
+		if refusals < signalRefusal {
+			s.failed(ctx, r, &batch[0], err)
+		} else {
+			return s.tellApart(ctx, r, batch, err)
 		}
 		if !sleep(ctx, backoff(tries)) {
 			return false
@@ -175,26 +226,61 @@ func (s *Server) tellSignal(ctx context.Context, r *receiver, sig *signal.Signal
 	}
 }
 
+// tellApart tries alone what was refused together, and gives up what was refused alone.
+func (s *Server) tellApart(ctx context.Context, r *receiver, batch []signal.Signal, why error) bool {
+	if len(batch) == 1 {
+		s.log.Warn("a signal was refused, and is given up", "receiver", r.cfg.Name, "entry", batch[0].Seq, "err", why)
+		s.refusedSignal(ctx, r, &batch[0])
+		return true
+	}
+	for i := range batch {
+		if !s.tellSignals(ctx, r, batch[i:i+1]) {
+			return false
+		}
+	}
+	return true
+}
+
 // refusedSignal records that a receiver does not take a signal.
 func (s *Server) refusedSignal(ctx context.Context, r *receiver, sig *signal.Signal) {
-	body, _ := json.Marshal(map[string]any{"finding": "signal_refused", "receiver": r.cfg.Name, "entry": sig.Seq}) // plain values
+	r.recovered()
+	s.recordSignal(ctx, sig, map[string]any{"finding": "signal_refused", "receiver": r.cfg.Name, "entry": sig.Seq})
+}
+
+func (s *Server) recordSignal(ctx context.Context, sig *signal.Signal, data map[string]any) {
+	body, _ := json.Marshal(data) // plain values
 	e := remit.Event{At: s.now(), Kind: remit.EventFinding, Agent: sig.Agent, Run: sig.Run, By: "remit", Data: body}
 	if err := s.record(context.WithoutCancel(ctx), e); err != nil {
-		s.log.Error("a finding is not on record", "receiver", r.cfg.Name, "entry", sig.Seq, "finding", "signal_refused", "err", err)
+		s.log.Error("a finding is not on record", "receiver", data["receiver"], "entry", sig.Seq, "finding", data["finding"], "err", err)
 	}
 }
 
 // push makes one try.
-func (s *Server) push(ctx context.Context, r *receiver, sig *signal.Signal) error {
-	id := sig.ID(r.cfg.Name)
-	if r.hook != nil {
-		return r.hook.deliver(ctx, sig.Webhook(), id, s.now())
+func (s *Server) push(ctx context.Context, r *receiver, batch []signal.Signal) error {
+	id := batch[0].ID(r.cfg.Name)
+	switch r.cfg.Form {
+	case "webhook":
+		return r.hook.deliver(ctx, batch[0].Webhook(), id, s.now())
+	case "ocsf":
+		return r.hook.deliver(ctx, s.ocsf(batch), fmt.Sprintf("%s-%d", id, len(batch)), s.now())
 	}
-	token, ok, err := r.signer.SET(sig, s.agentID(sig.Agent), id, s.now())
+	token, ok, err := r.signer.SET(&batch[0], s.agentID(batch[0].Agent), id, s.now())
 	if err != nil || !ok {
 		return err
 	}
 	return r.post(ctx, token)
+}
+
+// ocsf is a JSON array of events.
+func (s *Server) ocsf(batch []signal.Signal) []byte {
+	src, out := signal.Source{Version: s.version, TrustDomain: s.td.Name()}, []byte{'['}
+	for i := range batch {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, batch[i].OCSF(src)...)
+	}
+	return append(out, ']')
 }
 
 // post pushes a token as RFC 8935 section 2 has it.
@@ -237,30 +323,5 @@ func sleep(ctx context.Context, d time.Duration) bool {
 		return false
 	case <-t.C:
 		return true
-	}
-}
-
-// signalRoutes publish the keys that verify tokens, and the transmitter's metadata (SSF 1.0 section 7.1). Streams are what remit.yaml says:
-// a receiver cannot make one.
-func (s *Server) signalRoutes(mux *http.ServeMux) {
-	keys := jose.JSONWebKeySet{}
-	for _, r := range s.receivers {
-		if r.signer != nil {
-			keys.Keys = append(keys.Keys, r.signer.Public())
-		}
-	}
-	if len(keys.Keys) == 0 {
-		return
-	}
-	about := map[string]any{"spec_version": "1_0", "issuer": s.baseURL(), "jwks_uri": s.baseURL() + "/ssf/jwks.json", "delivery_methods_supported": []string{"urn:ietf:rfc:8935"}}
-	for path, v := range map[string]any{"GET /.well-known/ssf-configuration": about, "GET /ssf/jwks.json": keys} {
-		body, err := json.Marshal(v)
-		if err != nil {
-			panic("server: " + err.Error()) // plain values and public keys
-		}
-		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "application/json")
-			_, _ = w.Write(body)
-		})
 	}
 }

@@ -35,17 +35,9 @@ func setUpSignals(t *testing.T, more string) (f *fixture, siem, idp *hook) {
 	stop := make(chan struct{})
 	hangs := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-stop }))
 	t.Cleanup(func() { close(stop); hangs.Close() })
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
 	for name, b := range map[string][]byte{"ca.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: siem.Certificate().Raw}), "secret": []byte(hookSecret),
-		"key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), "token": []byte("a-token-of-the-idp")} {
+		"key": setKey(t), "token": []byte("a-token-of-the-idp")} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -58,6 +50,20 @@ func setUpSignals(t *testing.T, more string) (f *fixture, siem, idp *hook) {
 		block += fmt.Sprintf("- {name: more, url: %q, secret: {file: %q}, ca: %q}\n", more, in("secret"), in("ca.pem"))
 	}
 	return setUp(t, "# Who manages", block+"# Who manages"), siem, idp
+}
+
+// setKey is a key that signs tokens.
+func setKey(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
 // set verifies a token as a receiver does, with the keys that Remit publishes, and returns its id and event.
@@ -192,7 +198,7 @@ func TestSignalRefused(t *testing.T) {
 			t.Fatalf("told of %v", count)
 		}
 	}
-	f.eventually("the refusal is on record", func() bool { return f.events(remit.EventFinding) == 1 })
+	f.eventually("the refusal is on record", func() bool { return f.findingsNamed("signal_refused") == 1 })
 }
 
 // TestSignalsGoNowhereElse: a receiver that redirects is not followed, and has not been told.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package signal turns entries of the ledger into what others are told: signed events for webhooks, and security event tokens (RFC 8417)
-// with the events of CAEP 1.0. It is pure: it reads entries, keeps nothing, and sends nothing. Only what stands in clear in the ledger is
+// with the events of CAEP 1.0, and events in the form of OCSF 1.9. It is pure: it reads entries, keeps nothing, and sends nothing. Only what stands in clear in the ledger is
 // told: no value of an argument is in it.
 package signal
 
@@ -28,34 +28,46 @@ import (
 
 // Signal is one thing that is told.
 type Signal struct {
-	Seq   uint64 // of the entry that says it
-	Kind  remit.EventKind
-	At    time.Time
-	Agent remit.Name
-	Run   remit.RunID
-	By    string
-	Data  json.RawMessage
+	Seq      uint64           `json:"-"` // of the entry that says it
+	Kind     remit.EventKind  `json:"-"`
+	At       time.Time        `json:"at"`
+	Agent    remit.Name       `json:"agent"`
+	Run      remit.RunID      `json:"run"`
+	Decision remit.DecisionID `json:"decision"`
+	Grant    remit.GrantID    `json:"grant"`
+	Lease    remit.LeaseID    `json:"lease"`
+	By       string           `json:"by"`
+	Data     json.RawMessage  `json:"data"`
 }
 
-// told are the kinds of entries that are told.
-var told = []remit.EventKind{remit.EventRaised, remit.EventClosed, remit.EventSuspended, remit.EventReinstated}
+// Topic is what a receiver can be told of.
+type Topic string
+
+// The topics.
+const (
+	Findings    Topic = "findings"    // what was found, and what was ended and given back
+	Decisions   Topic = "decisions"   // every answer
+	Credentials Topic = "credentials" // grants, and how their credentials come and go
+)
+
+// topics are the kinds of entries that are told.
+var topics = map[remit.EventKind]Topic{
+	remit.EventRaised: Findings, remit.EventClosed: Findings, remit.EventSuspended: Findings, remit.EventReinstated: Findings,
+	remit.EventDecision: Decisions, remit.EventFolded: Decisions,
+	remit.EventGrant: Credentials, remit.EventLeaseActive: Credentials, remit.EventLeaseFailed: Credentials, remit.EventLeaseRevoking: Credentials,
+	remit.EventLeaseEnded: Credentials,
+}
+
+// TopicOf is the topic of a kind of entries; empty for one that nobody is told.
+func TopicOf(kind remit.EventKind) Topic { return topics[kind] }
 
 // Of reads an entry; ok is false for one that nobody is told.
 func Of(kind remit.EventKind, e remit.Entry) (s Signal, ok bool) {
-	for _, k := range told {
-		ok = ok || k == kind
+	if TopicOf(kind) == "" || json.Unmarshal(e.Body, &s) != nil {
+		return Signal{}, false
 	}
-	var v struct {
-		At    time.Time       `json:"at"`
-		Agent remit.Name      `json:"agent"`
-		Run   remit.RunID     `json:"run"`
-		By    string          `json:"by"`
-		Data  json.RawMessage `json:"data"`
-	}
-	if !ok || json.Unmarshal(e.Body, &v) != nil {
-		return s, false
-	}
-	return Signal{e.Seq, kind, v.At, v.Agent, v.Run, v.By, v.Data}, true
+	s.Seq, s.Kind = e.Seq, kind
+	return s, true
 }
 
 // ID is the same each time that this entry is told to this receiver, who can know a repeated delivery by it.
@@ -67,17 +79,20 @@ func (s *Signal) ID(receiver string) string {
 // Webhook is the event as JSON.
 func (s *Signal) Webhook() []byte {
 	type data struct {
-		Seq   uint64          `json:"seq"`
-		Agent remit.Name      `json:"agent,omitempty"`
-		Run   remit.RunID     `json:"run,omitempty"`
-		By    string          `json:"by"`
-		Event json.RawMessage `json:"event,omitempty"`
+		Seq      uint64           `json:"seq"`
+		Agent    remit.Name       `json:"agent,omitempty"`
+		Run      remit.RunID      `json:"run,omitempty"`
+		Decision remit.DecisionID `json:"decision,omitempty"`
+		Grant    remit.GrantID    `json:"grant,omitempty"`
+		Lease    remit.LeaseID    `json:"lease,omitempty"`
+		By       string           `json:"by"`
+		Event    json.RawMessage  `json:"event,omitempty"`
 	}
 	b, err := json.Marshal(struct {
 		Type string    `json:"type"`
 		At   time.Time `json:"timestamp"`
 		Data data      `json:"data"`
-	}{string(s.Kind), s.At.UTC(), data{s.Seq, s.Agent, s.Run, s.By, s.Data}})
+	}{string(s.Kind), s.At.UTC(), data{s.Seq, s.Agent, s.Run, s.Decision, s.Grant, s.Lease, s.By, s.Data}})
 	if err != nil {
 		panic("signal: " + err.Error()) // the ledger holds valid JSON
 	}

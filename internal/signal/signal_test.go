@@ -101,7 +101,7 @@ func TestTokens(t *testing.T) {
 
 // TestTold: only these kinds are told; other receivers and other entries have other ids.
 func TestTold(t *testing.T) {
-	for _, kind := range []string{"decision", "grant", "lease.active", "action", "admin", "finding"} {
+	for _, kind := range []string{"action", "admin", "finding", "run.started", "approval.given", ""} {
 		if _, ok := signal.Of(entry(kind, "agent/mail", "remit", `{}`)); ok {
 			t.Errorf("%s is told", kind)
 		}
