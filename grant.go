@@ -52,6 +52,7 @@ type Lease struct {
 	Action      string     `json:"action"`
 	Scope       Args       `json:"scope"`
 	Masks       []string   `json:"masks,omitempty"` // columns that a rule wants masked (obligation mask=COLUMN)
+	Rows        int64      `json:"rows,omitempty"`  // limits.rows of the decision: of how many rows the holder may learn; 0: no limit
 	Issued      time.Time  `json:"issued"`
 	Expires     time.Time  `json:"expires"`
 	MintBefore  time.Time  `json:"mint_before"` // no create that the broker sent can arrive after this plus the API timeout

@@ -22,8 +22,8 @@ type Request struct {
 	TTL        time.Duration // asked; 0: the permission's
 	Via        string        // the enforcement point: token, authzen, cli …
 	Fill       bool          // arguments that are absent take the permission's only possible value; only with Permission
-	// Keeps are the kinds of obligations, what stands before the =, or whole obligations, that the enforcement point carries out. One that
-	// is not among them denies.
+	// Keeps are the kinds of obligations, what stands before the =, or whole obligations, that the enforcement point carries out, and
+	// limits.NAME for each limit that it holds the act to. One that is not among them denies.
 	Keeps []string
 	// Approved is set by the server alone, for a request that is decided again for a live grant: the approvals that its decision
 	// used up count for it still.

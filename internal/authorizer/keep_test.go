@@ -48,6 +48,15 @@ func TestUnheldLimitDenies(t *testing.T) {
 		if err != nil || d.Effect != want || l.lastDecision(t).Effect != want {
 			t.Errorf("%s: %v %+v", via, err, d)
 		}
+		if req.Keeps = []string{"limits.rows"}; via == "token" { // a driver that knows it
+			if d, err := l.auth.Decide(t.Context(), req); err != nil || d.Effect != remit.Allow {
+				t.Errorf("a limit that the driver holds: %v %+v", err, d)
+			}
+			l.judgement.Limits = map[string]int64{"bytes": 100}
+			if d, err := l.auth.Decide(t.Context(), req); err != nil || d.Effect != remit.Deny || d.Reasons[0].Of != "limits.bytes" {
+				t.Errorf("another limit than the driver's: %v %+v", err, d)
+			}
+		}
 		if want == remit.Deny && (d.Reasons[0].Code != remit.ReasonObligation || d.Reasons[0].Of != "limits.rows") {
 			t.Errorf("%s: %+v", via, d.Reasons)
 		}

@@ -39,7 +39,7 @@ type Target struct {
 	Planner    credential.Planner // nil: states no bounds
 	Prober     credential.Prober  // nil: its grants cannot be verified
 	Production bool               // requires a launched workload or better (S3)
-	Keeps      []string           // the kinds of obligations that its driver carries out
+	Keeps      []string           // the kinds of obligations that its driver carries out, and limits.NAME for limits
 }
 
 // Config of a Broker; Store, Targets and Log are required.
@@ -155,7 +155,7 @@ func (b *Broker) Prepare(ctx context.Context, d *remit.Decision, req *remit.Requ
 	}
 	l := remit.Lease{
 		ID: remit.NewLeaseID(), Grant: remit.NewGrantID(), Agent: d.Agent, AgentID: b.cfg.AgentID(d.Agent), Run: d.Run,
-		Launch: req.Caller.Launch, Target: d.Target, Action: d.Action, Scope: d.Args, Masks: masks(d), Issued: req.At, Expires: expires,
+		Launch: req.Caller.Launch, Target: d.Target, Action: d.Action, Scope: d.Args, Masks: masks(d), Rows: d.Limits["rows"], Issued: req.At, Expires: expires,
 		MintBefore: b.cfg.Now().Add(b.cfg.MintTimeout), State: remit.GrantPending,
 	}
 	g := remit.Grant{

@@ -116,7 +116,7 @@ type mayFile struct {
 	Where     args              `yaml:"where" doc:"Conditions on the arguments. An argument that is not named must be absent."`
 	Hours     *hoursFile        `yaml:"hours" doc:"When. Left out: always."`
 	Evidence  []requirementFile `yaml:"evidence" doc:"The verified facts it needs; all of them."`
-	Limits    *limitsFile       `yaml:"limits" doc:"Bounds that are told to an enforcement point which asks by AuthZEN, and which it holds the act to. Where Remit itself mints or passes on, nobody would: such a request is denied."`
+	Limits    *limitsFile       `yaml:"limits" doc:"Bounds that are told to an enforcement point which asks by AuthZEN, and which it holds the act to. Of what Remit itself mints or passes on, PostgreSQL views with limit_by hold them; elsewhere nobody would, and such a request is denied."`
 	Sandbox   word              `yaml:"sandbox" is:"tier" doc:"The least tier: remote, process, kernel or vm; for mcp.* of the tool that is called, else of the caller. Left out: kernel for mcp.* and with under, else none."`
 	Sensitive []word            `yaml:"sensitive" is:"arg" doc:"Arguments whose values stand nowhere in clear, beside those that are bound to a sensitive parameter."`
 	TTL       span              `yaml:"ttl" doc:"How long a credential lives. Left out: 5m; at most 1h."`

@@ -63,7 +63,7 @@ type built struct {
 	probe  func(context.Context) (string, error)
 	setup  string         // what an administrator runs there, as text; empty: nothing that Remit writes
 	log    *pglog.Log     // the target's own log of what was executed; nil: none that Remit reads
-	keeps  []string       // the kinds of obligations that the driver carries out
+	keeps  []string       // the kinds of obligations that the driver carries out, and limits.NAME for limits
 	out    *egress.Target // where the egress proxy lets tools through to; nil: not there
 	target broker.Target  // filled by newTarget
 }

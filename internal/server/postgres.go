@@ -41,7 +41,7 @@ func newPostgres(o config.Object, d deps) (b built, err error) {
 		return b, err
 	}
 	b.driver, b.client, b.setup = driver, driver.Client(), driver.Setup()
-	b.keeps = []string{"mask"}
+	b.keeps = []string{"mask", "limits.rows"}
 	if cfg.Log != "" {
 		b.log, err = d.server.newLog(o.Name, &cfg.Config)
 	}

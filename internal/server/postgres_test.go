@@ -30,7 +30,7 @@ installation: main1
 password: {file: PASSWORD}
 log: LOG
 views:
-- {name: transactions, table: public.transactions, columns: [id, customer_id, amount], rows: {customer_id: bigint}, mask: [amount]}
+- {name: transactions, table: public.transactions, columns: [id, customer_id, amount], rows: {customer_id: bigint}, mask: [amount], limit_by: id}
 - {name: set_status, table: public.transactions, action: update, columns: [status], reads: [id], rows: {customer_id: bigint}}
 ---
 kind: Workflow
@@ -123,6 +123,20 @@ type databaseLogin struct {
 	Bounds     []string          `json:"bounds"`
 	NotBounded []string          `json:"not_bounded"`
 	Says       string            `json:"error_description"`
+}
+
+// rule has the organisation's rules say this of what is asked at the database.
+func (f *fixture) rule(says string) {
+	f.t.Helper()
+	rules := filepath.Join(f.dir, dirConfig, "rules")
+	if err := os.MkdirAll(rules, 0o700); err != nil {
+		f.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(rules, "database.rego"), []byte("package remit.rules\n\n"+says+" if input.target == \"payments-db\"\n"), 0o600); err != nil {
+		f.t.Fatal(err)
+	}
+	f.write(f.files + "---\nkind: Rule\nname: database\nfile: rules/database.rego\n")
+	f.must("/v1/apply", struct{}{}, nil)
 }
 
 func (w *workload) login(detail string) databaseLogin {
@@ -312,19 +326,7 @@ func TestDatabaseGoesWrong(t *testing.T) {
 // database can do, is a denial.
 func TestMaskedByARule(t *testing.T) {
 	f, _ := paymentsDB(t)
-	rules := filepath.Join(f.dir, dirConfig, "rules")
-	if err := os.MkdirAll(rules, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	f.files += "---\nkind: Rule\nname: mask\nfile: rules/mask.rego\n"
-	apply := func(obligation string) {
-		t.Helper()
-		if err := os.WriteFile(filepath.Join(rules, "mask.rego"), []byte("package remit.rules\n\nobligations contains \""+obligation+"\" if input.target == \"payments-db\"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		f.write(f.files)
-		f.must("/v1/apply", struct{}{}, nil)
-	}
+	apply := func(obligation string) { f.rule(`obligations contains "` + obligation + `"`) }
 	apply("mask=amount")
 	var r remit.Run
 	f.must("/v1/runs", map[string]any{"workflow": "refund", "params": map[string]string{"customer": "555"}}, &r)
@@ -348,5 +350,36 @@ func TestMaskedByARule(t *testing.T) {
 		if g := w.login(detail); g.Secret != "" || g.code() != code {
 			t.Errorf("%s: %+v", obligation, g)
 		}
+	}
+}
+
+// TestRowsAreLimitedByARule: an organisation's rule limits how many rows an agent learns of; the database holds it, the live lease is judged
+// again when the limit becomes smaller, and what the view cannot count is a denial.
+func TestRowsAreLimitedByARule(t *testing.T) {
+	f, _ := paymentsDB(t)
+	f.rule("rows := 30")
+	var r remit.Run
+	f.must("/v1/runs", map[string]any{"workflow": "refund", "params": map[string]string{"customer": "555"}}, &r)
+	w := f.agent("agent/deploy", f.shared()).enter(r)
+	l := w.login(askRows + `}`)
+	if l.Secret == "" || !strings.Contains(strings.Join(l.Bounds, "\n"), "only 30, those with the greatest id") {
+		t.Fatalf("%+v", l)
+	}
+	conn, err := l.connect(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context()) //nolint:errcheck // a connection of a moment
+	n, least := 0, 0
+	if err := conn.QueryRow(t.Context(), "SELECT count(*), min(id) FROM remit.transactions").Scan(&n, &least); err != nil || n != 30 || least != 705 {
+		t.Errorf("%d rows from %d: %v", n, least, err)
+	}
+	f.rule("rows := 10")
+	f.eventually("the wider lease ends", func() bool {
+		err := conn.QueryRow(t.Context(), "SELECT count(*) FROM remit.transactions").Scan(&n)
+		return err != nil || n == 0
+	})
+	if g := w.login(`{"permission":"close","columns":["status"],"reads":["id"]}`); g.Secret != "" || g.code() != "target_unfit" {
+		t.Errorf("a view that counts no rows: %+v", g)
 	}
 }

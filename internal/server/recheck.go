@@ -297,6 +297,9 @@ func (s *Server) requestOf(d *remit.Decision, g *remit.Grant) (*remit.Request, e
 		kind, _, _ := strings.Cut(o, "=")
 		req.Keeps = append(req.Keeps, kind)
 	}
+	for name := range d.Limits {
+		req.Keeps = append(req.Keeps, "limits."+name)
+	}
 	req.Sandbox = s.tierOf(req)
 	if name, err := remit.ParseName(d.Caller); err == nil {
 		req.Caller.Person = name

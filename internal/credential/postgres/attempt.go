@@ -70,6 +70,9 @@ func (s *scope) othersRows() []attempt {
 			add(attempt{act: "delete rows of another " + key, affects: true, sql: fmt.Sprintf("DELETE FROM %s WHERE %s", s.onView(), others)})
 		}
 	}
+	if s.most > 0 {
+		out = append(out, attempt{act: fmt.Sprintf("read more than %d rows", s.most), counts: true, sql: fmt.Sprintf("SELECT count(*) - %d FROM %s", s.most, s.onView())})
+	}
 	if v.Action == "insert" {
 		out = append(out, attempt{act: "insert a row of another " + v.keys()[0], insertOther: true})
 	}

@@ -5,6 +5,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -117,8 +118,82 @@ func TestMaskedColumns(t *testing.T) {
 	}
 }
 
+// TestRowLimit: a lease with limits: rows sees as many rows and no other ones, whatever its holder asks and however often; a view that
+// counts no rows gives none.
+func TestRowLimit(t *testing.T) {
+	d := newDatabase(t, countRows)
+	l := lease("transactions")
+	l.Rows = 7
+	c := d.mint(l)
+	first, second := d.session(c), d.session(c)
+	exec(t, first, "SET plan_cache_mode = force_generic_plan; SET enable_sort = off; SET enable_indexscan = off")
+	n := 0
+	for sql, want := range map[string]int{
+		"SELECT count(*) FROM remit.transactions":                                                        7,
+		"SELECT count(*) FROM remit.transactions WHERE id < 1864":                                        0, // the seven are 1864, 1884 … 1984
+		"SELECT count(*) FROM remit.transactions WHERE id = 4":                                           0, // one of its customer's
+		"SELECT count(*) FROM remit.transactions WHERE amount > 0 AND id = 1984":                         1,
+		"SELECT count(*) FROM (SELECT id FROM remit.transactions ORDER BY id OFFSET 7) t":                0,
+		"SELECT count(DISTINCT id) FROM (TABLE remit.transactions UNION ALL TABLE remit.transactions) t": 7,
+		"SELECT min(id) FROM remit.transactions":                                                         1864,
+	} {
+		for _, conn := range []*pgx.Conn{first, second} {
+			if err := conn.QueryRow(t.Context(), sql).Scan(&n); err != nil || n != want {
+				t.Errorf("%s: %d, %v", sql, n, err)
+			}
+		}
+	}
+	if !strings.Contains(strings.Join(c.Bounds, "\n"), "of these rows only 7, those with the greatest id") {
+		t.Errorf("%v", c.Bounds)
+	}
+	if err := second.Close(t.Context()); err != nil { // a lease has two sessions
+		t.Error(err)
+	}
+	tried := func() remit.TrialOutcome {
+		t.Helper()
+		trials, err := d.driver.Try(t.Context(), l, c)
+		i := slices.IndexFunc(trials, func(tr remit.Trial) bool { return tr.Act == "read more than 7 rows" })
+		if err != nil || i < 0 {
+			t.Fatalf("%v %+v", err, trials)
+		}
+		return trials[i].Outcome
+	}
+	if o := tried(); o != remit.TrialRefused {
+		t.Errorf("the trial: %s", o)
+	}
+	exec(t, d.admin, "UPDATE remit.scope SET most = NULL")
+	if o := tried(); o != remit.TrialPassed {
+		t.Errorf("the trial does not see a limit that is gone: %s", o)
+	}
+	if n, err := count(t.Context(), d.mint(lease("transactions")), "SELECT count(*) FROM remit.transactions"); err != nil || n != 100 {
+		t.Errorf("without a limit: %d, %v", n, err)
+	}
+	l = lease("amounts")
+	l.Rows = 7
+	if _, err := d.driver.Mint(t.Context(), l); remit.CodeOf(err) != remit.CodeInvalid {
+		t.Errorf("a view that counts no rows was leased with a limit: %v", err)
+	}
+}
+
+// countRows has the view of transactions count rows by their id.
+func countRows(c *postgres.Config) {
+	c.Views = slices.Clone(c.Views)
+	c.Views[0].LimitBy = "id"
+}
+
+func TestRowsAreCountedByAKey(t *testing.T) {
+	d := newDatabase(t, countRows)
+	for _, column := range []string{"amount", "customer_id"} {
+		d.cfg.Views[0].LimitBy = column
+		if _, err := d.admin.Exec(t.Context(), d.remake().Setup()); err == nil || !strings.Contains(err.Error(), "is not unique and not null") {
+			t.Errorf("rows counted by %s: %v", column, err)
+		}
+		exec(t, d.admin, "ROLLBACK")
+	}
+}
+
 func TestExpiryEndsACursorWithoutRemit(t *testing.T) {
-	for mode, how := range modes {
+	for mode, how := range map[string]func(*postgres.Config){"views": nil, "policies": byPolicies, "views that count": countRows} {
 		t.Run(mode, func(t *testing.T) { expiryEnds(t, newDatabase(t, how)) })
 	}
 }

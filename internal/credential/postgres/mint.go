@@ -43,9 +43,13 @@ func (d *Driver) Mint(ctx context.Context, l remit.Lease) (remit.Credential, err
 		}
 		args = append(args, values)
 	}
-	args = append(args, s.masked)
+	var most any // NULL: all
+	if s.most > 0 {
+		most = s.most
+	}
+	args = append(args, s.masked, most)
 	err = d.mints.do(ctx, func(c *pgx.Conn) error {
-		_, err := c.Exec(ctx, "SELECT remit.lease_begin($1, $2, $3, $4, $5, $6, $7, $8, $9)", args...)
+		_, err := c.Exec(ctx, "SELECT remit.lease_begin($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", args...)
 		return err
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ package postgres
 
 import (
 	"encoding/hex"
+	"fmt"
 	"maps"
 	"math/big"
 	"slices"
@@ -20,6 +21,8 @@ type scope struct {
 	keys [][]string // for each of the view's keys, the values
 	// masked are columns of the view that read as NULL.
 	masked []string
+	// most rows that are seen; 0: all.
+	most int64
 }
 
 const (
@@ -185,6 +188,11 @@ func (d *Driver) plan(l remit.Lease) (scope, error) {
 		}
 		s.masked = append(s.masked, c)
 	}
+	//remit:guard S17 TestRowLimit
+	if l.Rows > 0 && s.view.LimitBy == "" {
+		return s, invalid("say limit_by, and run the set-up again", "view %s cannot hold a lease to a number of rows, as limits: rows demands", s.view.Name)
+	}
+	s.most = l.Rows
 	return s, nil
 }
 
@@ -203,6 +211,9 @@ func (s *scope) bounds(c *Config) (bounds, notBounded []string) {
 	switch v.Action {
 	case "select":
 		bounds = append(bounds, "reading only, columns "+columns)
+		if s.most > 0 {
+			bounds = append(bounds, fmt.Sprintf("of these rows only %d, those with the greatest %s", s.most, v.LimitBy))
+		}
 		if len(s.masked) > 0 {
 			bounds = append(bounds, "masked, read as NULL: "+strings.Join(s.masked, ", "))
 		}

@@ -48,10 +48,12 @@ type setupView struct {
 	OwnerGrants, GroupGrants, Conditions []string
 	Shown                                string
 	Joins                                []string
-	Key                                  string // the first
+	LimitBy                              string
+	Inner                                []string // columns of the table that a view which counts rows needs
+	Key                                  string   // the first
 	Writes, RowSecurity                  bool
 	Policy, Permit, Restrict             string // condition, and names of the two policies
-	Relation                             string
+	Relation, Base                       string // what holders name, and the table
 }
 
 var setupTemplate = template.Must(template.New("setup").Funcs(template.FuncMap{
@@ -85,8 +87,9 @@ func (c *Config) makeSetup(database string) (text, digest string, err error) {
 		g := c.group(v.Name)
 		s.Roles, s.Groups = append(s.Roles, g), append(s.Groups, g)
 		s.Views = append(s.Views, setupView{Name: v.Name, Group: g, Schema: v.schema(), Table: v.table(), Selected: v.selected(), KeyColumns: v.keyColumns(),
-			OwnerGrants: v.ownerGrants(), GroupGrants: v.groupGrants(g), Conditions: v.conditions(), Shown: v.shown(), Joins: v.joins(), Key: v.keys()[0], Writes: v.writes(),
-			RowSecurity: v.RowSecurity, Policy: v.policy(), Permit: p + "p_" + v.Name, Restrict: p + "r_" + v.Name, Relation: v.onRelation()})
+			OwnerGrants: v.ownerGrants(), GroupGrants: v.groupGrants(g), Conditions: v.conditions(), Shown: v.shown(), Joins: v.joins(), LimitBy: v.LimitBy, Inner: v.read(), Key: v.keys()[0], Writes: v.writes(),
+			RowSecurity: v.RowSecurity, Policy: v.policy(), Permit: p + "p_" + v.Name, Restrict: p + "r_" + v.Name, Relation: v.onRelation(),
+			Base: quoteIdent(v.schema()) + "." + quoteIdent(v.table())})
 	}
 	fill := func() string {
 		var b strings.Builder

@@ -52,6 +52,7 @@ GRANT USAGE ON SCHEMA remit TO {{ident .Owner}};
 -- has to read them from text.
 CREATE TABLE IF NOT EXISTS remit.scope (role name PRIMARY KEY, at_view name NOT NULL, expires timestamptz NOT NULL);
 ALTER TABLE remit.scope ADD COLUMN IF NOT EXISTS masked text[]; -- columns that read as NULL
+ALTER TABLE remit.scope ADD COLUMN IF NOT EXISTS most bigint; -- rows that are seen; NULL: all
 {{range .KeyColumns}}ALTER TABLE remit.scope ADD COLUMN IF NOT EXISTS {{ident .Name}} {{.Type}}[];
 {{end -}}
 -- Of before keys had types: a lease of then sees nothing any more.
@@ -104,8 +105,9 @@ BEGIN
 END $remit$;
 
 DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[]); -- of before there were masks
+DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[], text[]); -- of before there were limits
 CREATE OR REPLACE FUNCTION remit.lease_begin(lease text, verifier text, of_view text, until timestamptz, k1 text[], k2 text[], k3 text[], k4 text[],
-  masks text[] DEFAULT NULL)
+  masks text[] DEFAULT NULL, most_rows bigint DEFAULT NULL)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $remit$
 DECLARE
   login name := remit.role_of(lease);
@@ -127,8 +129,8 @@ BEGIN
   EXECUTE format('ALTER ROLE %I SET search_path = pg_catalog, %I', login, coalesce(v.at_schema, 'remit'));
 {{if .Logged}}  EXECUTE format('ALTER ROLE %I SET log_min_duration_statement = 0', login);
 {{end}}  IF v.readonly THEN EXECUTE format('ALTER ROLE %I SET default_transaction_read_only = on', login); END IF;
-  INSERT INTO remit.scope (role, at_view, expires, masked{{range .KeyColumns}}, {{ident .Name}}{{end}})
-    VALUES (login, v.name, until, masks
+  INSERT INTO remit.scope (role, at_view, expires, masked, most{{range .KeyColumns}}, {{ident .Name}}{{end}})
+    VALUES (login, v.name, until, masks, most_rows
 {{- range .KeyColumns}},
       CASE WHEN v.key_columns[{{.Key}}] = {{literal .Name}} THEN k{{.Key}}::{{.Type}}[] END{{end}});
 {{if not .Replicated}}  -- Nothing rests on a new lease that this server forgets when it crashes: Remit has it on record, and its login and its row of scope go
@@ -210,7 +212,8 @@ GRANT EXECUTE ON FUNCTION remit.same(name, name) TO {{ident .Lease}}; -- a view 
 
 -- 5. The views. Each shows the rows of the caller's lease until it ends, by the clock at every row: also to an open cursor. Those that are
 -- read join the lease's row, which costs a statement the least; those that are written must be of one table. The CASE is true of every row
--- that is shown: it keeps the planner from asking the clock once, before the first row.
+-- that is shown: it keeps the planner from asking the clock once, before the first row. A view that counts rows
+-- does so before anything that its holder asks, so that it shows the same ones to every statement.
 DELETE FROM remit.declared;
 CREATE VIEW remit.mine WITH (security_barrier) AS SELECT * FROM remit.scope s WHERE s.role = session_user; -- its own, for policies
 ALTER VIEW remit.mine OWNER TO {{ident .Owner}};
@@ -225,7 +228,14 @@ BEGIN
 END $remit$;
 CREATE POLICY {{ident .Permit}} ON {{.Relation}} AS PERMISSIVE FOR ALL TO {{ident .Group}} USING (true);
 CREATE POLICY {{ident .Restrict}} ON {{.Relation}} AS RESTRICTIVE FOR ALL TO {{ident .Group}} USING ({{.Policy}});
-{{else}}GRANT USAGE ON SCHEMA {{ident .Schema}} TO {{ident $.Owner}};
+{{else}}{{if .LimitBy}}DO $remit$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+    WHERE i.indrelid = {{literal .Base}}::regclass AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 1 AND i.indpred IS NULL AND a.attname = {{literal .LimitBy}} AND a.attnotnull) THEN
+    RAISE EXCEPTION 'limit_by of view %: %.% is not unique and not null, so rows cannot be counted by it', {{literal .Name}}, {{literal .Base}}, {{literal .LimitBy}};
+  END IF;
+END $remit$;
+{{end}}GRANT USAGE ON SCHEMA {{ident .Schema}} TO {{ident $.Owner}};
 {{range .OwnerGrants}}GRANT {{.}} TO {{ident $.Owner}};
 {{end}}CREATE VIEW remit.{{ident .Name}} WITH (security_barrier) AS
 {{- if .Writes}}
@@ -234,6 +244,12 @@ CREATE POLICY {{ident .Restrict}} ON {{.Relation}} AS RESTRICTIVE FOR ALL TO {{i
     AND {{end}}clock_timestamp() < (SELECT s.expires FROM remit.scope s WHERE s.role = session_user AND remit.same(s.at_view, {{literal .Name}}))
 
   WITH CASCADED CHECK OPTION;
+{{- else if .LimitBy}}
+  SELECT {{.Shown}} FROM remit.scope s CROSS JOIN LATERAL (
+    SELECT {{idents .Inner}} FROM {{ident .Schema}}.{{ident .Table}} t
+    WHERE {{range $i, $j := .Joins}}{{if $i}} AND {{end}}{{$j}}{{end}} ORDER BY t.{{ident .LimitBy}} DESC LIMIT s.most) t
+  WHERE s.role = session_user AND remit.same(s.at_view, {{literal .Name}})
+    AND CASE WHEN t.{{ident .Key}} IS NOT NULL THEN clock_timestamp() END < s.expires;
 {{- else}}
   SELECT {{.Shown}} FROM remit.scope s JOIN {{ident .Schema}}.{{ident .Table}} t
     ON {{range .Joins}}{{.}}
