@@ -10,6 +10,8 @@ type Change struct {
 	Events []Event
 	// Require is checked when the change is written: a moved epoch fails the whole change with CodeConflict (S11).
 	Require []Precondition
+	// Unhurried says that nobody's answer depends on it: it may wait a few milliseconds for other changes, to be written with them.
+	Unhurried bool
 }
 
 // Precondition says which epoch of what was seen. Epochs start at 0 and move with every written Row of that key, and with

@@ -20,7 +20,7 @@ type Acts interface {
 // Executed records acts that an enforcement point or a target's audit log reports, each joined to its decision, which only an
 // enforcement point of our own states, or to its lease by the credential's id. An act under an identity of ours without a lease is recorded as a finding. All are durable, or none is.
 func (a *Authorizer) Executed(ctx context.Context, acts []remit.Outcome) error {
-	change := remit.Change{}
+	change := remit.Change{Unhurried: true}
 	for i := range acts {
 		change.Events = append(change.Events, a.actEvent(&acts[i]))
 	}

@@ -16,6 +16,7 @@ type pending struct {
 	rows    []write
 	events  []draft
 	bytes   int
+	patient bool // the writer is not woken for it alone
 
 	taken atomic.Bool // set once, by the writer or by a caller who gives up
 	batch *batch      // set when it joins the queue
@@ -81,7 +82,7 @@ func (s *Store) prepare(c remit.Change) (*pending, error) {
 	if len(c.Rows)+len(c.Events)+len(c.Require) > maxChangeItems {
 		return nil, tooLarge("a change has more than %d items", maxChangeItems)
 	}
-	p := &pending{require: c.Require}
+	p := &pending{require: c.Require, patient: c.Unhurried}
 	for _, r := range c.Rows {
 		body, err := s.encode(r, c.Require)
 		if err != nil {

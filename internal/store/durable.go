@@ -40,7 +40,7 @@ func openLog(conn *sqlite.Conn, path string) (*os.File, error) {
 	if err := exec(conn, "PRAGMA synchronous = normal"); err != nil {
 		return nil, err
 	}
-	return os.Open(path + "-wal") // it has no locks that closing would drop, and stays as long as the connection
+	return os.OpenFile(path+"-wal", os.O_RDWR, 0) // it has no locks that closing would drop, and stays as long as the connection
 }
 
 // take is for the writer: it gives the keeper a batch, when that has told of the one before.

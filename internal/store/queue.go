@@ -6,6 +6,7 @@ import (
 	"context"
 	"runtime"
 	"sync"
+	"time"
 )
 
 // Bounds of one batch: what waits is written together up to here.
@@ -15,6 +16,8 @@ const (
 	// worthwhile is how many changes are begun while the disk still syncs those before. Fewer wait for it, and for company: what a
 	// batch costs beside its changes is as much as some ten of them.
 	worthwhile = 64
+	// patience is how long an unhurried change waits for others.
+	patience = 5 * time.Millisecond
 )
 
 // batch is the changes that are written together, in the order of their coming. Who waits for one of them waits for all, so that
@@ -22,6 +25,7 @@ const (
 type batch struct {
 	changes []*pending
 	bytes   int
+	called  bool          // the writer was woken for it
 	done    chan struct{} // closed when every change has its outcome
 }
 
@@ -85,10 +89,15 @@ func (q *queue) tryJoin(p *pending) (full <-chan struct{}, err error) {
 	b.changes = append(b.changes, p)
 	b.bytes += p.bytes
 	p.batch = b
-	switch len(b.changes) {
-	case 1:
+	n := len(b.changes)
+	switch {
+	case !b.called && (!p.patient || n == worthwhile):
+		b.called = true
 		call(q.wake)
-	case worthwhile:
+	case n == 1:
+		time.AfterFunc(patience, func() { call(q.wake) }) // for a batch that is taken by then it wakes the writer for nothing
+	}
+	if n == worthwhile {
 		call(q.worth)
 	}
 	return nil, nil
@@ -104,8 +113,8 @@ func call(c chan<- struct{}) {
 
 // gather is for the writer: it lets committers that the last batch has just woken join the next, as long as some do, and takes it.
 func (q *queue) gather() *batch {
-	const patience = 4
-	for range patience {
+	const tries = 4
+	for range tries {
 		before := q.waiting()
 		runtime.Gosched()
 		if q.waiting() == before {

@@ -147,7 +147,7 @@ func (s *Store) open() error {
 	if s.copying.conn, err = openWriter(s.cfg.Path, s.cfg.MaxBytes); err != nil {
 		return err
 	}
-	s.copying.wake, s.copying.done = make(chan struct{}, 1), make(chan struct{}, 1)
+	s.copying.wake, s.copying.done, s.copying.room = make(chan struct{}, 1), make(chan struct{}, 1), firstRoom
 	for range readerCount {
 		r, err := openReader(s.cfg.Path)
 		if err != nil {

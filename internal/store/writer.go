@@ -200,7 +200,9 @@ func (s *Store) chores(idle bool) {
 	s.joinLog()
 	if s.w.erased && !s.copying.busy {
 		s.w.erased = !truncateLog(s.w.conn)
+		s.copying.room = firstRoom
 	}
+	s.makeRoom()
 	s.indexEvents()
 	if idle && s.cfg.Now().Sub(s.w.purged) >= purgeEvery {
 		s.w.purged = s.cfg.Now()
