@@ -1,20 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package egress
+package gateway
 
 import (
 	"context"
+	"log/slog"
+	"sync"
 	"time"
 
 	"remit"
 )
 
-// recorder writes down what was done, many at a time. What it cannot write it tries again, and its queue is short: while nothing can
-// be written, nothing more is done.
-type recorder struct {
-	gate  *Gate
-	queue chan remit.Outcome
-	done  chan struct{}
+// Recorder writes down what was done, many acts at a time, so that nobody who did one waits for it. What it cannot write it tries again,
+// and its queue is short: while nothing can be written, nothing more is done. It is safe for concurrent use.
+type Recorder struct {
+	ctx      context.Context
+	executed func(ctx context.Context, acts []remit.Outcome) error
+	log      *slog.Logger
+	queue    chan remit.Outcome
+	done     chan struct{}
+
+	mu    sync.RWMutex // guards ended; held while something is queued
+	ended bool
 }
 
 const (
@@ -22,34 +29,45 @@ const (
 	recordTimeout = 10 * time.Second
 )
 
-func newRecorder(g *Gate) *recorder {
-	return &recorder{gate: g, queue: make(chan remit.Outcome, recordQueue), done: make(chan struct{})}
+// NewRecorder starts the one goroutine of a recorder, which ends with End. All acts that executed is given are durable when it returns,
+// or none is; after ctx ends, it is tried once more and not again.
+func NewRecorder(ctx context.Context, executed func(ctx context.Context, acts []remit.Outcome) error, log *slog.Logger) *Recorder {
+	r := &Recorder{ctx: ctx, executed: executed, log: log, queue: make(chan remit.Outcome, recordQueue), done: make(chan struct{})}
+	go r.run()
+	return r
 }
 
-// note queues an outcome under a decision.
-func (g *Gate) note(d *remit.Decision, o remit.Outcome) {
-	o.At, o.Target, o.Decision, o.Permission, o.Agent, o.Run, o.Source = g.proxy.cfg.Now(), d.Target, d.ID, d.Permission, g.box.Tool, g.box.Run, "egress"
-	if o.Verb == "" {
-		o.Verb = d.Action
+// Note queues an act. It waits while the queue is full, and after End until the act is written.
+func (r *Recorder) Note(o remit.Outcome) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if r.ended {
+		r.last([]remit.Outcome{o})
+		return
 	}
-	g.recorder.queue <- o
+	r.queue <- o
 }
 
-// run writes until end.
-func (r *recorder) run() {
+// End waits until what is queued is written. It may be called again.
+func (r *Recorder) End() {
+	r.mu.Lock()
+	if !r.ended {
+		r.ended = true
+		close(r.queue)
+	}
+	r.mu.Unlock()
+	<-r.done
+}
+
+// run writes until End.
+func (r *Recorder) run() {
 	defer close(r.done)
 	for o := range r.queue {
 		r.write(r.more([]remit.Outcome{o}))
 	}
 }
 
-// end waits until what is queued is written. Nobody queues any more.
-func (r *recorder) end() {
-	close(r.queue)
-	<-r.done
-}
-
-func (r *recorder) more(list []remit.Outcome) []remit.Outcome {
+func (r *Recorder) more(list []remit.Outcome) []remit.Outcome {
 	for len(list) < recordQueue {
 		select {
 		case o, ok := <-r.queue:
@@ -64,15 +82,15 @@ func (r *recorder) more(list []remit.Outcome) []remit.Outcome {
 	return list
 }
 
-func (r *recorder) write(list []remit.Outcome) {
+func (r *Recorder) write(list []remit.Outcome) {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := r.try(list)
 		if err == nil {
 			return
 		}
-		r.gate.proxy.cfg.Log.Error("what a tool sent is not on record yet", "tool", r.gate.box.Tool, "acts", len(list), "err", err)
+		r.log.Error("what was done is not on record yet", "first", list[0].Decision, "acts", len(list), "err", err)
 		select {
-		case <-r.gate.ctx.Done():
+		case <-r.ctx.Done():
 			r.last(list)
 			return
 		case <-time.After(wait):
@@ -80,15 +98,15 @@ func (r *recorder) write(list []remit.Outcome) {
 	}
 }
 
-// last tries once more when the gate is closing.
-func (r *recorder) last(list []remit.Outcome) {
+// last tries once more at the end.
+func (r *Recorder) last(list []remit.Outcome) {
 	if err := r.try(list); err != nil {
-		r.gate.proxy.cfg.Log.Error("what a tool sent is not on record", "tool", r.gate.box.Tool, "first", list[0].Decision, "acts", len(list), "err", err)
+		r.log.Error("what was done is not on record", "first", list[0].Decision, "acts", len(list), "err", err)
 	}
 }
 
-func (r *recorder) try(list []remit.Outcome) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.gate.ctx), recordTimeout)
+func (r *Recorder) try(list []remit.Outcome) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), recordTimeout)
 	defer cancel()
-	return r.gate.proxy.cfg.Acts.Executed(ctx, list)
+	return r.executed(ctx, list)
 }

@@ -12,6 +12,9 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"remit"
+	"remit/internal/gateway"
 )
 
 // Bounds of one box.
@@ -32,7 +35,7 @@ type Gate struct {
 	http      *http.Server
 	feed      *feed
 	slots     chan struct{} // one for each exchange
-	recorder  *recorder
+	recorder  *gateway.Recorder
 
 	ctx  context.Context // of all that the gate does; ends with Close
 	stop context.CancelFunc
@@ -49,8 +52,7 @@ func newGate(p *Proxy, b Box, a *authorityOf) *Gate {
 	g := &Gate{proxy: p, box: b, authority: a, slots: make(chan struct{}, maxExchanges), conns: map[net.Conn]bool{}, transports: map[*Target]*http.Transport{}}
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	g.feed = &feed{conns: make(chan net.Conn), done: g.ctx.Done()}
-	g.recorder = newRecorder(g)
-	go g.recorder.run()
+	g.recorder = gateway.NewRecorder(g.ctx, p.cfg.Acts.Executed, p.cfg.Log.With("tool", b.Tool))
 	g.http = &http.Server{Handler: http.HandlerFunc(g.serve), ReadHeaderTimeout: headTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHead,
 		ErrorLog: slog.NewLogLogger(p.cfg.Log.Handler(), slog.LevelDebug), ConnContext: withOrigin,
 		BaseContext: func(net.Listener) context.Context { return g.ctx },
@@ -122,8 +124,17 @@ func (g *Gate) Close() {
 	_ = g.http.Close()
 	g.once.Do(func() {
 		g.work.Wait()
-		g.recorder.end()
+		g.recorder.End()
 	})
+}
+
+// note queues what came of a decided request.
+func (g *Gate) note(d *remit.Decision, o remit.Outcome) {
+	o.At, o.Target, o.Decision, o.Permission, o.Agent, o.Run, o.Source = g.proxy.cfg.Now(), d.Target, d.ID, d.Permission, g.box.Tool, g.box.Run, "egress"
+	if o.Verb == "" {
+		o.Verb = d.Action
+	}
+	g.recorder.Note(o)
 }
 
 // track notes an open connection, so that Close ends it; false: there are too many, or the gate is closed.

@@ -102,7 +102,7 @@ func (h *Handler) start(k *call, out *reply) (*flight, *rpcError) {
 	h.wg.Go(func() {
 		defer cancel()
 		f.result, f.failed = k.perform(ctx, f, "", "")
-		k.record(ctx)
+		k.record()
 		h.mu.Lock()
 		delete(h.flights, f.id)
 		h.mu.Unlock()

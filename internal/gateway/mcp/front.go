@@ -241,7 +241,7 @@ func (h *Handler) modern(r *http.Request, c *caller, m *message, server string, 
 		result, e = a.stamp(result)
 	}
 	out.end(m.id, result, e, true)
-	k.record(r.Context())
+	k.record()
 }
 
 // nameSent is what Mcp-Name must repeat: the name as the client wrote it.

@@ -125,7 +125,7 @@ func (h *Handler) answerLegacy(r *http.Request, c *caller, m *message, s *sessio
 		s.subscribed(a)
 	}
 	out.end(m.id, result, e, false)
-	k.record(ctx)
+	k.record()
 }
 
 // in notes the stage that the session is used in: what was subscribed to in another is not heard in this one.

@@ -135,6 +135,7 @@ type Handler struct {
 	host     string // of Base
 	resource string // Base + "/mcp"
 	aead     cipher.AEAD
+	recorder *gateway.Recorder
 
 	ctx    context.Context // of all goroutines
 	cancel context.CancelFunc
@@ -179,6 +180,7 @@ func New(cfg Config) (*Handler, error) {
 		return nil, err
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
+	h.recorder = gateway.NewRecorder(h.ctx, cfg.Line.Executed, cfg.Log)
 	return h, nil
 }
 
@@ -197,6 +199,7 @@ func (h *Handler) Close() {
 		c.close()
 	}
 	h.wg.Wait()
+	h.recorder.End()
 }
 
 // spawn runs f in a goroutine that Close awaits, unless the gateway is closed: under mu, since a WaitGroup must not be added to

@@ -300,13 +300,10 @@ func (k *call) failed(e *rpcError) {
 	}
 }
 
-// record writes down what became of an allowed call, once the client has its answer.
-func (k *call) record(ctx context.Context) {
-	if k.acted == nil || k.acted.Status == 0 {
-		return
-	}
-	if err := k.h.cfg.Line.Executed(context.WithoutCancel(ctx), []remit.Outcome{*k.acted}); err != nil {
-		k.h.cfg.Log.Error("record an executed call", "decision", k.acted.Decision, "err", err)
+// record notes what became of an allowed call, once the client has its answer.
+func (k *call) record() {
+	if k.acted != nil && k.acted.Status != 0 {
+		k.h.recorder.Note(*k.acted)
 	}
 }
 
