@@ -309,9 +309,16 @@ func (p *valueParser) object(depth int) (Value, error) {
 	return ObjectValue(out), err
 }
 
+// notNumber is a text that is no number: the error is written only where somebody reads it.
+type notNumber string
+
+func (s notNumber) Error() string {
+	return fmt.Sprintf("%.40q is not a number of at most %d digits", string(s), maxNumberDigits)
+}
+
 // normalNumber returns the shortest plain decimal: no exponent, no leading or trailing zeros, no "-0".
 func normalNumber(s string) (string, error) {
-	bad := fmt.Errorf("%.40q is not a number of at most %d digits", s, maxNumberDigits)
+	bad := notNumber(s)
 	if len(s) == 0 || len(s) > maxNumberDigits || !json.Valid([]byte(s)) ||
 		strings.IndexByte("-0123456789", s[0]) < 0 || strings.IndexByte("0123456789", s[len(s)-1]) < 0 { // json.Valid takes spaces
 		return "", bad

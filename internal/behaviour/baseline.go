@@ -3,10 +3,12 @@
 package behaviour
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"remit"
@@ -21,16 +23,19 @@ type Learning struct {
 	Shadow, Alert time.Duration
 }
 
-// Bounds of the memory: of an agent 12 KB and 16 events that wait, of a workflow 192 KB.
+// Bounds of the memory: of an agent 9 KB of counts and at most as much of events that wait, of a workflow 139 KB.
 const (
-	agentSlots  = 1 << 10
-	peersSlots  = 1 << 14
-	maxPeers    = 1000
-	maxRuns     = 20_000
-	maxWaiting  = 16
-	maxKeys     = 96
-	mostGap     = 7 * 24 * time.Hour // between two decisions; what is longer is a clock that jumped, or a long holiday
-	learnsAfter = 24                 // hours that an event waits before it trains
+	agentBuckets = 1 << 7
+	peersBuckets = 1 << 11
+	maxPeers     = 1000
+	maxRuns      = 20_000
+	maxWaiting   = 16
+	maxKeys      = 96 // of one event
+	maxOdd       = 8  // of one event
+	waitingKeys  = 512
+	waitingOf    = 24                 // features
+	mostGap      = 7 * 24 * time.Hour // between two decisions; what is longer is a clock that jumped, or a long holiday
+	learnsAfter  = 24                 // hours that an event waits before it trains
 )
 
 // Baselines remember what agents did, and score what they do by it. The time in it is the ledger's: the sum of what passed between
@@ -45,8 +50,8 @@ type Baselines struct {
 	peers  recent[string, *counts]
 	runs   recent[remit.RunID, *runState]
 	limit  limit
-	keys   []uint64 // scratch: what the present event would train
-	sights []uint64
+	keys   []tag  // scratch: what the present event would train, without the bit that all tags have; with it, where peers learn, too
+	hashed []byte // scratch
 }
 
 // agent is what one agent did.
@@ -66,13 +71,12 @@ type agent struct {
 
 // waiting is an event that was not quite ordinary. It trains a day later, unless it became part of a finding.
 type waiting struct {
-	seq    uint64
-	hour   uint32
-	score  float64
-	of     []remit.Feature
-	keys   []uint64 // for the agent
-	sights []uint64 // for its peers
-	odd    []uint64
+	seq   uint64
+	hour  uint32
+	score float64
+	of    []remit.Feature
+	keys  []tag // see Baselines.keys
+	odd   []uint64
 }
 
 // runState is where a run of one agent is.
@@ -171,7 +175,7 @@ func (b *Baselines) tick(o *observation) uint32 {
 func (b *Baselines) agentOf(o *observation, now uint32) *agent {
 	a, ok := b.agents.get(o.agent)
 	if !ok {
-		a = &agent{since: now, day: now / 24, hour: now, heated: now, counts: counts{most: agentSlots}}
+		a = &agent{since: now, day: now / 24, hour: now, heated: now, counts: counts{most: agentBuckets}}
 		b.agents.put(o.agent, a)
 	}
 	if o.peers != "" && o.peers != a.peers {
@@ -191,7 +195,7 @@ func (b *Baselines) agentOf(o *observation, now uint32) *agent {
 func (b *Baselines) peersOf(a *agent) *counts {
 	p, ok := b.peers.get(a.peers)
 	if !ok {
-		p = &counts{most: peersSlots}
+		p = &counts{most: peersBuckets}
 		b.peers.put(a.peers, p)
 	}
 	return p
@@ -209,11 +213,9 @@ func (b *Baselines) runOf(o *observation) *runState {
 
 // hash is keyed: who chooses values cannot choose what they collide with.
 func (b *Baselines) hash(text string) uint64 {
-	h := sha256.New()
-	h.Write(b.seed[:])
-	h.Write([]byte(text))
-	var sum [32]byte
-	return binary.LittleEndian.Uint64(h.Sum(sum[:0]))
+	b.hashed = append(append(b.hashed[:0], b.seed[:]...), text...)
+	sum := sha256.Sum256(b.hashed)
+	return binary.LittleEndian.Uint64(sum[:])
 }
 
 func (b *Baselines) age(a *agent, now uint32) time.Duration {
@@ -245,14 +247,13 @@ func (b *Baselines) weigh(x *scoring) Scored {
 	a.heat = a.heat*math.Exp2(-float64(now-a.heated)/heatHalves) + s.Score
 	a.heated, a.hottest = now, max(a.hottest, a.heat)
 	s.Heat, s.Limit = a.heat, b.limit.at(b.cfg.Budget, now)
-	event := waiting{x.o.seq, now, s.Score, x.of, b.keys, b.sights, x.odd}
+	event := waiting{x.o.seq, now, s.Score, x.of, b.keys, x.odd}
 	switch {
 	case x.o.denied: // what was refused is no habit
 	case s.Score == 0:
 		b.learn(a, &event, now)
-	case len(a.waiting) < maxWaiting:
-		event.keys, event.sights = slices.Clone(b.keys), slices.Clone(b.sights)
-		a.waiting = append(a.waiting, event)
+	default:
+		a.wait(event)
 	}
 	//remit:guard S36 TestFindingsDoNotTrain
 	if s.Limit > 0 && s.Heat > s.Limit && s.Phase > Shadow {
@@ -260,6 +261,25 @@ func (b *Baselines) weigh(x *scoring) Scored {
 		b.limit.spend(now)
 	}
 	return s
+}
+
+// wait keeps an event, if there is room. Where features are many, those that weigh little are not told later.
+func (a *agent) wait(event waiting) {
+	keys, features := len(event.keys), 0
+	for i := range a.waiting {
+		keys, features = keys+len(a.waiting[i].keys), features+len(a.waiting[i].of)
+	}
+	if len(a.waiting) >= maxWaiting || keys > waitingKeys {
+		return
+	}
+	event.of = slices.Clone(event.of)
+	slices.SortStableFunc(event.of, func(a, b remit.Feature) int { return cmp.Compare(b.Score, a.Score) })
+	event.of = slices.Clone(event.of[:min(len(event.of), maxOdd, waitingOf-features)])
+	for i := range event.of {
+		event.of[i].About = strings.Clone(event.of[i].About)
+	}
+	event.keys, event.odd = slices.Clone(event.keys), slices.Clone(event.odd)
+	a.waiting = append(a.waiting, event)
 }
 
 // drop forgets what waits: it is part of a finding. The same is not found again for a month or so, and trains nothing.
@@ -288,13 +308,13 @@ func (b *Baselines) train(a *agent, now uint32) {
 // learn counts for the agent, and once for each agent for its peers: one agent alone cannot teach the others.
 func (b *Baselines) learn(a *agent, w *waiting, now uint32) {
 	peers := b.peersOf(a)
-	for _, k := range w.sights {
-		if a.counts.get(k, now) < 0.5 {
-			peers.add(k, 1, now)
+	for _, k := range w.keys {
+		if k&taken != 0 && a.counts.of(k, now) < 0.5 {
+			peers.addTo(k, 1, now)
 		}
 	}
 	for _, k := range w.keys {
-		a.counts.add(k, 1, now)
+		a.counts.addTo(k|taken, 1, now)
 	}
 }
 
@@ -304,17 +324,17 @@ func (b *Baselines) Clone() *Baselines {
 	c.agents.m, c.peers.m, c.runs.m = map[remit.Name]*agent{}, map[string]*counts{}, map[remit.RunID]*runState{}
 	for n, a := range b.agents.m {
 		x := *a
-		x.counts.slots, x.waiting = slices.Clone(a.counts.slots), slices.Clone(a.waiting)
+		x.counts.buckets, x.waiting = slices.Clone(a.counts.buckets), slices.Clone(a.waiting)
 		c.agents.m[n] = &x
 	}
 	for n, p := range b.peers.m {
-		c.peers.m[n] = &counts{slices.Clone(p.slots), p.most}
+		c.peers.m[n] = &counts{slices.Clone(p.buckets), p.most}
 	}
 	for id, r := range b.runs.m {
 		x := *r
 		c.runs.m[id] = &x
 	}
 	c.agents.order, c.peers.order, c.runs.order = slices.Clone(b.agents.order), slices.Clone(b.peers.order), slices.Clone(b.runs.order)
-	c.keys, c.sights = nil, nil
+	c.keys, c.hashed = nil, nil
 	return &c
 }

@@ -8,14 +8,15 @@ import "math"
 // of a bucket makes way, so that what came once gives way before what comes every day. A stranger that looks like a known key is one
 // of some hundred thousand, and nobody can choose it: keys are hashed with the ledger's own seed.
 type counts struct {
-	slots []slot
-	most  int // slots
+	buckets []bucket // their number is a power of two
+	most    int      // buckets
 }
 
-type slot struct {
-	key  uint32 // 0: free
-	hour uint32 // of the last change
-	n    float32
+// bucket is eight counts as of one hour.
+type bucket struct {
+	tags [ways]uint32 // 0: free
+	n    [ways]float32
+	hour uint32
 }
 
 const (
@@ -24,79 +25,106 @@ const (
 	forgot   = 1.0 / 64
 )
 
-// worth is what a count is worth now.
-func (s *slot) worth(hour uint32) float64 {
-	if hour <= s.hour {
-		return float64(s.n)
+// faded is what is left of one after so many hours; after 24 half lives nothing is.
+var faded = func() (of [24 * halfLife]float64) {
+	for h := range of {
+		of[h] = math.Exp2(-float64(h) / halfLife)
 	}
-	return float64(s.n) * math.Exp2(-float64(hour-s.hour)/halfLife)
+	of[len(of)-1] = 0
+	return of
+}()
+
+// left is what is left of one of the bucket's counts.
+func (b *bucket) left(hour uint32) float64 {
+	if hour <= b.hour {
+		return 1
+	}
+	return faded[min(int(hour-b.hour), len(faded)-1)]
 }
 
-func (c *counts) bucket(tag uint32) []slot {
-	i := int(tag) & (len(c.slots)/ways - 1) * ways
-	return c.slots[i : i+ways]
+// age brings the bucket to an hour, and forgets what is worth nothing by then.
+func (b *bucket) age(hour uint32) {
+	if hour <= b.hour {
+		return
+	}
+	left := b.left(hour)
+	for i := range b.n {
+		if b.n[i] = float32(float64(b.n[i]) * left); b.n[i] < forgot {
+			b.tags[i], b.n[i] = 0, 0
+		}
+	}
+	b.hour = hour
 }
 
-// tagOf leaves no key free.
-func tagOf(key uint64) uint32 { return uint32(key>>32) | 1<<31 } //nolint:gosec // the upper half
+// tag is what of a key is kept: 31 bits, and one that leaves none free.
+type tag = uint32
+
+const taken tag = 1 << 31
+
+func tagOf(key uint64) tag { return uint32(key>>32) | taken } //nolint:gosec // the upper half
+
+func (c *counts) bucket(t tag) *bucket { return &c.buckets[int(t)&(len(c.buckets)-1)] }
 
 // get returns the count of a key.
-func (c *counts) get(key uint64, hour uint32) float64 {
-	if len(c.slots) == 0 {
+func (c *counts) get(key uint64, hour uint32) float64 { return c.of(tagOf(key), hour) }
+
+func (c *counts) of(t tag, hour uint32) float64 {
+	if len(c.buckets) == 0 {
 		return 0
 	}
-	tag := tagOf(key)
-	b := c.bucket(tag)
-	for i := range b {
-		if b[i].key == tag {
-			return b[i].worth(hour)
+	b := c.bucket(t)
+	for i := range b.tags {
+		if b.tags[i] == t {
+			return float64(b.n[i]) * b.left(hour)
 		}
 	}
 	return 0
 }
 
 // add adds to the count of a key.
-func (c *counts) add(key uint64, n float64, hour uint32) {
-	if len(c.slots) == 0 {
-		c.slots = make([]slot, ways)
+func (c *counts) add(key uint64, n float64, hour uint32) { c.addTo(tagOf(key), n, hour) }
+
+func (c *counts) addTo(t tag, n float64, hour uint32) {
+	if len(c.buckets) == 0 {
+		c.buckets = make([]bucket, 1)
 	}
-	tag := tagOf(key)
 	for {
-		b := c.bucket(tag)
+		b := c.bucket(t)
+		b.age(hour)
 		least := 0
-		for i := range b {
-			if b[i].key == tag {
-				b[i].n, b[i].hour = float32(b[i].worth(hour)+n), max(hour, b[i].hour)
+		for i := range b.tags {
+			if b.tags[i] == t {
+				b.n[i] = float32(float64(b.n[i]) + n)
 				return
 			}
-			if b[i].key == 0 || b[i].worth(hour) < forgot {
-				b[i] = slot{}
-			}
-			if b[i].worth(hour) < b[least].worth(hour) {
+			if b.n[i] < b.n[least] {
 				least = i
 			}
 		}
-		if b[least].key == 0 || len(c.slots) >= c.most {
-			b[least] = slot{tag, hour, float32(n)}
+		if b.tags[least] == 0 || len(c.buckets) >= c.most {
+			b.tags[least], b.n[least] = t, float32(n)
 			return
 		}
 		c.grow()
 	}
 }
 
-// grow doubles the places. A bucket's keys go to it or to its twin, so that all of them find one.
+// grow doubles the buckets. A bucket's counts go to it or to its twin, so that all of them find a place.
 func (c *counts) grow() {
-	old := c.slots
-	c.slots = make([]slot, 2*len(old))
-	for _, s := range old {
-		if s.key == 0 {
-			continue
-		}
-		b := c.bucket(s.key)
-		for i := range b {
-			if b[i].key == 0 {
-				b[i] = s
-				break
+	old := c.buckets
+	c.buckets = make([]bucket, 2*len(old))
+	for i := range old {
+		for j, t := range old[i].tags {
+			if t == 0 {
+				continue
+			}
+			b := c.bucket(t)
+			b.hour = old[i].hour
+			for k := range b.tags {
+				if b.tags[k] == 0 {
+					b.tags[k], b.n[k] = t, old[i].n[j]
+					break
+				}
 			}
 		}
 	}

@@ -56,22 +56,73 @@ const (
 	maxWord   = 200
 )
 
+// observed is what is read of a decision or an act.
 type observed struct {
-	Effect     remit.Effect        `json:"effect"`
-	Caller     string              `json:"caller"`
-	Level      string              `json:"level"`
-	Action     string              `json:"action"`
-	Target     string              `json:"target"`
-	Sandbox    remit.Tier          `json:"sandbox"`
-	Via        string              `json:"via"`
-	Permission remit.PermissionRef `json:"permission"`
-	From       []remit.FromFact    `json:"from"`
-	Reasons    []struct {
-		Code remit.ReasonCode `json:"code"`
-	} `json:"reasons"`
-	Verb      string `json:"verb"`
-	Allowed   bool   `json:"allowed"`
-	Effective bool   `json:"effective"`
+	at                time.Time
+	agent             remit.Name
+	run               remit.RunID
+	effect            string
+	caller, level     string
+	action, target    string
+	sandbox, via      string
+	verb, workflow    string
+	from              []remit.FromFact
+	reasons           []reason
+	allowed, effected bool
+	bad               bool
+}
+
+type reason struct {
+	Code remit.ReasonCode `json:"code"`
+}
+
+// take reads one member of an entry.
+func (v *observed) take(name, raw []byte) {
+	switch string(name) {
+	case "at":
+		v.bad = v.at.UnmarshalJSON(raw) != nil || v.bad
+	case "agent":
+		v.agent = textOf[remit.Name](raw)
+	case "run":
+		v.run = textOf[remit.RunID](raw)
+	case "data":
+		v.bad = !members(raw, v.takeData) || v.bad
+	}
+}
+
+func (v *observed) takeData(name, raw []byte) {
+	switch string(name) {
+	case "effect":
+		v.effect = textOf[string](raw)
+	case "caller":
+		v.caller = textOf[string](raw)
+	case "level":
+		v.level = textOf[string](raw)
+	case "action":
+		v.action = textOf[string](raw)
+	case "target":
+		v.target = textOf[string](raw)
+	case "sandbox":
+		v.sandbox = textOf[string](raw)
+	case "via":
+		v.via = textOf[string](raw)
+	case "verb":
+		v.verb = textOf[string](raw)
+	case "allowed":
+		v.allowed = string(raw) == "true"
+	case "effective":
+		v.effected = string(raw) == "true"
+	case "permission":
+		members(raw, func(name, raw []byte) {
+			if string(name) == "workflow" {
+				v.workflow = textOf[string](raw)
+			}
+		})
+	case "from":
+		v.bad = json.Unmarshal(raw, &v.from) != nil || v.bad
+	case "reasons":
+		v.bad = json.Unmarshal(raw, &v.reasons) != nil || v.bad
+	}
 }
 
 // observe reads an entry; ok is false for what says nothing of how an agent behaves.
@@ -80,35 +131,35 @@ func observe(e *remit.Entry) (o observation, ok bool) {
 	if kind != remit.EventDecision && kind != remit.EventAction {
 		return o, false
 	}
-	var v struct {
-		At    time.Time   `json:"at"`
-		Agent remit.Name  `json:"agent"`
-		Run   remit.RunID `json:"run"`
-		Data  observed    `json:"data"`
-	}
-	if json.Unmarshal(e.Body, &v) != nil || v.Agent == "" {
+	var v observed
+	if !members(e.Body, v.take) || v.bad || v.agent == "" {
 		return o, false
 	}
-	d := &v.Data
-	o = observation{seq: e.Seq, at: v.At, agent: v.Agent, run: v.Run, peers: d.Permission.Workflow, tool: d.Action + " " + d.Target}
+	o = observation{seq: e.Seq, at: v.at, agent: v.agent, run: v.run, peers: v.workflow, tool: v.action + " " + v.target}
 	if kind == remit.EventAction {
-		o.tool = d.Verb + " " + d.Target
+		o.tool = v.verb + " " + v.target
 		o.volume = volumeOf(e.Payload)
-		return o, d.Allowed && d.Effective && o.volume > 0
+		return o, v.allowed && v.effected && o.volume > 0
 	}
-	if d.Via == "recheck" || d.Effect == remit.Hold {
+	if v.via == "recheck" || v.effect == remit.Hold.String() {
 		return o, false
 	}
-	for _, r := range d.Reasons {
+	for _, r := range v.reasons {
 		//remit:guard S36 TestOthersDoNotTrain
 		if slices.Contains(unproven, r.Code) || slices.Contains(notOfTheAgent, r.Code) {
 			return o, false
 		}
 	}
-	o.denied = d.Effect != remit.Allow
-	o.source = d.Caller + " " + d.Level + " " + string(d.Sandbox) + " " + d.Via
-	o.read(e.Payload, d.From)
+	o.denied = v.effect != remit.Allow.String()
+	o.source = v.caller + " " + v.level + " " + v.sandbox + " " + v.via
+	o.read(e.Payload, v.from)
 	return o, true
+}
+
+// argument is one of a request.
+type argument struct {
+	name  string
+	value remit.Value
 }
 
 // read takes the arguments out of what is kept beside the entry. What is erased or sensitive is not there.
@@ -118,29 +169,43 @@ func (o *observation) read(payload []byte, from []remit.FromFact) {
 		name, _, _ := strings.Cut(strings.TrimPrefix(f.Arg, "/"), "/")
 		given[name] = true
 	}
-	args, named := map[string]remit.Value{}, ""
+	var args []argument
+	named := ""
 	disclosed(payload, func(path string, raw []byte) {
 		place, name, _ := strings.Cut(path, ".")
 		if place != "args" && place != "params" {
 			return
 		}
-		var v remit.Value
-		if v.UnmarshalJSON(raw) != nil {
+		v, ok := valueOf(raw)
+		if !ok {
 			return
 		}
 		if place == "args" {
-			args[name] = v
+			args = append(args, argument{name, v})
 		} else if len(named) < maxText {
 			named += "\n" + remit.Clip(strings.ToLower(texts(v)), maxText)
 		}
 	})
-	for _, name := range slices.Sorted(maps.Keys(args)) {
+	slices.SortStableFunc(args, func(a, b argument) int { return strings.Compare(a.name, b.name) })
+	for _, a := range args {
 		first := len(o.values)
-		o.add(name, args[name])
+		o.add(a.name, a.value)
 		for i := first; i < len(o.values); i++ {
-			o.values[i].named = given[name] || mentioned(named, o.values[i].text)
+			o.values[i].named = given[a.name] || mentioned(named, o.values[i].text)
 		}
 	}
+}
+
+// valueOf parses a value; most are plain texts and numbers.
+func valueOf(raw []byte) (v remit.Value, ok bool) {
+	if text, ok := plain(raw); ok && utf8.Valid(text) {
+		return remit.StringValue(string(text)), true
+	}
+	if len(raw) > 0 && (raw[0] == '-' || '0' <= raw[0] && raw[0] <= '9') {
+		v, err := remit.NumberValue(string(raw))
+		return v, err == nil
+	}
+	return v, v.UnmarshalJSON(raw) == nil
 }
 
 // disclosed calls do with the place and JSON of each value in a payload.
@@ -217,7 +282,7 @@ func (o *observation) addText(path, text string) {
 		w := value{path: path, text: text}
 		if isContact(text) {
 			w.text, w.shape = plainContact(text), shapeContact
-		} else if _, err := strconv.ParseFloat(text, 64); err == nil {
+		} else if isNumber(text) {
 			w.shape = shapeNumber
 		}
 		o.values = append(o.values, w)
@@ -229,6 +294,15 @@ func (o *observation) addText(path, text string) {
 			o.values = append(o.values, value{path: path + " (in the text)", text: plainContact(word), shape: shapeContact})
 		}
 	}
+}
+
+// isNumber does not ask ParseFloat of what is none: its errors cost more than all else.
+func isNumber(text string) bool {
+	if !strings.ContainsRune("+-.0123456789in", rune(text[0])) { // inf, nan
+		return false
+	}
+	_, err := strconv.ParseFloat(text, 64)
+	return err == nil
 }
 
 // isContact reports whether a word looks like an address, a link or an account.

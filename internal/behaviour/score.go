@@ -47,7 +47,7 @@ var ordinary = map[remit.FeatureName]float64{
 }
 
 // maxAbout bounds what a feature says it is about.
-const maxAbout = 100
+const maxAbout = 64
 
 // mostNats bounds what one feature of one event weighs.
 const mostNats = 10
@@ -57,7 +57,7 @@ const trust = 2
 
 func (x *scoring) all() {
 	b := x.b
-	b.keys, b.sights = b.keys[:0], b.sights[:0]
+	b.keys = b.keys[:0]
 	if x.o.volume > 0 {
 		x.volume()
 		return
@@ -82,7 +82,9 @@ func (x *scoring) surprise(name remit.FeatureName, about string, key uint64, nat
 	others := x.peers.get(sight, x.now)
 	x.peers.add(sight, 1, x.now)
 	x.of = append(x.of, remit.Feature{Name: name, About: remit.Clip(about, maxAbout), Score: nats / max(1, others)})
-	x.odd = append(x.odd, key)
+	if len(x.odd) < maxOdd {
+		x.odd = append(x.odd, key)
+	}
 }
 
 // first reports whether the key did not surprise today, and marks it.
@@ -95,17 +97,17 @@ func (a *agent) first(key uint64) bool {
 }
 
 // count notes keys that the event trains.
-func (x *scoring) count(keys ...uint64) {
-	if len(x.b.keys)+len(keys) <= maxKeys {
-		x.b.keys = append(x.b.keys, keys...)
-	}
-}
+func (x *scoring) count(keys ...uint64) { x.note(0, keys) }
 
 // shared notes keys that the event trains for its peers, too.
-func (x *scoring) shared(keys ...uint64) {
-	x.count(keys...)
-	if len(x.b.sights)+len(keys) <= maxKeys {
-		x.b.sights = append(x.b.sights, keys...)
+func (x *scoring) shared(keys ...uint64) { x.note(taken, keys) }
+
+func (x *scoring) note(peers tag, keys []uint64) {
+	if len(x.b.keys)+len(keys) > maxKeys {
+		return
+	}
+	for _, k := range keys {
+		x.b.keys = append(x.b.keys, tagOf(k)&^taken|peers)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 
 // StateVersion is that of what Save writes and of the fold that it belongs to: one that learns otherwise from the same entries has
 // another number (TestStateVersion).
-const StateVersion = 1
+const StateVersion = 2
 
 // Save writes all that the detector knows, in bounded space: what it will find depends on nothing else but its Config. The same entries
 // leave the same bytes.
@@ -97,13 +97,13 @@ func (b *Baselines) code(c *coder) {
 	b.limit.code(c)
 	codeRecent(c, &b.agents, codeText, func(c *coder, a **agent) {
 		if *a == nil {
-			*a = &agent{counts: counts{most: agentSlots}}
+			*a = &agent{counts: counts{most: agentBuckets}}
 		}
 		(*a).code(c)
 	})
 	codeRecent(c, &b.peers, codeText, func(c *coder, p **counts) {
 		if *p == nil {
-			*p = &counts{most: peersSlots}
+			*p = &counts{most: peersBuckets}
 		}
 		(*p).code(c)
 	})
@@ -151,49 +151,48 @@ func codeWaiting(c *coder, w *waiting) {
 	codeNumber(c, &w.seq)
 	codeNumber(c, &w.hour)
 	c.float(&w.score)
-	codeSlice(c, &w.of, maxKeys, func(c *coder, f *remit.Feature) {
+	codeSlice(c, &w.of, maxOdd, func(c *coder, f *remit.Feature) {
 		codeText(c, &f.Name)
 		codeText(c, &f.About)
 		c.float(&f.Score)
 	})
-	for _, keys := range []*[]uint64{&w.keys, &w.sights, &w.odd} {
-		codeSlice(c, keys, maxKeys, (*coder).word)
-	}
+	codeSlice(c, &w.keys, maxKeys, (*coder).half)
+	codeSlice(c, &w.odd, maxOdd, (*coder).word)
 }
 
 func (k *counts) code(c *coder) {
-	n := len(k.slots)
+	n := len(k.buckets)
 	codeNumber(c, &n)
-	if n < 0 || n > k.most || n&(n-1) != 0 || n != 0 && n < ways {
+	if n < 0 || n > k.most || n&(n-1) != 0 {
 		c.fail()
 		return
 	}
 	if c.r != nil {
-		k.slots = make([]slot, n)
+		k.buckets = make([]bucket, n)
 	}
-	for i := 0; i < n && c.err == nil; i += ways { // of a bucket first which places are taken
-		b, taken := k.slots[i:i+ways], [1]byte{}
-		for j := range b {
-			if b[j].key != 0 {
-				taken[0] |= 1 << j
-			}
-		}
-		c.bytes(taken[:])
-		for j := range b {
-			if taken[0]>>j&1 == 1 {
-				b[j].code(c)
-			}
-		}
+	for i := 0; i < n && c.err == nil; i++ {
+		k.buckets[i].code(c)
 	}
 }
 
-func (s *slot) code(c *coder) {
-	var b [12]byte
-	binary.LittleEndian.PutUint32(b[:], s.key)
-	binary.LittleEndian.PutUint32(b[4:], s.hour)
-	binary.LittleEndian.PutUint32(b[8:], math.Float32bits(s.n))
-	c.bytes(b[:])
-	*s = slot{binary.LittleEndian.Uint32(b[:]), binary.LittleEndian.Uint32(b[4:]), math.Float32frombits(binary.LittleEndian.Uint32(b[8:]))}
+// code has first which places are taken.
+func (b *bucket) code(c *coder) {
+	var places [1]byte
+	for i, t := range b.tags {
+		if t != 0 {
+			places[0] |= 1 << i
+		}
+	}
+	c.bytes(places[:])
+	codeNumber(c, &b.hour)
+	for i := range b.tags {
+		if places[0]>>i&1 == 1 {
+			n := math.Float32bits(b.n[i])
+			c.half(&b.tags[i])
+			c.half(&n)
+			b.n[i] = math.Float32frombits(n)
+		}
+	}
 }
 
 // coder writes values or reads them, by the same calls: what one direction leaves out, the other does not have either. After an error it
@@ -230,6 +229,13 @@ func (c *coder) word(n *uint64) {
 	binary.LittleEndian.PutUint64(b[:], *n)
 	c.bytes(b[:])
 	*n = binary.LittleEndian.Uint64(b[:])
+}
+
+func (c *coder) half(n *uint32) {
+	var b [4]byte
+	binary.LittleEndian.PutUint32(b[:], *n)
+	c.bytes(b[:])
+	*n = binary.LittleEndian.Uint32(b[:])
 }
 
 func (c *coder) float(f *float64) {

@@ -113,7 +113,7 @@ func TestStateVersion(t *testing.T) {
 		got := sha256.Sum256(saved(t, d))
 		sum += hex.EncodeToString(got[:4])
 	}
-	if want := map[int]string{1: "fb455f53001edfb5"}[behaviour.StateVersion]; sum != want {
+	if want := map[int]string{1: "fb455f53001edfb5", 2: "b76748d0001edfb5"}[behaviour.StateVersion]; sum != want {
 		t.Errorf("version %d: %s, want %s", behaviour.StateVersion, sum, want)
 	}
 }
