@@ -131,6 +131,10 @@ func (a *Authorizer) Grant(ctx context.Context, req *remit.Request) (remit.Decis
 		return none(w.decision, a.record(ctx, req, &w, remit.Change{}))
 	}
 	grant, cred, err := a.cfg.Broker.Mint(ctx, grant, lease, w.seen)
+	if err != nil && !a.stands(req, &w) { // nothing stays usable: that is the broker's
+		err = a.record(ctx, req, &w, remit.Change{})
+		return none(w.decision, err)
+	}
 	if err != nil {
 		return none(w.decision, fmt.Errorf("mint under grant %s: %w", grant.ID, err))
 	}
@@ -273,6 +277,18 @@ func (a *Authorizer) fresh(ctx context.Context, req *remit.Request, w *weighed) 
 	if w.decision.Effect == remit.Allow {
 		w.deny(remit.Reason{Code: remit.ReasonFault, Of: "evidence"})
 	}
+	return false
+}
+
+// stands looks once more at who asks and in which run, after a mint failed. When the agent was suspended meanwhile, or the run ended,
+// then that is why: w becomes a decision of its own, the denial for that reason.
+func (a *Authorizer) stands(req *remit.Request, w *weighed) bool {
+	again := weighed{decision: newDecision(req), policy: a.cfg.Policy()}
+	again.sensitive = again.policy.Sensitive()
+	if a.enter(req, &again) {
+		return true
+	}
+	*w = again
 	return false
 }
 

@@ -270,7 +270,7 @@ func TestNothingBetweenCheckAndUse(t *testing.T) {
 					t.Fatalf("a credential was handed over: %v %+v", err, d)
 				}
 				if step == "mint" || step == "activate" || step == "fresh" {
-					if err == nil {
+					if err == nil && (d.Effect != remit.Deny || l.lastDecision(t).ID != d.ID) {
 						t.Error("neither a denial nor an error")
 					}
 					return
@@ -360,5 +360,42 @@ func TestNoAnswerWithoutRecord(t *testing.T) {
 	}
 	if d, _, cred, err := auth.Grant(t.Context(), l.request()); err == nil || d.Effect != remit.Deny || l.minted != 0 || !cred.Secret.IsZero() {
 		t.Errorf("granted %v without a record: %v", d.Effect, err)
+	}
+}
+
+// TestCutBySuspension: a mint that fails because the agent was suspended, or the run ended, meanwhile is answered by that denial, on record
+// beside the Allow; one that fails by itself is an error.
+func TestCutBySuspension(t *testing.T) {
+	for want, cut := range map[remit.ReasonCode]func(*testing.T, *line){
+		remit.ReasonSuspended: func(_ *testing.T, l *line) { l.store.SetSuspended(agent, "hijacked") },
+		remit.ReasonRunEnded:  func(t *testing.T, l *line) { l.moveRun(t) },
+		"": func(_ *testing.T, l *line) {
+			for _, le := range l.store.Leases(store.LeaseFilter{}) {
+				l.store.Tighten(le.EpochKey())
+			}
+		},
+	} {
+		l := setUp(t)
+		l.step = func(s string) {
+			if s == "mint" {
+				cut(t, l)
+			}
+		}
+		d, _, cred, err := l.auth.Grant(t.Context(), l.request())
+		if l.minted != 1 || l.handed || !cred.Secret.IsZero() {
+			t.Fatalf("%s: minted %d, handed over %v", want, l.minted, l.handed)
+		}
+		if want == "" {
+			if err == nil {
+				t.Errorf("a mint that failed: %+v", d)
+			}
+			continue
+		}
+		if err != nil || d.Effect != remit.Deny || d.Reasons[0].Code != want || d.Receipt == nil || d.Policy != "" {
+			t.Errorf("%s: %v, %+v", want, err, d)
+		}
+		if got := l.lastDecision(t); got.ID != d.ID || got.Effect != remit.Deny {
+			t.Errorf("%s: the ledger says %+v", want, got)
+		}
 	}
 }

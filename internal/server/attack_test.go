@@ -559,3 +559,16 @@ func TestEveryOpIsNamed(t *testing.T) {
 		}
 	}
 }
+
+// TestCutBySuspension: whoever is suspended while its credential is made is told so, and not that something was unavailable.
+func TestCutBySuspension(t *testing.T) {
+	f := setUp(t)
+	w := f.agent("agent/deploy", f.shared()).enter(f.startRun())
+	f.backend.set(&f.backend.minting, func() {
+		f.must("/v1/agents/agent/deploy/suspend", api.Reasoned{Reason: "hijacked"}, nil)
+	})
+	if g := w.ask("write"); g.code() != string(remit.ReasonSuspended) || g.Secret != "" {
+		t.Errorf("%+v", g)
+	}
+	f.backend.waitEmpty(t)
+}
