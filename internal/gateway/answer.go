@@ -34,8 +34,9 @@ func Refusal(err error) string {
 	return ""
 }
 
-// RefusedToken is the reason for a run token that was refused.
-func RefusedToken(err error) remit.Reason {
+// RefusedToken is the reason for a run token that was refused, and the run of one that is good and in the wrong hands. That belongs on
+// record with the denial; it gives the caller nothing, because what has a reason to be refused is denied before anything else.
+func RefusedToken(err error) (remit.Reason, remit.RunID) {
 	r := remit.Reason{Code: remit.ReasonRunToken, Got: Refusal(err)}
 	switch {
 	case errors.Is(err, remit.ErrOtherAgent):
@@ -43,7 +44,11 @@ func RefusedToken(err error) remit.Reason {
 	case errors.Is(err, remit.ErrOtherHolder):
 		r.Of = remit.OfHolder
 	}
-	return r
+	var run remit.RunID
+	if e, ok := errors.AsType[*remit.Error](err); ok && r.Of != "" {
+		run = remit.RunID(e.ID)
+	}
+	return r, run
 }
 
 // AppendReceipt appends the receipt in the JSON form that remit.Receipt reads.

@@ -135,10 +135,10 @@ func (t *Tokens) RunToken(token string, p remit.Principal, at time.Time) (remit.
 		return "", refused("the run token is from the future")
 	//remit:guard S10 TestTokenHolder
 	case p.Person != "" || p.ID.IsZero() || c.Subject != p.ID.String():
-		return "", misused("the run token is of another agent", remit.ErrOtherAgent)
+		return "", misused("the run token is of another agent", c.Txn, remit.ErrOtherAgent)
 	//remit:guard S10 TestTokenHolder
 	case !c.Confirm.holds(p):
-		return "", misused("the run token is bound to another holder", remit.ErrOtherHolder)
+		return "", misused("the run token is bound to another holder", c.Txn, remit.ErrOtherHolder)
 	}
 	return remit.RunID(c.Txn), nil
 }
@@ -264,8 +264,9 @@ func (t *Tokens) form(c *claims) error {
 }
 
 // misused refuses a good token in the wrong hands.
-func misused(msg string, how error) error {
-	return &remit.Error{Code: remit.CodeUnauthenticated, Msg: msg, Hint: "get a token for this run and this holder", Cause: how}
+// misused says of a good token that it is in the wrong hands, and which run it is for.
+func misused(msg, run string, how error) error {
+	return &remit.Error{Code: remit.CodeUnauthenticated, Msg: msg, Hint: "get a token for this run and this holder", ID: run, Cause: how}
 }
 
 func refused(msg string) error {

@@ -87,7 +87,7 @@ func TestHardEvidenceSuspends(t *testing.T) {
 		t.Fatalf("%+v", g)
 	}
 	got := f.found(remit.FindingStolenToken)
-	if got.Agent != "agent/build" || got.Response != remit.RespondSuspend || got.Severity != remit.SeverityCritical || got.State != remit.FindingOpen {
+	if got.Agent != "agent/build" || got.Run != r.ID || got.Response != remit.RespondSuspend || got.Severity != remit.SeverityCritical || got.State != remit.FindingOpen {
 		t.Errorf("%+v", got)
 	}
 	e, ok, err := f.srv.store.Entry(got.Seq())

@@ -23,6 +23,7 @@ type caller struct {
 	agent   remit.Name // "" for a workload that no file names
 	run     remit.RunID
 	refused []remit.Reason // what is wrong with the run token; the line records it
+	tokenOf remit.RunID    // the run of a good token in the wrong hands: for the record, never to enter
 	account *gateway.Account
 }
 
@@ -56,7 +57,8 @@ func (h *Handler) caller(r *http.Request) (caller, error) {
 		run, err := h.cfg.RunTokens.RunToken(txn, c.who, c.at)
 		//remit:guard S10 TestCallers
 		if err != nil {
-			c.refused = []remit.Reason{gateway.RefusedToken(err)}
+			reason, of := gateway.RefusedToken(err)
+			c.refused, c.tokenOf = []remit.Reason{reason}, of
 			return c, nil
 		}
 		c.run = run

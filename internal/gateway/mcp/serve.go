@@ -3,6 +3,7 @@
 package mcp
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -94,7 +95,7 @@ func (v *View) shows(server, tool string) bool {
 }
 
 func (k *call) request(action, target string) remit.Request {
-	return remit.Request{At: k.c.at, Caller: k.c.who, Agent: k.c.agent, Run: k.c.run, Action: action, Target: target, Via: "mcp",
+	return remit.Request{At: k.c.at, Caller: k.c.who, Agent: k.c.agent, Run: cmp.Or(k.c.run, k.c.tokenOf), Action: action, Target: target, Via: "mcp",
 		Refused: k.c.refused}
 }
 

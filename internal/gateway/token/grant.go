@@ -104,7 +104,9 @@ func (h *Handler) request(c *call) (remit.Request, error) {
 	switch {
 	//remit:guard S10 TestRunToken
 	case err != nil:
-		req.Refused = []remit.Reason{gateway.RefusedToken(err)}
+		var reason remit.Reason
+		reason, req.Run = gateway.RefusedToken(err)
+		req.Refused = []remit.Reason{reason}
 	//remit:guard S10 TestRunToken
 	case e.run != "" && e.run != string(run):
 		req.Refused = []remit.Reason{{Code: remit.ReasonRunMismatch, Of: "run"}}
