@@ -3,11 +3,9 @@
 package remit
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/big"
 	"strings"
 	"unicode/utf8"
@@ -214,15 +212,13 @@ func (v *Value) UnmarshalJSON(b []byte) error {
 	if !utf8.Valid(b) {
 		return errors.New("value is not UTF-8")
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.UseNumber()
-	p := valueParser{dec: dec}
+	if !json.Valid(b) {
+		return json.Unmarshal(b, new(json.RawMessage)) // which says where
+	}
+	p := valueParser{b: b}
 	parsed, err := p.value(0)
 	if err != nil {
 		return err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return errors.New("more than one JSON value")
 	}
 	*v = parsed
 	return nil
@@ -245,9 +241,19 @@ func (a *Args) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// valueParser walks JSON that is known to be valid: it need not look for errors of syntax.
 type valueParser struct {
-	dec   *json.Decoder
+	b     []byte
+	at    int
 	count int
+}
+
+// next skips spaces, and what is between elements, and returns the first byte of what follows.
+func (p *valueParser) next() byte {
+	for p.b[p.at] <= ' ' || p.b[p.at] == ',' || p.b[p.at] == ':' {
+		p.at++
+	}
+	return p.b[p.at]
 }
 
 func (p *valueParser) value(depth int) (Value, error) {
@@ -257,47 +263,70 @@ func (p *valueParser) value(depth int) (Value, error) {
 	if depth > maxValueDepth {
 		return Value{}, fmt.Errorf("deeper than %d levels", maxValueDepth)
 	}
-	tok, err := p.dec.Token()
-	if err != nil {
-		return Value{}, err
-	}
-	switch t := tok.(type) {
-	case json.Delim:
-		if t == '[' {
-			return p.list(depth)
-		}
+	switch p.next() {
+	case '{':
 		return p.object(depth)
-	case string:
-		return StringValue(t), nil
-	case bool:
-		return BoolValue(t), nil
-	case json.Number:
-		return NumberValue(string(t))
+	case '[':
+		return p.list(depth)
+	case '"':
+		s, err := p.text()
+		return StringValue(s), err
 	}
-	return Value{}, nil
+	switch word := p.word(); word {
+	case "null":
+		return Value{}, nil
+	case "true", "false":
+		return BoolValue(word == "true"), nil
+	default:
+		return NumberValue(word)
+	}
+}
+
+// word reads what is neither text, list nor object.
+func (p *valueParser) word() string {
+	from := p.at
+	for p.at < len(p.b) && p.b[p.at] > ' ' && p.b[p.at] != ',' && p.b[p.at] != ']' && p.b[p.at] != '}' {
+		p.at++
+	}
+	return string(p.b[from:p.at])
+}
+
+func (p *valueParser) text() (s string, err error) {
+	from, plain := p.at, true
+	for p.at++; p.b[p.at] != '"'; p.at++ {
+		if p.b[p.at] == '\\' {
+			plain = false
+			p.at++ // what it escapes may be a quote
+		}
+	}
+	p.at++
+	if plain {
+		return string(p.b[from+1 : p.at-1]), nil
+	}
+	err = json.Unmarshal(p.b[from:p.at], &s)
+	return s, err
 }
 
 func (p *valueParser) list(depth int) (Value, error) {
 	out := []Value{}
-	for p.dec.More() {
+	for p.at++; p.next() != ']'; {
 		v, err := p.value(depth + 1)
 		if err != nil {
 			return Value{}, err
 		}
 		out = append(out, v)
 	}
-	_, err := p.dec.Token()
-	return ListValue(out...), err
+	p.at++
+	return ListValue(out...), nil
 }
 
 func (p *valueParser) object(depth int) (Value, error) {
 	out := map[string]Value{}
-	for p.dec.More() {
-		tok, err := p.dec.Token()
+	for p.at++; p.next() != '}'; {
+		key, err := p.text()
 		if err != nil {
 			return Value{}, err
 		}
-		key, _ := tok.(string)
 		if _, dup := out[key]; dup {
 			return Value{}, fmt.Errorf("key %.40q stands twice", key)
 		}
@@ -305,8 +334,8 @@ func (p *valueParser) object(depth int) (Value, error) {
 			return Value{}, err
 		}
 	}
-	_, err := p.dec.Token()
-	return ObjectValue(out), err
+	p.at++
+	return ObjectValue(out), nil
 }
 
 // notNumber is a text that is no number: the error is written only where somebody reads it.
@@ -318,6 +347,9 @@ func (s notNumber) Error() string {
 
 // normalNumber returns the shortest plain decimal: no exponent, no leading or trailing zeros, no "-0".
 func normalNumber(s string) (string, error) {
+	if plainNumber(s) {
+		return s, nil
+	}
 	bad := notNumber(s)
 	if len(s) == 0 || len(s) > maxNumberDigits || !json.Valid([]byte(s)) ||
 		strings.IndexByte("-0123456789", s[0]) < 0 || strings.IndexByte("0123456789", s[len(s)-1]) < 0 { // json.Valid takes spaces
@@ -355,4 +387,14 @@ func normalNumber(s string) (string, error) {
 		out = "-" + out
 	}
 	return out, nil
+}
+
+// plainNumber reports whether s is a positive whole number in its normal form.
+func plainNumber(s string) bool {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return len(s) > 0 && len(s) <= maxNumberDigits && s[0] != '0'
 }
