@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"regexp"
@@ -43,6 +44,7 @@ type rules struct {
 	fields  []string            // members of input that some rule refers to
 	defined map[string][]string // output to the names of the modules that define it
 	modules []Rule
+	within  time.Duration // for one evaluation; 0: ruleTime
 }
 
 // of names the rule behind an output, when there is only one.
@@ -225,7 +227,7 @@ func (r *rules) eval(ctx context.Context, d *document) ruling {
 		return fault(err)
 	}
 	cancel := topdown.NewCancel()
-	timer := time.AfterFunc(ruleTime, cancel.Cancel)
+	timer := time.AfterFunc(cmp.Or(r.within, ruleTime), cancel.Cancel)
 	defer timer.Stop()
 	defer context.AfterFunc(ctx, cancel.Cancel)()
 	results, err := r.query.Eval(ctx, rego.EvalParsedInput(d.object(r.fields)), rego.EvalTime(d.at), rego.EvalExternalCancel(cancel))

@@ -153,6 +153,11 @@ type facts func(m *remit.Match, needs []remit.Need, more bool) ([]remit.Found, e
 // ask judges the request by a plan as the line does.
 func (r *replay) ask(ctx context.Context, p *Plan, args remit.Args, digest remit.Digest, from func(remit.RunID, string, string, remit.Value) bool, find facts) (Answer, error) {
 	q := *p
+	if p.rules != nil { // nobody waits for the answer, and a busy processor is no reason to leave it open
+		patient := *p.rules
+		patient.within = 50 * ruleTime
+		q.rules = &patient
+	}
 	q.cfg.From = from
 	q.cfg.Parent = func(id remit.DecisionID) (remit.Decision, bool) {
 		if r.parent == nil || r.parent.ID != id {

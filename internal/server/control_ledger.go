@@ -35,14 +35,44 @@ func (s *Server) opEntries(_ context.Context, c admin.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := api.List[api.Entry]{Items: make([]api.Entry, 0, len(entries))}
-	for _, e := range entries {
-		l.Items = append(l.Items, openEntry(e))
+	return entriesText(entries, next)
+}
+
+// maxListed bounds the text of one list of entries, but for its last one: no client is made to hold more.
+const maxListed = 16 << 20
+
+// entriesText is an api.List of entries as JSON. It is put together by hand, because whoever reads the history pays for it a million times.
+func entriesText(entries []remit.Entry, next uint64) ([]byte, error) {
+	b := []byte(`{"items":[`)
+	for i, e := range entries {
+		shown := openEntry(e)
+		if !json.Valid(shown.Event) {
+			return nil, fmt.Errorf("entry %d is damaged: it is not JSON", e.Seq)
+		}
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(append(strconv.AppendUint(append(b, `{"seq":`...), shown.Seq, 10), `,"event":`...), shown.Event...)
+		b = appendPlaces(b, `,"erased":`, shown.Erased)
+		b = append(appendPlaces(b, `,"sensitive":`, shown.Sensitive), '}')
+		if len(b) > maxListed && i < len(entries)-1 {
+			next = e.Seq
+			break
+		}
 	}
+	b = append(b, ']')
 	if next != 0 {
-		l.Next = strconv.FormatUint(next, 10)
+		b = append(strconv.AppendUint(append(b, `,"next":"`...), next, 10), '"')
 	}
-	return l, nil
+	return append(b, '}'), nil
+}
+
+func appendPlaces(b []byte, key string, places []string) []byte {
+	if len(places) == 0 {
+		return b
+	}
+	text, _ := json.Marshal(places) // texts, which cannot fail
+	return append(append(b, key...), text...)
 }
 
 func filterOf(q url.Values) store.EventFilter {

@@ -223,7 +223,7 @@ func (l *lesson) take(ctx context.Context, e *api.Entry) error {
 
 // act is the act that a decision allowed, if the bound allows it, too.
 func (l *lesson) act(ctx context.Context, e *api.Entry, d *remit.Decision) (*learn.Act, string, error) {
-	_, now, err := l.judge.judge(ctx, e, d)
+	now, err := l.judge.ask(ctx, e, d)
 	if why, ok := errors.AsType[policy.Unknown](err); ok {
 		return nil, "the bound cannot judge it: " + string(why), nil
 	}
@@ -367,7 +367,7 @@ func (l *lesson) check(ctx context.Context, h history, learned *config.Set) erro
 		if a, why, err := l.act(ctx, e, d); err != nil || why != "" || a == nil {
 			return err
 		}
-		_, now, err := r.judge(ctx, e, d)
+		now, err := r.ask(ctx, e, d)
 		if unknown, ok := errors.AsType[policy.Unknown](err); ok {
 			return fmt.Errorf("whether the learned workflow allows decision %s again cannot be seen: %s", d.ID, unknown)
 		}

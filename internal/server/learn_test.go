@@ -141,7 +141,7 @@ func TestLearnedNeverExceedsItsBound(t *testing.T) {
 func TestLearnChoosesItsHistory(t *testing.T) {
 	f := mailHistory(t)
 	var runs []remit.RunID
-	for _, e := range f.decisions() {
+	for _, e := range f.decisions("mail") {
 		runs = append(runs, e.Run)
 	}
 	one := f.learned(LearnOptions{Run: string(runs[0])})
@@ -196,7 +196,7 @@ func TestLearnTraces(t *testing.T) {
 }
 
 // decisions are those of the ledger, in order.
-func (f *fixture) decisions() (out []remit.Decision) {
+func (f *fixture) decisions(workflow string) (out []remit.Decision) {
 	f.t.Helper()
 	var list api.List[api.Entry]
 	if err := f.admin.Get(f.t.Context(), "/v1/ledger", withKind(nil, remit.EventDecision), &list); err != nil {
@@ -207,7 +207,7 @@ func (f *fixture) decisions() (out []remit.Decision) {
 		if err != nil {
 			f.t.Fatal(err)
 		}
-		if d.Permission.Workflow == "mail" {
+		if workflow == "" || d.Permission.Workflow == workflow {
 			out = append(out, *d)
 		}
 	}

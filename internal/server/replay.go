@@ -5,7 +5,6 @@ package server
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -34,7 +33,7 @@ type Replay struct {
 	plan    *policy.Plan
 	history history
 	judges  map[remit.Digest]*oldJudge
-	parents map[remit.DecisionID]*api.Entry
+	calls   calls
 	groups  map[string]*ReplayGroup
 	unknown map[string]*ReplayUnknown
 	used    map[remit.PermissionRef]bool
@@ -118,57 +117,80 @@ func newReplay(files map[string][]byte, c *api.Client) (*Replay, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Replay{set: set, plan: plan, history: history{c}, judges: map[remit.Digest]*oldJudge{}, parents: map[remit.DecisionID]*api.Entry{},
+	return &Replay{set: set, plan: plan, history: history{c}, judges: map[remit.Digest]*oldJudge{},
 		groups: map[string]*ReplayGroup{}, unknown: map[string]*ReplayUnknown{}, used: map[remit.PermissionRef]bool{}}, nil
 }
 
-// add judges the decision of one entry. The error means that the history could not be read.
-func (r *Replay) add(ctx context.Context, e *api.Entry) error {
-	var event struct {
-		Data remit.Decision `json:"data"`
+// question is a recorded decision with all that judging it again needs, and then what came of it.
+type question struct {
+	seq      uint64
+	d        *remit.Decision
+	why      policy.Unknown // what of it is not there to be judged
+	old      *oldJudge
+	parent   *remit.Decision
+	was, now policy.Answer
+	err      error
+}
+
+// judge answers by the Replay's plan. It may be called by several goroutines.
+func (r *Replay) judge(ctx context.Context, q *question) {
+	if q.err != nil {
+		return
 	}
-	if err := json.Unmarshal(e.Event, &event); err != nil {
-		return fmt.Errorf("read the decision of entry %d: %w", e.Seq, err)
+	if q.why != "" {
+		q.err = q.why
+		return
 	}
-	d := &event.Data
+	q.was, q.now, q.err = r.plan.Replay(ctx, q.d, q.parent, q.old.plan, q.old.moved)
+}
+
+// ask prepares and judges one decision.
+func (r *Replay) ask(ctx context.Context, e *api.Entry, d *remit.Decision) (now policy.Answer, err error) {
+	q := question{seq: e.Seq, d: d, why: unseen(e)}
+	r.prepare(ctx, &q)
+	r.judge(ctx, &q)
+	return q.now, q.err
+}
+
+// prepare finds the revision that decided and the call around. The question's error is an Unknown, or that the history could not be read.
+func (r *Replay) prepare(ctx context.Context, q *question) {
+	if q.err != nil || q.why != "" {
+		return
+	}
+	if q.old, q.err = r.oldJudge(ctx, q.d.Policy); q.err != nil {
+		return
+	}
+	if q.d.Policy != "" && q.old.plan == nil {
+		q.why = "the revision that decided cannot be read any more"
+		return
+	}
+	q.parent, q.err = r.parent(ctx, q.d)
+}
+
+// count adds what came of a question to the report. The error means that the history could not be read.
+func (r *Replay) count(q *question) error {
+	if q.d == nil {
+		return q.err
+	}
 	r.report.Decisions++
-	was, now, err := r.judge(ctx, e, d)
-	if why, ok := errors.AsType[policy.Unknown](err); ok {
-		r.notJudged(d, string(why))
+	if why, ok := errors.AsType[policy.Unknown](q.err); ok {
+		r.notJudged(q.d, string(why))
 		return nil
 	}
-	if err != nil {
-		return err
+	if q.err != nil {
+		return q.err
 	}
-	if now.Effect != remit.Deny {
-		r.used[now.Permission] = true
+	if q.now.Effect != remit.Deny {
+		r.used[q.now.Permission] = true
 	}
-	differs := was.Differs(&now)
+	differs := q.was.Differs(&q.now)
 	if len(differs) == 0 {
 		r.report.Same++
 		return nil
 	}
 	r.report.Different++
-	r.group(d, differs, shownAnswer(&was), shownAnswer(&now))
+	r.group(q.d, differs, shownAnswer(&q.was), shownAnswer(&q.now))
 	return nil
-}
-
-func (r *Replay) judge(ctx context.Context, e *api.Entry, d *remit.Decision) (was, now policy.Answer, err error) {
-	if why := unseen(e); why != "" {
-		return was, now, why
-	}
-	old, err := r.oldJudge(ctx, d.Policy)
-	if err != nil {
-		return was, now, err
-	}
-	if d.Policy != "" && old.plan == nil {
-		return was, now, policy.Unknown("the revision that decided cannot be read any more")
-	}
-	parent, err := r.parent(ctx, d)
-	if err != nil {
-		return was, now, err
-	}
-	return r.plan.Replay(ctx, d, parent, old.plan, old.moved)
 }
 
 // unseen says what of an entry is not there to be judged.
@@ -222,40 +244,63 @@ func (r *Replay) parent(ctx context.Context, d *remit.Decision) (*remit.Decision
 	if d.Under == "" {
 		return nil, nil
 	}
-	e, ok := r.parents[d.Under]
+	c, ok := r.calls.get(d.Under)
 	if !ok {
-		if len(r.parents) >= maxParents {
-			clear(r.parents)
-		}
-		got, err := r.history.decision(ctx, d.Under)
+		e, err := r.history.decision(ctx, d.Under)
 		if err != nil && remit.CodeOf(err) != remit.CodeNotFound {
 			return nil, err
 		}
 		if err == nil {
-			e = &got
+			if c.d, err = entryDecision(&e); err != nil {
+				return nil, err
+			}
+			c.why = unseen(&e)
 		}
-		r.parents[d.Under] = e
+		r.calls.put(d.Under, c, len(e.Event))
 	}
-	if e == nil {
+	if c.d == nil {
 		return nil, nil
 	}
-	if why := unseen(e); why != "" {
-		return nil, "the call around it has " + why
+	if c.why != "" {
+		return nil, "the call around it has " + c.why
 	}
-	var event struct {
-		Data remit.Decision `json:"data"`
-	}
-	if err := json.Unmarshal(e.Event, &event); err != nil {
-		return nil, fmt.Errorf("read the decision of entry %d: %w", e.Seq, err)
-	}
-	p := &event.Data
-	if ends := p.At.Add(p.TTL); p.Effect == remit.Allow && d.At.Sub(ends).Abs() < 5*time.Second {
+	if ends := c.d.At.Add(c.d.TTL); c.d.Effect == remit.Allow && d.At.Sub(ends).Abs() < 5*time.Second {
 		return nil, policy.Unknown("whether the call around it was open is not known to the second")
 	}
-	if !carries(p, d.At) {
+	if !carries(c.d, d.At) {
 		return nil, nil
 	}
-	return p, nil
+	return c.d, nil
+}
+
+// call is a decision that others may be inside of; without a decision none that is on record.
+type call struct {
+	d   *remit.Decision
+	why policy.Unknown
+}
+
+// calls keeps those of the last maxCalls bytes of entries at least, and of twice as many at most: most of those that are asked for came a
+// moment before. The zero value is empty.
+type calls struct {
+	young, old map[remit.DecisionID]call
+	size       int // of the young ones
+}
+
+const maxCalls = 8 << 20
+
+func (c *calls) get(id remit.DecisionID) (call, bool) {
+	if found, ok := c.young[id]; ok {
+		return found, true
+	}
+	found, ok := c.old[id]
+	return found, ok
+}
+
+func (c *calls) put(id remit.DecisionID, made call, size int) {
+	if c.size += size + 100; c.young == nil || c.size > maxCalls {
+		c.old, c.young, c.size = c.young, map[remit.DecisionID]call{}, size
+	}
+	c.young[id] = made
 }
 
 func (r *Replay) notJudged(d *remit.Decision, why string) {

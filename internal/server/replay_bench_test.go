@@ -25,7 +25,7 @@ func TestReplayOfMany(t *testing.T) {
 	w := f.agent("agent/deploy", f.shared()).enter(f.mailRun("7"))
 	w.send(`["ada@company.com"]`, "7", "10", "The printer works again.")
 	w.send(`["ada@company.com"]`, "7", "9000", "Too much of it.")
-	f.grow(n)
+	f.grow("mail", n)
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "story.yaml"), []byte(f.files), 0o600); err != nil {
 		t.Fatal(err)
@@ -46,10 +46,10 @@ func TestReplayOfMany(t *testing.T) {
 	t.Logf("%d decisions in %s: %.0f a second", got.Decisions, took.Round(time.Millisecond), float64(got.Decisions)/took.Seconds())
 }
 
-// grow records n more decisions that differ from those that are there only in id and time.
-func (f *fixture) grow(n int) {
+// grow records n more decisions of the workflow, or of any, that differ from those that are there only in id and time.
+func (f *fixture) grow(workflow string, n int) {
 	f.t.Helper()
-	have := f.decisions()
+	have := f.decisions(workflow)
 	for n > 0 {
 		var c remit.Change
 		for range min(n, 500) {

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"runtime"
 	"strconv"
+	"sync"
+	"sync/atomic"
 
 	"remit"
 	"remit/internal/api"
@@ -21,12 +24,13 @@ const (
 
 // Read judges the decisions behind an entry that fit the filter, in order. note, which may be nil, hears of the progress.
 func (r *Replay) Read(ctx context.Context, after string, filter url.Values, note func(done int, seq uint64)) error {
-	err := r.history.each(ctx, after, withKind(filter, remit.EventDecision), func(e *api.Entry) error {
-		if err := r.add(ctx, e); err != nil {
+	err := r.history.pages(ctx, after, withKind(filter, remit.EventDecision), func(page []api.Entry) error {
+		noted := r.report.Decisions / replayNote
+		if err := r.page(ctx, page); err != nil {
 			return err
 		}
-		if done := r.report.Decisions; note != nil && done%replayNote == 0 {
-			note(done, e.Seq)
+		if done := r.report.Decisions; note != nil && done/replayNote > noted {
+			note(done, page[len(page)-1].Seq)
 		}
 		return nil
 	})
@@ -34,6 +38,51 @@ func (r *Replay) Read(ctx context.Context, after string, filter url.Values, note
 		return err
 	}
 	return r.history.each(ctx, after, withKind(filter, remit.EventFolded), r.addFolded)
+}
+
+// page judges a page. Reading and judging take nearly all of the time and are spread over the processors; what one decision needs of others
+// is found in between, and the report is made, in the order of the entries.
+func (r *Replay) page(ctx context.Context, page []api.Entry) error {
+	asked := make([]question, len(page))
+	spread(len(page), func(i int) {
+		q := &asked[i]
+		q.seq, q.why = page[i].Seq, unseen(&page[i])
+		q.d, q.err = entryDecision(&page[i])
+	})
+	for i := range asked {
+		if q := &asked[i]; q.err == nil && q.d.Effect == remit.Allow {
+			r.calls.put(q.d.ID, call{q.d, q.why}, len(page[i].Event))
+		}
+		r.prepare(ctx, &asked[i])
+	}
+	spread(len(page), func(i int) { r.judge(ctx, &asked[i]) })
+	for i := range asked {
+		if err := r.count(&asked[i]); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// spread calls f with 0 to n-1 by as many goroutines as there are processors, and returns when all have returned.
+func spread(n int, f func(i int)) {
+	const share = 25
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), (n+share-1)/share) {
+		wg.Go(func() {
+			for {
+				to := int(next.Add(share))
+				for i := to - share; i < min(to, n); i++ {
+					f(i)
+				}
+				if to >= n {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func withKind(q url.Values, kind remit.EventKind) url.Values {
@@ -75,8 +124,21 @@ func (h history) decision(ctx context.Context, id remit.DecisionID) (api.Entry, 
 	return list.Items[0], nil
 }
 
-// each calls f with the ledger's entries in order. The next page is read while one is worked on; two are in memory.
+// each calls f with the ledger's entries in order.
 func (h history) each(ctx context.Context, after string, q url.Values, f func(*api.Entry) error) error {
+	return h.pages(ctx, after, q, func(page []api.Entry) error {
+		for i := range page {
+			if err := f(&page[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// pages calls f with the ledger's entries in order, a page of at least one at a time. The next page is read while one is worked on; two are
+// in memory.
+func (h history) pages(ctx context.Context, after string, q url.Values, f func([]api.Entry) error) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	type answer struct {
@@ -107,10 +169,11 @@ func (h history) each(ctx context.Context, after string, q url.Values, f func(*a
 		if p.err != nil {
 			return p.err
 		}
-		for i := range p.list.Items {
-			if err := f(&p.list.Items[i]); err != nil {
-				return err
-			}
+		if len(p.list.Items) == 0 {
+			continue
+		}
+		if err := f(p.list.Items); err != nil {
+			return err
 		}
 	}
 	return ctx.Err()

@@ -3,11 +3,18 @@
 package server
 
 import (
+	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"remit"
 	"remit/internal/api"
@@ -173,5 +180,69 @@ func TestReplayNeverCallsEqualWhatItCannotSee(t *testing.T) {
 	}
 	if slices.Contains(got.Unused, remit.PermissionRef{Workflow: "deploy", Stage: "prepare", Name: "build"}) {
 		t.Error("what cannot be judged may have used its permission")
+	}
+}
+
+// TestReplayByManyIsReplayByOne: however many processors judge, the report is the one that judging one entry after the other makes.
+func TestReplayByManyIsReplayByOne(t *testing.T) {
+	d := replayHistory(t)
+	d.grow("", 2500)
+	dir := t.TempDir()
+	files := strings.NewReplacer("max: 1000", "max: 500", "where: {app: $app}, ttl: 5m", "where: {app: $app}, ttl: 2m").Replace(d.files)
+	if err := os.WriteFile(filepath.Join(dir, "story.yaml"), []byte(files), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reports := map[int]ReplayReport{}
+	for _, processors := range []int{0, 1, 2, 7} { // 0: one entry a page
+		r, err := NewReplay(dir, d.admin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if processors == 0 {
+			err = r.history.each(t.Context(), "", withKind(nil, remit.EventDecision), func(e *api.Entry) error { return r.page(t.Context(), []api.Entry{*e}) })
+		} else {
+			before := runtime.GOMAXPROCS(processors)
+			err = r.Read(t.Context(), "", nil, nil)
+			runtime.GOMAXPROCS(before)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := r.Report()
+		got.Folded = 0 // not of the page
+		reports[processors] = got
+		if diff := cmp.Diff(reports[0], got); diff != "" {
+			t.Errorf("%d processors: %s", processors, diff)
+		}
+	}
+	one := reports[0]
+	if one.Decisions < 2500 || one.Different == 0 || one.NotJudged == 0 || one.Same == 0 || len(one.Groups) < 3 {
+		t.Errorf("%+v", one)
+	}
+}
+
+// TestListIsBounded: a list of large entries ends early and says where to go on; a damaged entry is an error, not an empty list.
+func TestListIsBounded(t *testing.T) {
+	var entries []remit.Entry
+	for i := range uint64(400) {
+		e := remit.Event{At: time.Now(), Kind: remit.EventAction, Data: []byte(`{"x":"` + strings.Repeat("x", 60_000) + `"}`)}
+		entries = append(entries, remit.Entry{Seq: i + 1, Body: e.AppendJSON(nil, i+1)})
+	}
+	read := 0
+	for rest := entries; len(rest) > 0; {
+		text, err := entriesText(rest, 0)
+		var list api.List[api.Entry]
+		if err = errors.Join(err, json.Unmarshal(text, &list)); err != nil || len(list.Items) == 0 || len(text) > maxListed+70_000 {
+			t.Fatalf("%v: %d entries, %d bytes", err, len(list.Items), len(text))
+		}
+		read += len(list.Items)
+		rest = rest[len(list.Items):]
+		if want := entries[read-1].Seq; list.Items[len(list.Items)-1].Seq != want || (list.Next == strconv.FormatUint(want, 10)) != (len(rest) > 0) {
+			t.Fatalf("next %q after %d of %d", list.Next, read, len(entries))
+		}
+	}
+	entries[1].Body = []byte(remit.EntryHead + `2,"kind":"action","data":{"x":]}`)
+	if text, err := entriesText(entries[:3], 0); err == nil || text != nil {
+		t.Errorf("a damaged entry: %v, %d bytes", err, len(text))
 	}
 }

@@ -26,7 +26,7 @@ import (
 type options struct {
 	remit, opa, fsck, manifests string
 	short                       bool
-	rounds                      int
+	rounds, replayed            int
 	round                       time.Duration
 	only, profile               string
 }
@@ -48,7 +48,8 @@ func main() {
 	flag.BoolVar(&o.short, "short", false, "leave out what needs the Kubernetes API server")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds; medians are printed")
 	flag.DurationVar(&o.round, "round", time.Second, "length of one round of one side")
-	flag.StringVar(&o.only, "only", "", "comma-separated chapters: policy,behaviour,ledger,identity,process,sandbox,decisions,flood,mcp,tools,postgres,kubernetes,suspension; empty: all")
+	flag.StringVar(&o.only, "only", "", "comma-separated chapters: policy,behaviour,ledger,identity,process,sandbox,decisions,replay,flood,mcp,tools,postgres,kubernetes,suspension; empty: all")
+	flag.IntVar(&o.replayed, "replayed", 50_000, "decisions that the chapter replay makes and judges again, at least")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of the decisions to this file, server and client in this process; no comparison")
 	flag.Parse()
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // Tessera and client-go write there
@@ -77,7 +78,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		do   func(context.Context) error
 	}{
 		{"policy", b.policy}, {"behaviour", b.behaviour}, {"ledger", b.ledger}, {"identity", b.identity}, {"process", b.process}, {"sandbox", b.sandboxes}, {"decisions", b.decisions},
-		{"flood", b.flood}, {"mcp", b.mcp}, {"tools", b.tools}, {"postgres", b.postgres}, {"kubernetes", b.kubernetes},
+		{"replay", b.replay}, {"flood", b.flood}, {"mcp", b.mcp}, {"tools", b.tools}, {"postgres", b.postgres}, {"kubernetes", b.kubernetes},
 		{"suspension", b.suspension},
 	} {
 		if b.only != "" && !slices.Contains(strings.Split(b.only, ","), chapter.name) || (chapter.name == "kubernetes" || chapter.name == "suspension") && b.short {
