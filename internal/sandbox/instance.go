@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -20,7 +21,10 @@ type Guest interface {
 	Start(ctx context.Context) error
 	// Wait blocks until nothing of the sandbox runs any more. An error means that the sandbox failed, not the tool.
 	Wait() (Status, error)
-	// Kill ends everything in it at once, started or not. It may be called at any time and again.
+	// Freeze stops everything in it where it stands, and returns the programs that it had, where the driver can tell. It is called after
+	// Start, and bounded to some hundred milliseconds; only Kill follows, even after an error.
+	Freeze() (programs []string, err error)
+	// Kill ends everything in it at once, started or not, frozen or not. It may be called at any time and again.
 	Kill() error
 	// Release removes what is left on the host: files, mounts, groups. It is called after Wait returned, or before Start after Kill.
 	Release() error
@@ -172,6 +176,23 @@ func (i *Instance) enforce() {
 			}
 		}
 	}
+}
+
+// Freeze stops the tool where it stands, so that nothing of it sees how its ways out close, and returns the programs that it had, at most
+// MostSeen; none where it does not run any more or the driver cannot tell. Only End and Destroy follow: nothing thaws it.
+func (i *Instance) Freeze() []string {
+	i.mu.Lock()
+	runs := i.started && !i.destroyed && i.exit.Cause == ""
+	if runs && i.cause == "" {
+		i.cause = CauseKilled
+	}
+	i.mu.Unlock()
+	if !runs {
+		return nil
+	}
+	programs, _ := i.guest.Freeze() // what could not be frozen is killed all the same
+	slices.Sort(programs)
+	return programs[:min(len(programs), MostSeen)]
 }
 
 // End kills the sandbox for a cause; the first cause counts. Wait then says it.

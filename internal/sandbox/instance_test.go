@@ -29,6 +29,7 @@ type guest struct {
 
 func (g *guest) Start(context.Context) error     { return nil }
 func (g *guest) Wait() (sandbox.Status, error)   { <-g.end; return g.status, nil }
+func (g *guest) Freeze() ([]string, error)       { return nil, nil }
 func (g *guest) Kill() error                     { g.once.Do(func() { close(g.end) }); return nil }
 func (g *guest) Release() error                  { g.released = true; return nil }
 func (g *guest) Events() (sandbox.Events, error) { return g.events, nil }

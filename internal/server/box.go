@@ -46,6 +46,8 @@ type box struct {
 	gate     *egress.Gate
 	tokens   *http.Server   // of a tool: the token endpoint; nil before it is open
 	work     sync.WaitGroup // the goroutines of the gate and of tokens
+	freezing sync.Once
+	frozen   []string // the programs that it had then
 }
 
 var _ tool.Box = (*box)(nil)
@@ -273,8 +275,14 @@ func (b *box) Now() (tool.Usage, *tool.Activity) {
 		Dropped: a.Dropped}
 }
 
-// Destroy implements tool.Box: the way out first, then the identity and what was given to it, then the sandbox.
+// freeze stops what runs, once, before it can see that anything ends.
+func (b *box) freeze() {
+	b.freezing.Do(func() { b.frozen = b.instance.Freeze() })
+}
+
+// Destroy implements tool.Box: what runs is frozen, then its way out ends, then the identity and what was given to it, then the sandbox.
 func (b *box) Destroy(ctx context.Context) (tool.Report, error) {
+	b.freeze()
 	if b.tokens != nil {
 		_ = b.tokens.Close()
 	}
@@ -293,7 +301,7 @@ func (b *box) Destroy(ctx context.Context) (tool.Report, error) {
 		s.store.Tighten(remit.LaunchKey(b.launch))
 		_ = s.endOf(ctx, func(l *remit.Lease) bool { return l.Launch == b.launch }, "its sandbox ended", "remit") // it is tried again
 	}
-	r := tool.Report{}
+	r := tool.Report{Frozen: b.frozen}
 	r.Usage, _ = b.Now() // before it goes
 	err := b.instance.Destroy(ctx)
 	_, r.Activity = b.Now() // all of it

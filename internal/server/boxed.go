@@ -307,10 +307,15 @@ func (s *Server) endBoxed(ctx context.Context, why string, match func(*boxed) bo
 		}
 	}
 	s.inBoxes.mu.Unlock()
+	var frozen sync.WaitGroup
 	for _, b := range hit {
-		b.stop(errors.New(why))
-		b.box.instance.End(sandbox.CauseKilled)
+		frozen.Go(func() {
+			b.box.freeze()
+			b.stop(errors.New(why))
+			b.box.instance.End(sandbox.CauseKilled)
+		})
 	}
+	frozen.Wait()
 	ctx, cancel := context.WithTimeout(ctx, endWithin)
 	defer cancel()
 	for _, b := range hit {

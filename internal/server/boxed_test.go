@@ -14,6 +14,7 @@ import (
 
 	"remit"
 	"remit/internal/api"
+	"remit/internal/store"
 	"remit/internal/tool/tooltest"
 )
 
@@ -170,6 +171,10 @@ func TestSuspensionEndsABoxedAgent(t *testing.T) {
 			}
 			break
 		}
+	}
+	list, _, err := b.srv.store.Events(store.EventFilter{Kind: remit.EventSandboxEnded}, 0, 10)
+	if err != nil || len(list) != 1 || !strings.Contains(string(list[0].Body), `"frozen":["`) { // with what ran in it
+		t.Errorf("%v: %d entries", err, len(list))
 	}
 	if code := b.post("/v1/launches", b.order("true"), nil); code != remit.CodeConflict { // its run is frozen (S23)
 		t.Errorf("a suspended agent is launched: %v", code)

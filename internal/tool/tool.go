@@ -77,7 +77,9 @@ type Report struct {
 	Took     time.Duration `json:"took"`
 	Usage    Usage         `json:"usage"`
 	Activity *Activity     `json:"activity,omitempty"` // nil: its driver sees nothing
-	Stderr   []byte        `json:"-"`                  // the last of it; never in the ledger
+	// Frozen are the programs that it had when it was stopped, where it did not end by itself and its driver can tell.
+	Frozen []string `json:"frozen,omitempty"`
+	Stderr []byte   `json:"-"` // the last of it; never in the ledger
 }
 
 // Usage is what it used, as the host counts.

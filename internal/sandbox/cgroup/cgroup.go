@@ -279,6 +279,35 @@ func (g *Group) Tasks() int {
 	return int(n)
 }
 
+// Stop stops all processes of the group where they stand, and returns the programs that they are. What is forked meanwhile is stopped in
+// the next round; the group's limit bounds the rounds. Signals, not the freezer: that exists on version 2 alone.
+func (g *Group) Stop() (programs []string, err error) {
+	stopped := map[int]bool{}
+	for range 100 {
+		pids, err := pidsIn(g.folders["pids"])
+		if err != nil {
+			return programs, err
+		}
+		more := false
+		for _, pid := range pids {
+			if stopped[pid] {
+				continue
+			}
+			stopped[pid], more = true, true
+			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return programs, fmt.Errorf("stop the process %d of a sandbox: %w", pid, err)
+			}
+			if name, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil {
+				programs = append(programs, name)
+			}
+		}
+		if !more {
+			break
+		}
+	}
+	return programs, nil
+}
+
 // Kill ends all processes of the group. A group that is gone has none.
 func (g *Group) Kill() error {
 	if g.v2 {

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"remit/internal/sandbox"
 	"remit/internal/sandbox/cgroup"
 )
@@ -291,6 +293,21 @@ func (g *guest) Wait() (sandbox.Status, error) {
 		return sandbox.Status{}, errors.Join(errors.New(g.fault), err)
 	}
 	return sandbox.Status{}, errors.Join(fmt.Errorf("the virtual machine ended: %s", g.machine.ProcessState), err)
+}
+
+// Freeze stops the machine's processors with its processes. What ran in it is not known.
+func (g *guest) Freeze() ([]string, error) {
+	var errs []error
+	if g.machine != nil {
+		if err := g.machine.Process.Signal(unix.SIGSTOP); err != nil {
+			errs = append(errs, fmt.Errorf("stop the virtual machine %s: %w", g.id, err))
+		}
+	}
+	if g.group != nil {
+		_, err := g.group.Stop()
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
 }
 
 // Kill ends the machine, and with it everything in it.

@@ -34,6 +34,8 @@ type guest struct {
 	container *container.Container
 	trace     *trace.Trace // nil: not asked
 
+	freezing sync.WaitGroup
+
 	mu        sync.Mutex
 	processes []process // guarded by mu, as the next ones: the kernel and the file server
 	ended     unix.WaitStatus
@@ -124,6 +126,42 @@ func (g *guest) reap() (kernel unix.WaitStatus, ok bool) {
 
 const waitWithin = 30 * time.Second
 
+// freezeWithin is how long the sandbox's kernel has to stop the tool and to say what ran, before its processes are stopped from outside.
+const freezeWithin = 100 * time.Millisecond
+
+// Freeze lets the sandbox's kernel stop the tool, and asks it what runs.
+func (g *guest) Freeze() ([]string, error) {
+	programs := make(chan []string, 1)
+	g.freezing.Go(func() { // it ends with the kernel, at the latest
+		if g.container.Sandbox.Pause(g.id) != nil {
+			return
+		}
+		list, err := g.container.Sandbox.Processes(g.id)
+		if err != nil {
+			return
+		}
+		names := []string{}
+		for _, p := range list {
+			names = append(names, p.Cmd)
+		}
+		programs <- names
+	})
+	select {
+	case names := <-programs:
+		return names, nil
+	case <-time.After(freezeWithin):
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var errs []error
+	for _, p := range g.processes {
+		if err := unix.PidfdSendSignal(p.file, unix.SIGSTOP, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("stop the process %d of a sandbox: %w", p.pid, err))
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
 // Kill ends all processes of the sandbox.
 func (g *guest) Kill() error {
 	g.mu.Lock()
@@ -163,6 +201,7 @@ func (g *guest) waitDead(within time.Duration) error {
 
 // Release removes the files, the sockets and the control group.
 func (g *guest) Release() error {
+	g.freezing.Wait() // the kernel is gone
 	g.reap()
 	g.mu.Lock()
 	for _, p := range g.processes {

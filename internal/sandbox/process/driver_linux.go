@@ -276,6 +276,17 @@ func (g *guest) Wait() (sandbox.Status, error) {
 	return g.status, err
 }
 
+// Freeze stops all processes. Without a control group it stops the first one and those that did not leave its process group.
+func (g *guest) Freeze() ([]string, error) {
+	if g.group != nil {
+		return g.group.Stop()
+	}
+	if err := g.cmd.Process.Signal(unix.SIGSTOP); err != nil {
+		return nil, fmt.Errorf("stop the process %d of a sandbox: %w", g.cmd.Process.Pid, err)
+	}
+	return nil, unix.Kill(-g.cmd.Process.Pid, unix.SIGSTOP) // it is stopped: its number is nobody else's
+}
+
 // Kill ends process 1, and so the namespace.
 func (g *guest) Kill() error {
 	if g.cmd == nil {

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -41,7 +43,7 @@ func Test(t *testing.T, s Suite) {
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"Isolation", s.isolation}, {"Sockets", s.sockets}, {"Mounts", s.mounts}, {"Limits", s.limits}, {"Nothing left", s.nothingLeft}, {"Sweep", s.sweep}, {"Killed owner", s.killedOwner}} {
+	}{{"Isolation", s.isolation}, {"Sockets", s.sockets}, {"Mounts", s.mounts}, {"Limits", s.limits}, {"Nothing left", s.nothingLeft}, {"Frozen", s.frozen}, {"Sweep", s.sweep}, {"Killed owner", s.killedOwner}} {
 		if s.Without[c.name] == "" {
 			t.Run(c.name, c.run)
 		}
@@ -240,6 +242,40 @@ func (s Suite) nothingLeft(t *testing.T) {
 		if left := s.Left(id); len(left) > 0 {
 			t.Errorf("destroyed, started %v: %q are left", start, left)
 		}
+	}
+}
+
+// frozen: what is frozen does nothing any more, neither the tool nor what it started, and dies as it stands.
+func (s Suite) frozen(t *testing.T) {
+	i := Start(t, s.New(t), sandbox.Spec{Command: Shell("(while :; do echo tick; sleep 0.01; done) & while :; do echo tock; sleep 0.01; done")})
+	if line, err := bufio.NewReader(i.Stdout()).ReadString('\n'); err != nil {
+		t.Fatal(line, err)
+	}
+	began := time.Now()
+	t.Logf("frozen with %q within %s", i.Freeze(), time.Since(began))
+	var said atomic.Int64
+	var last sync.WaitGroup
+	last.Go(func() {
+		for b := make([]byte, 64); ; {
+			n, err := i.Stdout().Read(b)
+			said.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+	})
+	defer last.Wait()
+	defer i.End(sandbox.CauseKilled)
+	time.Sleep(50 * time.Millisecond) // what stands in pipes
+	before := said.Load()
+	time.Sleep(200 * time.Millisecond)
+	if after := said.Load(); after != before {
+		t.Errorf("it goes on: %d bytes, then %d", before, after)
+	}
+	i.End(sandbox.CauseKilled)
+	exit, err := i.Wait(t.Context())
+	if err != nil || exit.Cause != sandbox.CauseKilled {
+		t.Errorf("%+v %v", exit, err)
 	}
 }
 
