@@ -21,6 +21,7 @@ type Request struct {
 	Sandbox    Tier          // in what the act runs: for mcp.* the called tool, else the caller; known to the server, never asked for
 	TTL        time.Duration // asked; 0: the permission's
 	Via        string        // the enforcement point: token, authzen, cli …
+	Trace      string        // the caller's traceparent (W3C), for traces alone: it decides nothing and is not recorded
 	Fill       bool          // arguments that are absent take the permission's only possible value; only with Permission
 	// Keeps are the kinds of obligations, what stands before the =, or whole obligations, that the enforcement point carries out, and
 	// limits.NAME for each limit that it holds the act to. One that is not among them denies.

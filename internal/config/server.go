@@ -36,6 +36,7 @@ type ServerConfig struct {
 	Announce    []Announce  // webhooks that are told of what waits for people
 	Metrics     SecretRef   // the bearer token that reads /metrics; zero: there is none
 	Signals     []Signal    // receivers that are told of findings and suspensions
+	Telemetry   *Telemetry  // nil: no traces are made, and no metrics sent
 	AdminGroup  int         // may connect to the admin socket, whose uid still decides; -1: the server's user alone
 	Issuer      string      // `iss` of JWT-SVIDs: an https URL
 	GrantIssuer string      // `iss` of grant tokens; never that of JWT-SVIDs (S1)
@@ -95,6 +96,7 @@ type serverFile struct {
 	Announce    []announceFile `yaml:"announce" doc:"Which webhooks are told of requests that wait for people. Left out: none."`
 	Metrics     metricsFile    `yaml:"metrics" doc:"Figures for Prometheus, at /metrics of the HTTPS address. Left out: there is none."`
 	Signals     []signalFile   `yaml:"signals" doc:"Which receivers are told of findings and suspensions. Left out: none."`
+	Telemetry   *telemetryFile `yaml:"telemetry" doc:"Which OpenTelemetry collector is sent traces and metrics. Left out: none, and no traces are made."`
 }
 
 type metricsFile struct {
@@ -228,6 +230,7 @@ func (f *serverFile) config(name, dir string, out *problems) *ServerConfig {
 	f.jobs(s, name, dir, out)
 	f.announce(s, name, dir, out)
 	f.signals(s, name, dir, out)
+	f.telemetry(s, name, dir, out)
 	if s.Metrics = f.Metrics.Token; s.Metrics.File != "" {
 		s.Metrics.File = under(dir, s.Metrics.File)
 	}

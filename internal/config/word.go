@@ -54,6 +54,7 @@ var formats = map[string]format{
 	"level":        {expr(`^(user|launched|sandbox|node)$`), "user, launched, sandbox or node"},
 	"role":         {expr(`^(admin|author|approver|responder|auditor)$`), "admin, author, approver, responder or auditor"},
 	"url":          {expr(`^https://[^ ?#@/]+(/[^ ?#@]*)?$`), "an https URL without user, query and fragment"},
+	"collector":    {expr(`^(https://[^ ?#@/]+|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?)(/[^ ?#@]*[^ ?#@/])?$`), "an https URL without user, query, fragment and / at its end, or http:// and this host"},
 	"text":         {expr(`^.{1,512}$`), "one line of at most 512 characters"},
 	"regexp":       {expr(`^.{1,512}$`), "a regular expression (RE2) of at most 512 characters"},
 	"zone":         {expr(`^[A-Za-z][A-Za-z0-9_+/-]{0,63}$`), "a time zone, such as Europe/Berlin or UTC"},

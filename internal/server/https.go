@@ -19,6 +19,7 @@ import (
 	"remit/internal/gateway"
 	"remit/internal/gateway/authzen"
 	"remit/internal/gateway/token"
+	"remit/internal/telemetry"
 )
 
 // limitsOf are the quotas before the line (S35), as remit.yaml states them.
@@ -53,7 +54,10 @@ func (s *Server) httpsHandler() (http.Handler, error) {
 	s.signalRoutes(mux)
 	s.metricsRoute(mux)
 	mux.HandleFunc("POST /kubernetes/{target}/{hook}", s.webhook)
-	return mux, s.identityEndpoints(mux)
+	if err := s.identityEndpoints(mux); err != nil || s.telemetry == nil {
+		return mux, err
+	}
+	return telemetry.Handler(mux), nil
 }
 
 // webhook passes a call of a target's own API server on; which targets have one changes with the revision.
@@ -109,7 +113,9 @@ func (l line) Decide(ctx context.Context, req *remit.Request) (remit.Decision, e
 	l.complete(req)
 	req.Sandbox = l.s.tierOf(req)
 	req.Keeps = l.s.keeps(req.Keeps)
+	ctx, span := l.s.telemetry.Request(ctx, "decide", req.Trace)
 	d, err := l.s.authorizer.Decide(ctx, req)
+	l.s.say(span, &d, "", err != nil)
 	l.s.notify(&d)
 	l.s.sample(&d, "")
 	return d, err
@@ -124,7 +130,9 @@ func (l line) Grant(ctx context.Context, req *remit.Request) (gateway.Granted, e
 	}
 	req.Sandbox = l.s.tierOf(req)
 	req.Keeps = l.s.keeps(req.Keeps)
+	ctx, span := l.s.telemetry.Request(ctx, "grant", req.Trace)
 	d, g, c, err := l.s.authorizer.Grant(ctx, req)
+	l.s.say(span, &d, g.ID, err != nil)
 	l.s.notify(&d)
 	l.s.sample(&d, g.ID)
 	return gateway.Granted{Decision: d, Grant: g, Credential: c}, err

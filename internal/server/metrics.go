@@ -17,18 +17,47 @@ import (
 	"remit"
 	"remit/internal/behaviour"
 	"remit/internal/store"
+	"remit/internal/telemetry"
 )
 
-// metrics counts what the ledger says since the process began, for Prometheus. It reads behind what is durable: nothing waits for it.
+// metrics counts what the ledger says since the process began, for Prometheus and OpenTelemetry. It reads behind what is durable: nothing waits for it.
 type metrics struct {
 	token remit.Secret
 
-	mu     sync.Mutex         // guards counts
-	counts map[string]float64 // by name and labels; labels are words of Remit's own, so that their number is bounded
+	mu     sync.Mutex // guards counts
+	counts map[series]float64
+}
+
+// series is a name and its labels: words of Remit's own, so that their number is bounded.
+type series struct {
+	name   string
+	labels [2]telemetry.Label
+}
+
+func labelled(name string, labels ...telemetry.Label) series {
+	s := series{name: name}
+	copy(s.labels[:], labels)
+	return s
+}
+
+func label(name, value string) telemetry.Label { return telemetry.Label{Name: name, Value: value} }
+
+// String is the series as the text format of Prometheus has it.
+func (s series) String() string {
+	var in []string
+	for _, l := range s.labels {
+		if l.Name != "" {
+			in = append(in, fmt.Sprintf("%s=%q", l.Name, l.Value))
+		}
+	}
+	if len(in) == 0 {
+		return s.name
+	}
+	return s.name + "{" + strings.Join(in, ",") + "}"
 }
 
 func (s *Server) openMetrics() (err error) {
-	s.metrics.counts = map[string]float64{}
+	s.metrics.counts = map[series]float64{}
 	if s.cfg.Metrics.IsZero() {
 		return nil
 	}
@@ -43,7 +72,7 @@ func (s *Server) openMetrics() (err error) {
 
 // countEntries follows the ledger until ctx ends.
 func (s *Server) countEntries(ctx context.Context) error {
-	for seq := s.before; !s.metrics.token.IsZero(); {
+	for seq := s.before; !s.metrics.token.IsZero() || s.telemetry != nil; {
 		committed := s.store.Committed()
 		entries, err := s.store.Entries(seq, followed)
 		if err != nil {
@@ -91,21 +120,21 @@ func (m *metrics) count(e remit.Entry) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.counts[fmt.Sprintf("remit_events_total{kind=%q}", kind)]++
+	m.counts[labelled("remit_events_total", label("kind", string(kind)))]++
 	switch kind {
 	case remit.EventDecision:
-		m.counts[fmt.Sprintf("remit_decisions_total{effect=%q}", v.Data.Effect)]++
+		m.counts[labelled("remit_decisions_total", label("effect", v.Data.Effect))]++
 		var reasons []struct{ Code remit.ReasonCode }
 		if v.Data.Effect == "deny" && json.Unmarshal(v.Data.Reasons, &reasons) == nil && len(reasons) > 0 {
-			m.counts[fmt.Sprintf("remit_denials_total{reason=%q}", reasons[0].Code)]++
+			m.counts[labelled("remit_denials_total", label("reason", string(reasons[0].Code)))]++
 		}
 	case remit.EventFolded:
-		m.counts[`remit_decisions_total{effect="deny"}`] += v.Data.Count
+		m.counts[labelled("remit_decisions_total", label("effect", "deny"))] += v.Data.Count
 	case remit.EventRaised:
-		m.counts[fmt.Sprintf("remit_findings_total{kind=%q,response=%q}", v.Data.Kind, v.Data.Response)]++
+		m.counts[labelled("remit_findings_total", label("kind", v.Data.Kind), label("response", v.Data.Response))]++
 	case remit.EventSuspended:
-		m.counts["remit_suspension_seconds_sum"] += v.Data.MS / 1e3
-		m.counts["remit_suspension_seconds_count"]++
+		m.counts[labelled("remit_suspension_seconds_sum")] += v.Data.MS / 1e3
+		m.counts[labelled("remit_suspension_seconds_count")]++
 	}
 }
 
@@ -129,34 +158,58 @@ func (s *Server) metricsRoute(mux *http.ServeMux) {
 	})
 }
 
-// measured are the lines of the text format.
-func (s *Server) measured() (out []string) {
+// series are all that is counted and measured at this moment.
+func (s *Server) series() map[series]float64 {
 	s.metrics.mu.Lock()
 	now := maps.Clone(s.metrics.counts)
 	s.metrics.mu.Unlock()
 	st := s.status()
-	now["remit_leases_live"], now["remit_runs_live"] = float64(len(s.store.Leases(store.LeaseFilter{}))), float64(len(s.store.LiveRuns()))
-	now["remit_ledger_entries"], now["remit_ledger_unsequenced"] = float64(st.LedgerSize), float64(st.LedgerSize-min(st.LedgerSize, st.Sequenced))
+	now[labelled("remit_leases_live")], now[labelled("remit_runs_live")] = float64(len(s.store.Leases(store.LeaseFilter{}))), float64(len(s.store.LiveRuns()))
+	now[labelled("remit_ledger_entries")], now[labelled("remit_ledger_unsequenced")] = float64(st.LedgerSize), float64(st.LedgerSize-min(st.LedgerSize, st.Sequenced))
 	for _, r := range s.receivers {
+		name := label("receiver", r.cfg.Name)
 		if seq, ok, err := s.store.Followed(signalPrefix + r.cfg.Name); ok && err == nil {
-			now[fmt.Sprintf("remit_signal_position{receiver=%q}", r.cfg.Name)] = float64(seq)
+			now[labelled("remit_signal_position", name)] = float64(seq)
 		}
-		now[fmt.Sprintf("remit_signal_failures{receiver=%q}", r.cfg.Name)] = float64(r.wrong().tries)
+		now[labelled("remit_signal_failures", name)] = float64(r.wrong().tries)
 	}
-	last := ""
-	for _, key := range slices.Sorted(maps.Keys(now)) {
-		name, _, _ := strings.Cut(key, "{")
-		family := strings.TrimSuffix(strings.TrimSuffix(name, "_sum"), "_count")
+	if s.telemetry != nil {
+		sent, lost := s.telemetry.Spans()
+		now[labelled("remit_spans_total", label("outcome", "sent"))], now[labelled("remit_spans_total", label("outcome", "lost"))] = float64(sent), float64(lost)
+	}
+	return now
+}
+
+// family is what a series is called in the text format, and what kind it is: the two of a summary are one.
+func (s series) family() (name, kind string) {
+	name = strings.TrimSuffix(strings.TrimSuffix(s.name, "_sum"), "_count")
+	switch {
+	case strings.HasSuffix(s.name, "_total"):
+		return name, "counter"
+	case name != s.name:
+		return name, "summary"
+	}
+	return name, "gauge"
+}
+
+// measured are the lines of the text format.
+func (s *Server) measured() (out []string) {
+	now, last := s.series(), ""
+	for _, key := range slices.SortedFunc(maps.Keys(now), func(a, b series) int { return strings.Compare(a.String(), b.String()) }) {
+		family, kind := key.family()
 		if family != last {
-			kind := "gauge"
-			if strings.HasSuffix(name, "_total") {
-				kind = "counter"
-			} else if family != name {
-				kind = "summary"
-			}
 			out, last = append(out, "# TYPE "+family+" "+kind), family
 		}
 		out = append(out, fmt.Sprintf("%s %g", key, now[key]))
+	}
+	return out
+}
+
+// figures are the same for OpenTelemetry, in no order.
+func (s *Server) figures() (out []telemetry.Figure) {
+	for key, value := range s.series() {
+		_, kind := key.family()
+		out = append(out, telemetry.Figure{Name: key.name, Labels: key.labels, Counter: kind != "gauge", Value: value})
 	}
 	return out
 }

@@ -37,6 +37,7 @@ import (
 	"remit/internal/ledger"
 	"remit/internal/run"
 	"remit/internal/store"
+	"remit/internal/telemetry"
 	"remit/internal/tool"
 )
 
@@ -110,7 +111,8 @@ type Server struct {
 	receivers  []*receiver    // that are told of findings and suspensions
 	signaling  sync.WaitGroup // of receivers
 	metrics    metrics
-	login      *login.Handler // nil: nobody logs in from elsewhere
+	telemetry  *telemetry.Telemetry // nil: nobody is sent any
+	login      *login.Handler       // nil: nobody logs in from elsewhere
 
 	sandboxes  sandboxes
 	toolFiles  *tool.Files
@@ -180,7 +182,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.front = sync.OnceValues(s.httpsHandler)
-	if err := errors.Join(s.buildLine(), s.openTools(o.Executable)); err != nil {
+	if err := errors.Join(s.openTelemetry(ctx), s.buildLine(), s.openTools(o.Executable)); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(s.openPeople(), s.openSignals(), s.openMetrics()); err != nil {
@@ -228,10 +230,11 @@ func (s *Server) buildLine() (err error) {
 	if err != nil {
 		return err
 	}
-	s.authorizer, err = authorizer.New(authorizer.Config{Policy: func() authorizer.Policy { return s.rev.Load().plan }, State: s.store,
+	cfg := authorizer.Config{Policy: func() authorizer.Policy { return s.rev.Load().plan }, State: s.store,
 		Evidence: collector{s}, Record: s.store, Broker: s.broker, Acts: s.store,
-		Fold: &authorizer.Fold{Window: s.cfg.Quotas.Fold}, Pace: paceOf(s.cfg.Findings.Throttle)})
-	if err != nil {
+		Fold: &authorizer.Fold{Window: s.cfg.Quotas.Fold}, Pace: paceOf(s.cfg.Findings.Throttle)}
+	s.traced(&cfg)
+	if s.authorizer, err = authorizer.New(cfg); err != nil {
 		return err
 	}
 	s.agents = gateway.NewQuota(limitsOf(s.cfg.Quotas.Agents))
@@ -316,6 +319,7 @@ func (s *Server) Run(ctx context.Context, ready func(api.Status)) (err error) {
 	front.run("announcements", s.announce)
 	front.run("signals", s.signal)
 	front.run("metrics", s.countEntries)
+	front.run("telemetry", s.sendTelemetry)
 	s.runIdentities(front)
 	if ready != nil {
 		ready(s.status())

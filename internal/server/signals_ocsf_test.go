@@ -25,7 +25,7 @@ import (
 func setUpReceiver(t *testing.T, srv *httptest.Server, more string) *fixture {
 	t.Helper()
 	dir := t.TempDir()
-	for name, b := range map[string][]byte{"ca.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}),
+	for name, b := range map[string][]byte{"ca.pem": pemOf(srv),
 		"SECRET": []byte(hookSecret), "TOKEN": []byte("a-token-of-the-collector"), "KEY": setKey(t)} {
 		file := filepath.Join(dir, name)
 		if err := os.WriteFile(file, b, 0o600); err != nil {
@@ -36,7 +36,12 @@ func setUpReceiver(t *testing.T, srv *httptest.Server, more string) *fixture {
 	return setUp(t, "# Who manages", fmt.Sprintf("signals:\n- {name: siem, url: %q, ca: %q, %s}\n# Who manages", srv.URL, filepath.Join(dir, "ca.pem"), more))
 }
 
-// collector is a receiver of OCSF. It answers what status says for a body.
+// pemOf is the certificate that a server shows.
+func pemOf(srv *httptest.Server) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+}
+
+// ocsfCollector is a receiver of OCSF. It answers what status says for a body.
 type ocsfCollector struct {
 	*httptest.Server
 	status atomic.Pointer[func(body string) int]

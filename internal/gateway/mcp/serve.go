@@ -107,7 +107,7 @@ func (k *call) decide(ctx context.Context, reasons []remit.Reason) ([]byte, *rpc
 		at = target(a.server, a.name)
 	}
 	req := k.request(a.action, at)
-	req.Args = a.args
+	req.Args, req.Trace = a.args, a.meta.traceparent
 	if a.verb == "tools/call" {
 		req.Keeps = keeps
 	}
