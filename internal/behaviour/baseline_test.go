@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -179,16 +180,22 @@ func TestOneEvent(t *testing.T) {
 	}
 }
 
-// TestManyArguments: twenty thousand different arguments of one agent take the memory of some hundred, and what was known before
-// stays known.
+// TestManyArguments: a million different arguments of one agent take the memory of some hundred, and what was known before stays known.
 func TestManyArguments(t *testing.T) {
 	f := newFleet().days(15)
 	ask := func(to string) float64 {
 		return f.asks("agent/m1", "run-flood", "mail.send", "mail", map[string]remit.Value{"to": text(to)}, nil).Score
 	}
 	before := len(f.b.AppendState(nil))
-	for i := range 20_000 {
-		ask(fmt.Sprintf("x%d@flood.example", i))
+	for i := range 40_000 {
+		var to []remit.Value
+		for j := range 25 {
+			to = append(to, text(fmt.Sprintf("x%d-%d@flood.example", i, j)))
+		}
+		f.decides(time.Second, remit.Decision{Agent: "agent/m1", Run: "run-flood", Effect: remit.Allow, Caller: "spiffe://c/agent/m1", Action: "mail.send", Target: "mail",
+			Args: remit.Args{"to": remit.ListValue(to...)}, Permission: remit.PermissionRef{Workflow: "answer-mail", Stage: "work", Name: "any"}})
+		f.b.Next(&f.entries[0])
+		f.entries = f.entries[:0]
 	}
 	if after := len(f.b.AppendState(nil)); after > before+300<<10 {
 		t.Errorf("%d bytes, %d before", after, before)
@@ -244,7 +251,8 @@ func TestSlowPoisoning(t *testing.T) {
 		found += len(f.out) - before
 		f.days(2)
 	}
-	t.Logf("scores of one mail every other day: %.1f; findings: %d", scores, found)
+	usual := slices.IndexFunc(scores, func(s float64) bool { return s < 1 })
+	t.Logf("scores of one mail every other day: %.1f; findings: %d; usual after %d mails in %d days", scores, found, usual, 2*usual)
 	if scores[1] < 1 || scores[len(scores)-1] > 1 {
 		t.Errorf("%.1f", scores)
 	}

@@ -61,6 +61,7 @@ type Detector struct {
 	ended  recent[remit.LeaseID, end]
 	raised recent[subject, time.Time]
 	base   *Baselines
+	last   uint64 // number of the last entry
 }
 
 // subject is what one finding stands for until it is quiet no more.
@@ -113,8 +114,12 @@ var answers = map[remit.EventKind]func(*Detector, *event) []remit.Finding{
 	remit.EventClosed:     (*Detector).closed,
 }
 
-// Next takes the following entry of the ledger and returns what it completes.
+// Next takes the following entry of the ledger and returns what it completes. One that comes again, or late, is passed over.
 func (d *Detector) Next(e remit.Entry) []remit.Finding {
+	if e.Seq <= d.last {
+		return nil
+	}
+	d.last = e.Seq
 	if d.base == nil {
 		return d.by(rules, e)
 	}

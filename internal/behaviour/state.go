@@ -18,7 +18,7 @@ import (
 
 // StateVersion is that of what Save writes and of the fold that it belongs to: one that learns otherwise from the same entries has
 // another number (TestStateVersion).
-const StateVersion = 2
+const StateVersion = 3
 
 // Save writes all that the detector knows, in bounded space: what it will find depends on nothing else but its Config. The same entries
 // leave the same bytes.
@@ -64,6 +64,7 @@ func (b *Baselines) AppendState(out []byte) []byte {
 }
 
 func (d *Detector) code(c *coder) {
+	codeNumber(c, &d.last)
 	codeRecent(c, &d.bursts, codeText, func(c *coder, b **burst) {
 		if *b == nil {
 			*b = &burst{}

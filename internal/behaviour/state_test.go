@@ -113,7 +113,7 @@ func TestStateVersion(t *testing.T) {
 		got := sha256.Sum256(saved(t, d))
 		sum += hex.EncodeToString(got[:4])
 	}
-	if want := map[int]string{1: "fb455f53001edfb5", 2: "b76748d0001edfb5"}[behaviour.StateVersion]; sum != want {
+	if want := map[int]string{3: "acad305bf782bb04"}[behaviour.StateVersion]; sum != want {
 		t.Errorf("version %d: %s, want %s", behaviour.StateVersion, sum, want)
 	}
 }
@@ -152,7 +152,7 @@ func TestLoadRefuses(t *testing.T) {
 	}
 	good := saved(t, d)
 	for what, b := range map[string][]byte{"empty": nil, "cut": good[:len(good)-1], "half": good[:len(good)/2], "longer": append(bytes.Clone(good), 0),
-		"too many": append([]byte{0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f}, good...)} {
+		"too many": append([]byte{0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f}, good...)} {
 		if err := behaviour.New(cfg).Load(bytes.NewReader(b)); err == nil {
 			t.Errorf("%s: loaded", what)
 		}
@@ -171,4 +171,22 @@ func (failing) Write([]byte) (int, error) { return 0, errFull }
 // disclosure is a payload of one value, with a salt that is always the same.
 func disclosure(path, text string) []byte {
 	return []byte(base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `["c2FsdHNhbHRzYWx0c2E",%q,%q]`, path, text)) + "~")
+}
+
+// TestTwiceIsOnce: an entry that comes again, or late, changes nothing: no denial counts twice, nothing is learned twice.
+func TestTwiceIsOnce(t *testing.T) {
+	all := mixed()
+	for name, cfg := range both() {
+		once, twice := behaviour.New(cfg), behaviour.New(cfg)
+		var want, got []remit.Finding
+		for i, e := range all {
+			want, got = append(want, once.Next(e)...), append(got, twice.Next(e)...)
+			if again := append(twice.Next(e), twice.Next(all[i/2])...); len(again) > 0 {
+				t.Fatalf("%s: found by what came again: %+v", name, again)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" || !bytes.Equal(saved(t, once), saved(t, twice)) {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
 }
