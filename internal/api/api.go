@@ -174,6 +174,7 @@ type Power struct {
 	Needs      []string               `json:"needs,omitempty"` // evidence that it would have to have
 	Hours      bool                   `json:"only_in_hours,omitempty"`
 	Minutes    float64                `json:"minutes,omitempty"` // that a grant would last; absent: the default
+	Until      time.Time              `json:"until,omitzero"`    // when the stage or run ends, and with it all of this; none: of a run that it could start
 }
 
 // Step is one part of a suspension and how long after its beginning it was done.

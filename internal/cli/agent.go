@@ -163,9 +163,9 @@ func (a *app) powers(list []api.Power) {
 		if p.Through != "" {
 			who += " in " + p.Through
 		}
-		rows = append(rows, []string{string(p.Run), p.Workflow + "/" + p.Stage + "/" + p.Permission, who, p.Action, p.Target, strings.Join(where, ", "), strings.Join(p.Needs, ", ")})
+		rows = append(rows, []string{string(p.Run), p.Workflow + "/" + p.Stage + "/" + p.Permission, who, p.Action, p.Target, strings.Join(where, ", "), strings.Join(p.Needs, ", "), stamp(p.Until)})
 	}
-	a.tableIfAny("RUN PERMISSION WHO ACTION TARGET WHERE NEEDS", rows)
+	a.tableIfAny("RUN PERMISSION WHO ACTION TARGET WHERE NEEDS UNTIL", rows)
 }
 
 // scopeText writes a scope in one line.

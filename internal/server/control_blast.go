@@ -28,11 +28,15 @@ func (s *Server) opBlastRadius(_ context.Context, c admin.Call) (any, error) {
 	runs := s.runsOf(a.Name)
 	for _, g := range s.store.LiveGrants(store.GrantFilter{}) {
 		if g.Agent == a.Name || slices.Contains(runs, g.Run) {
-			out.Grants = append(out.Grants, api.HeldGrant{Grant: g.Shown(), Minutes: g.Expires.Add(g.WorstCase).Sub(now).Minutes()})
+			out.Grants = append(out.Grants, api.HeldGrant{Grant: g.Shown(), Minutes: max(0, g.Expires.Add(g.WorstCase).Sub(now).Minutes())})
 		}
 	}
 	slices.SortFunc(out.Grants, func(x, y api.HeldGrant) int { return strings.Compare(string(x.ID), string(y.ID)) })
 	s.powers(&a, &out)
+	if group := s.store.Posture(a.Name).StepUp; group != "" {
+		stepUp(out.Now, a.Name, group)
+		stepUp(out.Later, a.Name, group)
+	}
 	slices.SortFunc(out.Now, byPlace)
 	slices.SortFunc(out.Later, byPlace)
 	hit := func(l *remit.Lease) bool { return l.Agent == a.Name || slices.Contains(runs, l.Run) }
@@ -44,14 +48,23 @@ func (s *Server) opBlastRadius(_ context.Context, c admin.Call) (any, error) {
 	return out, nil
 }
 
+// stepUp adds whose approval an agent needs after a finding. What tools ask for inside its calls needs none: the call did.
+func stepUp(list []api.Power, agent remit.Name, group string) {
+	for i := range list {
+		if list[i].Who == agent {
+			list[i].Needs = append(list[i].Needs, "approval of "+group+", after a finding")
+		}
+	}
+}
+
 func byPlace(x, y api.Power) int {
 	return cmp.Or(strings.Compare(x.Workflow, y.Workflow), strings.Compare(string(x.Run), string(y.Run)), strings.Compare(x.Stage, y.Stage), strings.Compare(x.Permission, y.Permission))
 }
 
-// powers lists what the agent could obtain. A suspended agent obtains nothing.
+// powers lists what the agent could obtain. A suspended agent obtains nothing, nor does anybody while the installation is halted.
 func (s *Server) powers(a *remit.Agent, out *api.BlastRadius) {
 	rev := s.rev.Load()
-	if s.store.Posture(a.Name).Suspended {
+	if s.store.Posture(a.Name).Suspended || s.store.Posture(remit.Installation).Suspended {
 		return
 	}
 	for _, r := range s.store.LiveRuns() {
@@ -102,7 +115,10 @@ func powersOf(w *remit.Workflow, stage int, agent remit.Name, r *remit.Run) (out
 			power.Needs = append(power.Needs, string(e.Kind)+" "+of)
 		}
 		if r != nil {
-			power.Run, power.Params = r.ID, r.Shown().Params
+			power.Run, power.Params, power.Until = r.ID, r.Shown().Params, r.Expires
+			if at := slices.IndexFunc(w.Stages, func(st remit.Stage) bool { return st.Name == r.Stage }); at == stage && r.StageExpires.Before(r.Expires) {
+				power.Until = r.StageExpires
+			}
 		}
 		out = append(out, power)
 	}
