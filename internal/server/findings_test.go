@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -267,6 +268,19 @@ func TestBlastRadius(t *testing.T) {
 	if len(b.Now) != 1 || b.Now[0].Permission != "build" || b.Now[0].Where["app"] != "$app" || b.Now[0].Params["app"].Text() != "foo" || b.Now[0].Run != r.ID {
 		t.Errorf("now: %+v", b.Now)
 	}
+	if until := b.Now[0].Until; !until.After(b.At) || until.After(r.Expires) {
+		t.Errorf("until %s", until)
+	}
+	f.srv.store.Narrow(&remit.AgentStatus{Agent: "agent/build", StepUp: "security"})
+	if get(); len(b.Now) != 1 || !strings.Contains(strings.Join(b.Now[0].Needs, " "), "approval of security, after a finding") {
+		t.Errorf("after a step-up: %+v", b.Now)
+	}
+	f.srv.store.SetSuspended(remit.Installation, "the clock")
+	if get(); len(b.Now)+len(b.Later) != 0 || len(b.Grants) != 1 {
+		t.Errorf("while halted: %+v", b)
+	}
+	f.must("/v1/clock/confirm", api.Reasoned{Reason: "a test"}, nil)
+	get()
 	if len(b.Later) != 1 || b.Later[0].Permission != "ship" || b.Later[0].Stage != "ship" { // it may leave the stage itself
 		t.Errorf("later: %+v", b.Later)
 	}
@@ -408,5 +422,75 @@ func TestStepUp(t *testing.T) {
 	if n := d.events(remit.EventFinding); n != 0 { // all of it was judged a second time
 		list, _, _ := d.srv.store.Events(store.EventFilter{Kind: remit.EventFinding}, 0, 10)
 		t.Errorf("the printed policy differs: %s", list[0].Body)
+	}
+}
+
+// TestSuspensionsRace: of suspensions and reinstatements at once the last on record is what holds, in memory and after a restart, and a
+// credential outlives none.
+func TestSuspensionsRace(t *testing.T) {
+	f := setUp(t)
+	for range 5 {
+		if !f.srv.store.Posture("agent/deploy").Suspended {
+			f.agent("agent/deploy", f.shared()).enter(f.startRun()).ask("write")
+		}
+		var both sync.WaitGroup
+		for i := range 6 {
+			both.Go(func() {
+				f.post("/v1/agents/agent/deploy/"+[]string{"suspend", "reinstate"}[i%2], api.Reasoned{Reason: "a race"}, nil)
+			})
+		}
+		both.Wait()
+		last := remit.EventKind("")
+		for after := uint64(0); ; {
+			list, next, err := f.srv.store.Events(store.EventFilter{Agent: "agent/deploy"}, after, 1000)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range list {
+				if k := behaviour.KindOf(e.Body); k == remit.EventSuspended || k == remit.EventReinstated {
+					last = k
+				}
+			}
+			if after = next; next == 0 {
+				break
+			}
+		}
+		status, _ := f.srv.store.AgentStatus("agent/deploy")
+		if now := f.srv.store.Posture("agent/deploy").Suspended; now != (last == remit.EventSuspended) || now != status.Suspended {
+			t.Errorf("suspended %v, on record %v, last %s", now, status.Suspended, last)
+		}
+		f.backend.waitEmpty(t)
+	}
+	f.must("/v1/agents/agent/deploy/suspend", api.Reasoned{Reason: "for good"}, nil)
+	f.restart()
+	if !f.srv.store.Posture("agent/deploy").Suspended {
+		t.Error("forgotten by a restart")
+	}
+}
+
+// TestFindingsArePaged: lists take limit and after, newest first.
+func TestFindingsArePaged(t *testing.T) {
+	f := setUp(t, findingsOf("{respond: {credential_of_another: notice}}")...)
+	f.stolen(f.startRun())
+	f.found(remit.FindingStolenToken)
+	thief := f.agent("agent/deploy", f.shared())
+	thief.token = f.agent("agent/build", f.shared()).enter(f.startRun()).token
+	thief.ask("write")
+	f.eventually("two", func() bool { return f.events(remit.EventRaised) == 2 })
+	var got []remit.Name
+	for after := ""; ; {
+		var list api.List[remit.Finding]
+		if err := f.admin.Get(t.Context(), "/v1/findings", map[string][]string{"limit": {"1"}, "after": {after}}, &list); err != nil || len(list.Items) > 1 {
+			t.Fatal(err, list)
+		}
+		for _, x := range list.Items {
+			got = append(got, x.Agent)
+		}
+		if after = list.Next; after == "" {
+			break
+		}
+	}
+	if diff := cmp.Diff([]remit.Name{"agent/deploy", "agent/build"}, got); diff != "" {
+		t.Error(diff)
 	}
 }
