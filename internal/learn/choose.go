@@ -19,6 +19,9 @@ const (
 	fresh      = 4  // new values keep coming when more than one run in so many had one of its own
 	proseWords = 3  // a text of so many words is prose
 	proseShare = 3  // an argument is prose when one text in so many is
+	dateShare  = 4  // an argument is a date when at most one value in so many is none
+	maxWords   = 10 // different ones of them
+	maxWord    = 40 // bytes
 	hostless   = 20 // so many texts that name no host show that none does
 	// prose is a text in which no letter follows a dot and no slash a colon: it names no host, no address and no file.
 	prose = `(?s:([^.:]|\.+[^\pL.:]|:+[^/.:])*[.:]*)`
@@ -182,6 +185,8 @@ func (s *seen) wider(optional bool) (remit.Predicate, bool) {
 		return remit.Predicate{Kind: remit.PredicateRange, Min: &s.least, Max: &s.greatest}, true
 	case s.dates == s.total && one:
 		return pattern(datesAre)
+	case s.isDates() && one:
+		return pattern(s.datesOrWords())
 	case s.isProse() && s.hosts == 0 && s.total >= hostless:
 		return pattern(proseIs)
 	case s.isProse():
@@ -193,6 +198,31 @@ func (s *seen) wider(optional bool) (remit.Predicate, bool) {
 // isProse reports whether the values are what somebody words anew each time.
 func (s *seen) isProse() bool { return s.strings == s.total && proseShare*s.prose >= s.total }
 
+// isDates reports whether the values are dates but for a few words, such as today.
+func (s *seen) isDates() bool {
+	words := 0
+	for _, v := range s.values {
+		if !date.MatchString(v.v.Text()) {
+			words++
+		}
+		if v.v.IsNull() || len(v.v.Text()) > maxWord {
+			return false
+		}
+	}
+	return !s.many && s.strings == s.total && dateShare*(s.total-s.dates) <= s.total && words <= maxWords
+}
+
+// datesOrWords admits any date, and of the words those that were seen.
+func (s *seen) datesOrWords() *regexp.Regexp {
+	out := dates
+	for _, v := range s.sorted() {
+		if !date.MatchString(v.v.Text()) {
+			out += "|" + regexp.QuoteMeta(v.v.Text())
+		}
+	}
+	return regexp.MustCompile("^(?:" + out + ")$")
+}
+
 // open reports whether the next run is likely to have a value that none had. Two in two runs show it of prose and dates.
 func (s *seen) open(values []*value, runs int) bool {
 	own := 0
@@ -201,7 +231,7 @@ func (s *seen) open(values []*value, runs int) bool {
 			own++
 		}
 	}
-	if (s.isProse() || s.dates == s.total) && runs > 1 && len(values) > 1 {
+	if (s.isProse() || s.isDates()) && runs > 1 && len(values) > 1 {
 		return own > 0
 	}
 	return runs >= minRuns && own > 1 && own*fresh > runs

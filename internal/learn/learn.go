@@ -7,7 +7,8 @@
 // Each permission keeps its name, agent, action, target, evidence and limits; only conditions on arguments, hours and tier get narrower, and
 // what nobody used is left out. A condition is what the acts had in common: a run parameter, constants, values that earlier
 // calls returned. Only where at least minRuns runs show that new values keep coming does it become wider than what was seen, and then
-// to a range between numbers that were seen, to dates, or to prose; who and where never become more than a list.
+// to a range between numbers that were seen, to dates, or to prose; who and where never become more than a list, and what stands in a record
+// that an earlier call returned and the act changes.
 //
 // It is pure: it decides nothing, reads nothing, and the same acts in the same order give the same text. Its memory is bounded. A
 // Learner is for one goroutine.
@@ -17,6 +18,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"remit"
@@ -276,6 +278,32 @@ func (l *Learner) busiest() int {
 	return most
 }
 
+// unchanged lets who changes a record repeat what stands in it: where an argument always was that field of an earlier result, such as id, those
+// that may be absent may also be the field of their own name beside it.
+func (u *used) unchanged(where map[string]remit.Predicate) {
+	for _, id := range slices.Sorted(maps.Keys(u.args)) {
+		of := u.args[id]
+		for _, c := range slices.SortedFunc(maps.Keys(of.causes), compareCauses) {
+			record, field := c.source.Path, ""
+			if i := strings.LastIndexByte(record, '/'); i >= 0 {
+				record, field = record[:i], record[i+1:]
+			}
+			if field != id || of.causes[c] != of.total || of.acts != u.acts {
+				continue
+			}
+			for _, name := range slices.Sorted(maps.Keys(u.Where)) {
+				is, stands := where[name]
+				optional := !stands || is.Kind == remit.PredicateChoice && is.Empty
+				now := remit.Source{From: c.source.From, Path: record + "/" + name}
+				if u.Where[name].Kind == remit.PredicateAny && optional && name != id && !slices.Contains(is.Sources, now) {
+					is.Kind, is.Empty, is.Sources = remit.PredicateChoice, true, append(is.Sources, now)
+					where[name] = is
+				}
+			}
+		}
+	}
+}
+
 func (u *used) narrowed(zone *time.Location) (remit.Permission, error) {
 	out := *u.Permission
 	out.Where = nil
@@ -292,6 +320,7 @@ func (u *used) narrowed(zone *time.Location) (remit.Permission, error) {
 		}
 		out.Where[name] = is
 	}
+	u.unchanged(out.Where)
 	out.Sensitive = slices.DeleteFunc(slices.Clone(u.Sensitive), func(name string) bool {
 		_, stands := out.Where[name]
 		return !stands

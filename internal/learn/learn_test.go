@@ -281,3 +281,61 @@ func lesser(is remit.Predicate) (out []remit.Predicate) {
 	}
 	return out
 }
+
+// TestDatesWithAWord: dates of which one in many is a word stay dates, and of the words just those that were said.
+func TestDatesWithAWord(t *testing.T) {
+	act := func(run int, date string) learn.Act {
+		return learn.Act{Run: fmt.Sprint(run), At: begin, Permission: "pay", Args: remit.Args{"a": remit.StringValue(date)}}
+	}
+	acts := []learn.Act{act(1, "2026-03-01"), act(2, "2026-03-05"), act(3, "2026-04-01"), act(4, "today")}
+	_, text := learned(t, acts, learn.Options{})
+	j := load(t, text)
+	for value, want := range map[string]bool{"2027-01-01": true, "today": true, "tomorrow": false, "today at evil.example": false, "2027-01-01 x": false} {
+		if a := act(5, value); j.allows(&a) != want {
+			t.Errorf("%q is allowed: %v, by\n%s", value, !want, text)
+		}
+	}
+	acts[2] = act(3, "tomorrow") // two of four are no dates
+	_, text = learned(t, acts, learn.Options{})
+	if a := act(5, "2027-01-01"); load(t, text).allows(&a) {
+		t.Errorf("a date that nobody gave is allowed by\n%s", text)
+	}
+}
+
+// TestUnchanged: who changes a record, which an earlier result named by the same field, may repeat what stands in it, and nothing else.
+func TestUnchanged(t *testing.T) {
+	act := func(run int, from, args string) learn.Act {
+		a := learn.Act{Run: fmt.Sprint(run), At: begin, Permission: "pay"}
+		if err := a.Args.UnmarshalJSON([]byte(args)); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range strings.Fields(from) {
+			a.From = append(a.From, remit.FromFact{Permission: "find", Path: "/list/*/" + f, Arg: "/" + f})
+		}
+		return a
+	}
+	find := learn.Act{Run: "1", At: begin, Permission: "find"}
+	acts := []learn.Act{find, act(1, "a", `{"a":7,"b":100}`), act(2, "a", `{"a":7,"b":100,"c":"x"}`)}
+	w, text := learned(t, acts, learn.Options{})
+	b := bound()
+	if wider := config.Wider(&w, &b); len(wider) > 0 {
+		t.Errorf("%+v", wider)
+	}
+	j := load(t, text)
+	for _, c := range []struct {
+		from, args string
+		want       bool
+	}{
+		{"a d", `{"a":7,"b":100,"d":"as it is"}`, true}, {"a c", `{"a":7,"b":100,"c":"as it is"}`, true}, {"a", `{"a":7,"b":100,"c":"x"}`, true},
+		{"a", `{"a":7,"b":100,"d":"another"}`, false}, {"a", `{"a":7,"b":100,"c":"another"}`, false}, {"a b", `{"a":7,"b":200}`, false},
+	} {
+		if a := act(3, c.from, c.args); j.allows(&a) != c.want {
+			t.Errorf("%s is allowed: %v, by\n%s", c.args, !c.want, text)
+		}
+	}
+	acts[2].From = nil // in one of two acts nothing had named the record
+	_, text = learned(t, acts, learn.Options{})
+	if a := act(3, "a d", `{"a":7,"b":100,"d":"as it is"}`); load(t, text).allows(&a) {
+		t.Errorf("an argument that nobody gave is allowed by\n%s", text)
+	}
+}

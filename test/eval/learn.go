@@ -23,7 +23,10 @@ func learnOf(dir string, o options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	e := &learnEval{f, o, f.halves(o.dev)}
+	e := &learnEval{f, o, f.halves(o.dev)} // the models of all tasks, so that a part has the same halves
+	if err := f.only(&o); err != nil {
+		return err
+	}
 	for _, v := range []learnVariant{{"strict", false}, {"reading stays free", true}} {
 		if err := e.variant(v, out); err != nil {
 			return err

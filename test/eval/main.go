@@ -127,15 +127,23 @@ func (o *options) parts() (want, of int, err error) {
 	return want - 1, of, nil
 }
 
-// choose picks the traces that are played.
-func (f *folder) choose(o *options) (out []*trace, err error) {
+// only drops the tasks that are not of the chosen part.
+func (f *folder) only(o *options) error {
 	want, of, err := o.parts()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	parts := f.parts(of)
 	for s, traces := range f.traces {
 		f.traces[s] = slices.DeleteFunc(traces, func(t *trace) bool { return parts[[2]string{t.Suite, t.Task}] != want })
+	}
+	return nil
+}
+
+// choose picks the traces that are played.
+func (f *folder) choose(o *options) (out []*trace, err error) {
+	if err := f.only(o); err != nil {
+		return nil, err
 	}
 	for _, t := range f.all() {
 		if o.all || t.attacked() && t.Succeeded || !t.attacked() && t.Utility {
