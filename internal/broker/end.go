@@ -262,9 +262,10 @@ type endData struct {
 func (b *Broker) endEvent(kind remit.EventKind, l *remit.Lease, by string, data endData) remit.Event {
 	s := remit.SealOf(l.Scope, l.Sensitive)
 	e := b.event(kind, l, by, struct {
-		Why json.RawMessage `json:"why,omitempty"`
-		MS  float64         `json:"ms"`
-	}{s.Text("why", data.Why), data.MS})
+		Why   json.RawMessage `json:"why,omitempty"`
+		MS    float64         `json:"ms"`
+		Early bool            `json:"early,omitempty"` // before it would have expired
+	}{s.Text("why", data.Why), data.MS, b.cfg.Now().Before(l.Expires)})
 	e.Payload, e.Private = s.Payload, s.Private
 	return e
 }

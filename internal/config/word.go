@@ -47,7 +47,7 @@ var formats = map[string]format{
 	"sourcetype":   {expr(`^(scan|provenance|ticket|ci|ci-token)$`), "scan, provenance, ticket, ci or ci-token"},
 	"pinkind":      {expr(`^(Agent|Tool|Target|EvidenceSource|EnforcementPoint|Rule)$`), "Agent, Tool, Target, EvidenceSource, EnforcementPoint or Rule"},
 	"announceform": {expr(`^(generic|slack)$`), "generic or slack"},
-	"signalform":   {expr(`^(webhook|set|ocsf)$`), "webhook, set or ocsf"},
+	"signalform":   {expr(`^(webhook|set|poll|ocsf)$`), "webhook, set, poll or ocsf"},
 	"signaltopic":  {expr(`^(findings|decisions|credentials)$`), "findings, decisions or credentials"},
 	"response":     {expr(`^(notice|step-up|throttle|suspend|kill)$`), "notice, step-up, throttle, suspend or kill"},
 	"notstarter":   {expr(`^not-starter$`), "not-starter, or leave it out"},

@@ -110,6 +110,7 @@ type Server struct {
 	webhooks   []*webhook     // that are told of what waits for people
 	receivers  []*receiver    // that are told of findings and suspensions
 	signaling  sync.WaitGroup // of receivers
+	unpolled   chan struct{}  // closed when no poll waits any more
 	metrics    metrics
 	telemetry  *telemetry.Telemetry // nil: nobody is sent any
 	login      *login.Handler       // nil: nobody logs in from elsewhere

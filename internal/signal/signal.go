@@ -99,8 +99,18 @@ func (s *Signal) Webhook() []byte {
 	return b
 }
 
-// caep is where the types of CAEP 1.0 begin.
-const caep = "https://schemas.openid.net/secevent/caep/event-type/"
+// The types of events: of CAEP 1.0, and of SSF 1.0.
+const (
+	SessionRevoked   = "https://schemas.openid.net/secevent/caep/event-type/session-revoked"
+	RiskLevelChange  = "https://schemas.openid.net/secevent/caep/event-type/risk-level-change"
+	CredentialChange = "https://schemas.openid.net/secevent/caep/event-type/credential-change"
+	verification     = "https://schemas.openid.net/secevent/ssf/event-type/verification"
+)
+
+// EventsOf are the types of events that a topic has in CAEP.
+func EventsOf(t Topic) []string {
+	return map[Topic][]string{Findings: {SessionRevoked, RiskLevelChange}, Credentials: {CredentialChange}}[t]
+}
 
 // events are what a receiver of CAEP is told: one event in each token. A finding that was closed has no event there.
 func (s *Signal) event() (name string, event map[string]any) {
@@ -112,18 +122,30 @@ func (s *Signal) event() (name string, event map[string]any) {
 		Kind     remit.FindingKind `json:"kind"`
 		Severity remit.Severity    `json:"severity"`
 		Reason   string            `json:"reason"`
+		Early    bool              `json:"early"`
 	}
 	_ = json.Unmarshal(s.Data, &d) // the ledger's own
+	credential := func(change string) (string, map[string]any) {
+		event["credential_type"], event["change_type"], event["friendly_name"] = "lease", change, string(s.Lease)
+		return CredentialChange, event
+	}
 	level := func(current, reason string) {
 		event["principal"], event["current_level"], event["risk_reason"] = "USER", current, reason
 	}
 	switch s.Kind {
 	case remit.EventSuspended:
 		event["reason_admin"] = map[string]string{"en": d.Reason}
-		return caep + "session-revoked", event
+		return SessionRevoked, event
+	case remit.EventLeaseActive:
+		return credential("create")
+	case remit.EventLeaseEnded:
+		if !d.Early {
+			return "", nil // it expired, as its receiver knew it would
+		}
+		return credential("revoke")
 	case remit.EventReinstated:
 		level("LOW", "reinstated")
-		return caep + "risk-level-change", event
+		return RiskLevelChange, event
 	case remit.EventRaised:
 		if s.Agent == "" {
 			return "", nil // nobody whose risk could change
@@ -133,7 +155,7 @@ func (s *Signal) event() (name string, event map[string]any) {
 			current = "HIGH"
 		}
 		level(current, string(d.Kind))
-		return caep + "risk-level-change", event
+		return RiskLevelChange, event
 	}
 	return "", nil
 }
@@ -192,15 +214,30 @@ func (k *Signer) SET(s *Signal, subject, id string, now time.Time) (token string
 	if name == "" || subject == "" {
 		return "", false, nil
 	}
-	claims, err := json.Marshal(map[string]any{"iss": k.issuer, "aud": k.audience, "iat": now.Unix(), "jti": id,
-		"sub_id": map[string]string{"format": "uri", "uri": subject}, "events": map[string]any{name: event}})
+	token, err = k.sign(id, now, map[string]string{"format": "uri", "uri": subject}, name, event)
+	return token, err == nil, err
+}
+
+// Verification signs a token that says nothing but that the stream works (SSF 1.0 section 8.1.4); state is the receiver's own.
+func (k *Signer) Verification(stream, state, id string, now time.Time) (string, error) {
+	event := map[string]any{}
+	if state != "" {
+		event["state"] = state
+	}
+	return k.sign(id, now, map[string]string{"format": "opaque", "id": stream}, verification, event)
+}
+
+func (k *Signer) sign(id string, now time.Time, subject map[string]string, name string, event map[string]any) (string, error) {
+	claims, err := json.Marshal(map[string]any{"iss": k.issuer, "aud": k.audience, "iat": now.Unix(), "jti": id, "sub_id": subject, "events": map[string]any{name: event}})
 	if err != nil {
-		return "", false, err
+		return "", err
 	}
 	signed, err := k.signer.Sign(claims)
 	if err != nil {
-		return "", false, err
+		return "", err
 	}
-	token, err = signed.CompactSerialize()
-	return token, err == nil, err
+	return signed.CompactSerialize()
 }
+
+// Audience is who the tokens are for.
+func (k *Signer) Audience() string { return k.audience }

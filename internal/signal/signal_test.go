@@ -67,6 +67,8 @@ func TestTokens(t *testing.T) {
 			{"agent.suspended", "remit", `{"reason":"touched the canary"}`, "session-revoked", ""},
 			{"agent.reinstated", "operator/ci", `{"reason":"settled"}`, "risk-level-change", "LOW"},
 			{"finding.raised", "remit", `{"kind":"canary_touched","severity":"critical"}`, "risk-level-change", "HIGH"},
+			{"lease.active", "remit", `{"expires":"2026-11-30T10:05:00Z"}`, "credential-change", ""},
+			{"lease.ended", "operator/ci", `{"ms":1,"early":true}`, "credential-change", ""},
 			{"finding.raised", "remit", `{"kind":"denial_burst","severity":"medium"}`, "risk-level-change", "MEDIUM"},
 		} {
 			s, ok := signal.Of(entry(c.kind, "agent/mail", c.by, c.data))
@@ -96,6 +98,22 @@ func TestTokens(t *testing.T) {
 				t.Errorf("%s: %s", c.kind, body)
 			}
 		}
+	}
+}
+
+// TestExpiredIsNoChange: a credential that ends when it was to end is no event.
+func TestExpiredIsNoChange(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := signal.NewSigner(keyPEM(t, key), "https://remit", "aud")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _ := signal.Of(entry("lease.ended", "agent/mail", "remit", `{"ms":1}`))
+	if token, ok, err := k.SET(&s, "spiffe://company.com/agent/mail", "id", time.Unix(1, 0)); ok || err != nil {
+		t.Errorf("%s %v", token, err)
 	}
 }
 
