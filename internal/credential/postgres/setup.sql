@@ -69,14 +69,16 @@ GRANT SELECT ON remit.installed TO {{ident .Broker}};
 
 -- 4. The functions: all that the broker can do. Below PostgreSQL 16 a login with CREATEROLE could give itself almost anything; these
 -- can make and drop roles of leases, and nothing else.
+-- In plpgsql, which keeps the plan: planning this query costs more than running it, and every lease asks it.
 CREATE OR REPLACE FUNCTION remit.view_fingerprint(of_view name) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $remit$
-  SELECT encode(sha256(convert_to(concat_ws('|', pg_get_viewdef(c.oid), pg_get_userbyid(c.relowner), c.reloptions, c.relacl, c.relhastriggers, c.relkind,
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $remit$
+BEGIN
+  RETURN (SELECT encode(sha256(convert_to(concat_ws('|', pg_get_viewdef(c.oid), pg_get_userbyid(c.relowner), c.reloptions, c.relacl, c.relhastriggers, c.relkind,
     (SELECT count(*) FROM pg_rewrite r WHERE r.ev_class = c.oid),
     (SELECT string_agg(concat_ws(' ', a.attname, a.atttypid::regtype, a.attacl), ',' ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0)),
     'UTF8')), 'hex')
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'remit' AND c.relname = of_view
-$remit$;
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'remit' AND c.relname = of_view);
+END $remit$;
 
 CREATE OR REPLACE FUNCTION remit.fingerprint(of_view name) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $remit$
