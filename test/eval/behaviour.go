@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -24,6 +25,9 @@ type detector struct {
 	only    []remit.FeatureName // empty: all
 	without []remit.FeatureName
 	blind   bool // the run's parameters are not shown to it
+	oddest  bool // the oddest call alone counts, not the sum of all
+	acting  bool // calls of tools that only read, by their name, do not count
+	exits   bool // with acting: those that read at an address do
 }
 
 // detectors are all that were tried. The first is what Remit ships.
@@ -35,6 +39,10 @@ var detectors = []detector{
 	{name: "actions alone", only: []remit.FeatureName{remit.FeatureAction}},
 	{name: "order alone", only: []remit.FeatureName{remit.FeatureOrder}},
 	{name: "fan-out alone", only: []remit.FeatureName{remit.FeatureFanOut}},
+	{name: "all, the oddest call alone", oddest: true},
+	{name: "all, of calls that act alone", acting: true},
+	{name: "arguments, of calls that act", acting: true, only: []remit.FeatureName{remit.FeatureValue}},
+	{name: "all, of calls that act or exit", acting: true, exits: true},
 }
 
 func (d *detector) counts(f remit.FeatureName) bool {
@@ -200,15 +208,31 @@ func (m *memory) play(t *trace, blind bool) (out []behaviour.Scored) {
 // score adds up a run's odd things, by detector, without learning from it.
 func (m *memory) score(t *trace, blind bool, out []float64) {
 	c := &memory{base: m.base.Clone(), seq: m.seq, at: m.at}
-	for _, s := range c.play(t, blind) {
+	for at, s := range c.play(t, blind) {
 		for i := range detectors {
+			d := &detectors[i]
+			if d.blind != blind || d.acting && onlyReads(&t.Calls[at], d.exits) {
+				continue
+			}
+			sum := 0.0
 			for _, f := range s.Of {
-				if detectors[i].blind == blind && detectors[i].counts(f.Name) {
-					out[i] += f.Score
+				if d.counts(f.Name) {
+					sum += f.Score
 				}
+			}
+			if d.oddest {
+				out[i] = max(out[i], sum)
+			} else {
+				out[i] += sum
 			}
 		}
 	}
+}
+
+// onlyReads goes by the first word of a tool's name. With exits, a call with an address of the web is none.
+func onlyReads(c *call, exits bool) bool {
+	words := tokens(c.Tool)
+	return len(words) > 0 && reads[words[0]] && !(exits && (bytes.Contains(c.Args, []byte("www.")) || bytes.Contains(c.Args, []byte("://"))))
 }
 
 // auc is how probably a hijacked run scores higher than an honest one; a tie is half.
