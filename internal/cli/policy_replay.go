@@ -94,8 +94,8 @@ func (a *app) replayTable(report *server.ReplayReport) {
 		}
 		a.table("COUNT EFFECT AGENT ACT DIFFERS WAS→NOW FIRST", rows)
 	}
-	fmt.Fprintf(a.out, "%d decisions: %d the same, %d different, %d not judged; beside them %d folded denials, not judged\n",
-		report.Decisions, report.Same, report.Different, report.NotJudged, report.Folded)
+	fmt.Fprintf(a.out, "%d decisions: %d the same, %d different (%d of them asked for a grant), %d not judged; beside them %d folded denials, not judged\n",
+		report.Decisions, report.Same, report.Different, report.Grants, report.NotJudged, report.Folded)
 	if report.Ungrouped > 0 {
 		fmt.Fprintf(a.out, "%d different ones are beyond the groups shown\n", report.Ungrouped)
 	}

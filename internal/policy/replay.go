@@ -85,7 +85,7 @@ func (p *Plan) Replay(ctx context.Context, d, parent *remit.Decision, old *Plan,
 	return was, now, nil
 }
 
-// Differs lists in what two answers are not the same.
+// Differs lists in what two answers are not the same; of what would be granted each argument, as scope.NAME.
 func (a *Answer) Differs(b *Answer) (out []string) {
 	differs := func(what string, is bool) {
 		if is {
@@ -99,7 +99,14 @@ func (a *Answer) Differs(b *Answer) (out []string) {
 	differs("until", !a.Until.Equal(b.Until))
 	differs("limits", !maps.Equal(a.Limits, b.Limits))
 	differs("obligations", !slices.Equal(a.Obligations, b.Obligations))
-	differs("scope", a.Effect == remit.Allow && b.Effect == remit.Allow && !remit.ObjectValue(a.Scope).Equal(remit.ObjectValue(b.Scope)))
+	if a.Effect == remit.Allow && b.Effect == remit.Allow {
+		both := remit.Args{}
+		maps.Copy(both, a.Scope)
+		maps.Copy(both, b.Scope)
+		for _, name := range slices.Sorted(maps.Keys(both)) {
+			differs("scope."+name, !a.Scope[name].Equal(b.Scope[name]))
+		}
+	}
 	return out
 }
 

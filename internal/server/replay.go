@@ -60,6 +60,7 @@ type ReplayReport struct {
 	Decisions int             `json:"decisions"`
 	Same      int             `json:"same"`
 	Different int             `json:"different"`
+	Grants    int             `json:"different_grants"` // of the different ones, those by which a grant was asked for
 	NotJudged int             `json:"not_judged"`
 	Folded    uint64          `json:"folded"` // denials that are only counted on record, and so not judged
 	Groups    []ReplayGroup   `json:"groups"`
@@ -189,6 +190,9 @@ func (r *Replay) count(q *question) error {
 		return nil
 	}
 	r.report.Different++
+	if q.d.Via == "token" {
+		r.report.Grants++
+	}
 	r.group(q.d, differs, shownAnswer(&q.was), shownAnswer(&q.now))
 	return nil
 }

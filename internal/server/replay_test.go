@@ -134,6 +134,9 @@ func TestReplay(t *testing.T) {
 	wide := d.replayed(strings.NewReplacer("max: 1000", "max: 5000", "above: 100", "above: 3000", "kind: Target\nname: vault\ntype: memory\nproduction: true",
 		"kind: Target\nname: vault\ntype: memory").Replace(d.files))
 	expect(t, "wider", differing(wide), []string{"allow→allow pay: until", "deny→allow : effect,permission,reasons,ttl", "deny→allow secret: effect,reasons,ttl", "hold→allow pay: effect,reasons,ttl"})
+	if narrow.Grants != narrow.Different {
+		t.Errorf("%d different, %d of them asked for a grant", narrow.Different, narrow.Grants)
+	}
 	shorter := d.replayed(strings.ReplaceAll(d.files, "where: {app: $app}, ttl: 5m", "where: {app: $app}, ttl: 2m"))
 	expect(t, "shorter", differing(shorter), []string{"allow→allow write: ttl"})
 	gone := d.replayed(d.files[:strings.Index(d.files, "---\nkind: Workflow\nname: refunds")])
