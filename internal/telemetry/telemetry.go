@@ -137,6 +137,7 @@ type queue struct {
 	waiting chan sdktrace.ReadOnlySpan
 
 	sent, lost atomic.Uint64
+	failed     bool // the last delivery; of run
 }
 
 // OnStart implements sdktrace.SpanProcessor.
@@ -188,9 +189,12 @@ func (q *queue) send(ctx context.Context, batch []sdktrace.ReadOnlySpan) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, sendLimit)
 	defer cancel()
-	if err := q.to.ExportSpans(ctx, batch); err != nil {
+	err := q.to.ExportSpans(ctx, batch)
+	if err != nil && !q.failed {
+		q.log.Warn("spans are not taken, and are dropped", "err", err)
+	}
+	if q.failed = err != nil; q.failed {
 		q.lost.Add(uint64(len(batch)))
-		q.log.Warn("spans were not taken, and are dropped", "spans", len(batch), "err", err)
 		return
 	}
 	q.sent.Add(uint64(len(batch)))
