@@ -283,7 +283,7 @@ func TestDatabaseGoesWrong(t *testing.T) {
 		{"table renamed", "ALTER TABLE public.transactions RENAME TO tx", "ALTER TABLE public.tx RENAME TO transactions"},
 		{"column renamed", "ALTER TABLE public.transactions RENAME COLUMN amount TO total", "ALTER TABLE public.transactions RENAME COLUMN total TO amount"},
 		{"view dropped", "ALTER VIEW remit.transactions RENAME TO gone", "ALTER VIEW remit.gone RENAME TO transactions"},
-		{"no connection left", "ALTER ROLE remit_main1_broker CONNECTION LIMIT 0; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'remit_main1_broker'",
+		{"no connection left", "BEGIN; ALTER ROLE remit_main1_broker CONNECTION LIMIT 0; COMMIT; SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'remit_main1_broker'",
 			"ALTER ROLE remit_main1_broker CONNECTION LIMIT -1"},
 	} {
 		if _, err := admin.Exec(t.Context(), c.sql, pgx.QueryExecModeSimpleProtocol); err != nil {

@@ -170,10 +170,12 @@ func TestDiskFull(t *testing.T) {
 	}
 	fill(t, filepath.Join(disk, "ballast"))
 	refused := 0
-	for range 200 { // the last free pages of the state may take some more
-		got, err := a.grant(txn, map[string]any{"name": "another"})
+	for n := range 3000 { // the last free pages of the state, and the room that its log has already, take some more
+		got, err := a.grant(txn, map[string]any{"name": fmt.Sprintf("another-%d", n)}) // the same one would be folded
 		i.must(err)
-		if got.Status == http.StatusServiceUnavailable {
+		if got.Error == "slow_down" {
+			time.Sleep(20 * time.Millisecond)
+		} else if got.Status == http.StatusServiceUnavailable {
 			refused++
 		} else if got.Receipt == nil {
 			t.Fatalf("answered without a record: %s", got)
