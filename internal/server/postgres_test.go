@@ -297,6 +297,9 @@ func TestDatabaseGoesWrong(t *testing.T) {
 			t.Errorf("%s, and put right: %+v", c.what, again)
 		}
 	}
+	if _, err := admin.Exec(t.Context(), "CHECKPOINT"); err != nil { // commits wait for no disk here, and what was put right has to outlive the crash
+		t.Fatal(err)
+	}
 	if err := db.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
