@@ -68,14 +68,16 @@ func TestViewsThatHoldNothing(t *testing.T) {
 		"five keys": func(v *postgres.View) {
 			v.Rows = map[string]string{"a": "text", "b": "text", "c": "text", "d": "text", "e": "text"}
 		},
-		"a key that can be changed": func(v *postgres.View) { v.Action, v.Columns = "update", []string{"customer_id"} },
-		"insert without its key":    func(v *postgres.View) { v.Action = "insert" },
-		"no columns":                func(v *postgres.View) { v.Columns = nil },
-		"delete with columns":       func(v *postgres.View) { v.Action = "delete" },
-		"a mask over whose it is":   func(v *postgres.View) { v.Mask = []string{"customer_id"} },
-		"a mask over nothing":       func(v *postgres.View) { v.Mask = []string{"note"} },
-		"a mask at the table":       func(v *postgres.View) { v.RowSecurity, v.Mask = true, []string{"id"} },
-		"an action that is none":    func(v *postgres.View) { v.Action = "truncate" },
+		"a key that can be changed":   func(v *postgres.View) { v.Action, v.Columns = "update", []string{"customer_id"} },
+		"insert without its key":      func(v *postgres.View) { v.Action = "insert" },
+		"no columns":                  func(v *postgres.View) { v.Columns = nil },
+		"delete with columns":         func(v *postgres.View) { v.Action = "delete" },
+		"a mask over whose it is":     func(v *postgres.View) { v.Mask = []string{"customer_id"} },
+		"a mask over nothing":         func(v *postgres.View) { v.Mask = []string{"note"} },
+		"a mask at the table":         func(v *postgres.View) { v.RowSecurity, v.Mask = true, []string{"id"} },
+		"a limit where it is changed": func(v *postgres.View) { v.Action, v.Columns, v.LimitBy = "update", []string{"amount"}, "id" },
+		"a limit at the table":        func(v *postgres.View) { v.RowSecurity, v.LimitBy = true, "id" },
+		"an action that is none":      func(v *postgres.View) { v.Action = "truncate" },
 	} {
 		if _, err := postgres.New(config(view(change))); remit.CodeOf(err) != remit.CodeInvalid {
 			t.Errorf("%s: %v", name, err)
