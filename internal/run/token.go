@@ -263,7 +263,6 @@ func (t *Tokens) form(c *claims) error {
 	return nil
 }
 
-// misused refuses a good token in the wrong hands.
 // misused says of a good token that it is in the wrong hands, and which run it is for.
 func misused(msg, run string, how error) error {
 	return &remit.Error{Code: remit.CodeUnauthenticated, Msg: msg, Hint: "get a token for this run and this holder", ID: run, Cause: how}
