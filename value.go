@@ -4,7 +4,6 @@ package remit
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/big"
 	"strings"
@@ -28,12 +27,10 @@ func (k Kind) String() string {
 	return [...]string{"null", "boolean", "number", "string", "list", "object"}[k]
 }
 
-// Bounds of a parsed value: larger ones are refused, so that no request makes a decision expensive.
+// Bounds of a parsed value, beside those of a Decoder: larger ones are refused, so that no request makes a decision expensive.
 const (
-	maxValueDepth    = 8
-	maxValueBytes    = 64 << 10
-	maxNumberDigits  = 64
-	maxValueElements = 4096
+	maxValueBytes   = 128 << 10 // a request's longest body with its numbers written out
+	maxNumberDigits = 64
 )
 
 // Value is one argument or parameter: a JSON value whose numbers are decimals in one normal form ("7.0" and "7" are the
@@ -204,19 +201,16 @@ func AppendJSONString(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// UnmarshalJSON parses strictly: duplicate keys, invalid UTF-8, too deep, too long and too many are errors.
+// UnmarshalJSON parses strictly, as a Decoder does: duplicate keys, invalid UTF-8, too deep, too long and too many are errors.
 func (v *Value) UnmarshalJSON(b []byte) error {
 	if len(b) > maxValueBytes {
 		return fmt.Errorf("value of %d bytes: the limit is %d", len(b), maxValueBytes)
 	}
-	if !utf8.Valid(b) {
-		return errors.New("value is not UTF-8")
+	d := NewDecoder(string(b))
+	parsed, err := d.value(1 + maxArgsDepth)
+	if err == nil {
+		err = d.End()
 	}
-	if !json.Valid(b) {
-		return json.Unmarshal(b, new(json.RawMessage)) // which says where
-	}
-	p := valueParser{b: b}
-	parsed, err := p.value(0)
 	if err != nil {
 		return err
 	}
@@ -239,103 +233,6 @@ func (a *Args) UnmarshalJSON(b []byte) error {
 	}
 	*a = v.fields
 	return nil
-}
-
-// valueParser walks JSON that is known to be valid: it need not look for errors of syntax.
-type valueParser struct {
-	b     []byte
-	at    int
-	count int
-}
-
-// next skips spaces, and what is between elements, and returns the first byte of what follows.
-func (p *valueParser) next() byte {
-	for p.b[p.at] <= ' ' || p.b[p.at] == ',' || p.b[p.at] == ':' {
-		p.at++
-	}
-	return p.b[p.at]
-}
-
-func (p *valueParser) value(depth int) (Value, error) {
-	if p.count++; p.count > maxValueElements {
-		return Value{}, fmt.Errorf("more than %d elements", maxValueElements)
-	}
-	if depth > maxValueDepth {
-		return Value{}, fmt.Errorf("deeper than %d levels", maxValueDepth)
-	}
-	switch p.next() {
-	case '{':
-		return p.object(depth)
-	case '[':
-		return p.list(depth)
-	case '"':
-		s, err := p.text()
-		return StringValue(s), err
-	}
-	switch word := p.word(); word {
-	case "null":
-		return Value{}, nil
-	case "true", "false":
-		return BoolValue(word == "true"), nil
-	default:
-		return NumberValue(word)
-	}
-}
-
-// word reads what is neither text, list nor object.
-func (p *valueParser) word() string {
-	from := p.at
-	for p.at < len(p.b) && p.b[p.at] > ' ' && p.b[p.at] != ',' && p.b[p.at] != ']' && p.b[p.at] != '}' {
-		p.at++
-	}
-	return string(p.b[from:p.at])
-}
-
-func (p *valueParser) text() (s string, err error) {
-	from, plain := p.at, true
-	for p.at++; p.b[p.at] != '"'; p.at++ {
-		if p.b[p.at] == '\\' {
-			plain = false
-			p.at++ // what it escapes may be a quote
-		}
-	}
-	p.at++
-	if plain {
-		return string(p.b[from+1 : p.at-1]), nil
-	}
-	err = json.Unmarshal(p.b[from:p.at], &s)
-	return s, err
-}
-
-func (p *valueParser) list(depth int) (Value, error) {
-	out := []Value{}
-	for p.at++; p.next() != ']'; {
-		v, err := p.value(depth + 1)
-		if err != nil {
-			return Value{}, err
-		}
-		out = append(out, v)
-	}
-	p.at++
-	return ListValue(out...), nil
-}
-
-func (p *valueParser) object(depth int) (Value, error) {
-	out := map[string]Value{}
-	for p.at++; p.next() != '}'; {
-		key, err := p.text()
-		if err != nil {
-			return Value{}, err
-		}
-		if _, dup := out[key]; dup {
-			return Value{}, fmt.Errorf("key %.40q stands twice", key)
-		}
-		if out[key], err = p.value(depth + 1); err != nil {
-			return Value{}, err
-		}
-	}
-	p.at++
-	return ObjectValue(out), nil
 }
 
 // notNumber is a text that is no number: the error is written only where somebody reads it.

@@ -12,6 +12,9 @@ import (
 	"remit"
 )
 
+// MaxBody is how many bytes the body of a request for a decision or a token may have.
+const MaxBody = 64 << 10
+
 // ReadBody reads a request's whole body, of at most limit bytes.
 func ReadBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"remit"
-	"remit/internal/gateway"
 )
 
 // Holds tells how what was held stands. It is safe for concurrent use, and returns an error of remit.CodeNotFound for what there is
@@ -37,7 +36,7 @@ type accessRequest struct {
 	callback bool   // wants to be called
 }
 
-func (q *accessRequest) member(d *gateway.Decoder, name string) error {
+func (q *accessRequest) member(d *remit.Decoder, name string) error {
 	switch name {
 	case "denial":
 		return d.Object(func(name string) error {
@@ -59,7 +58,7 @@ func (q *accessRequest) member(d *gateway.Decoder, name string) error {
 // access opens a task for a held evaluation of the caller's own.
 func (h *Handler) access(a *asking, b []byte) ([]byte, error) {
 	var q accessRequest
-	d := gateway.NewDecoder(a.text)
+	d := remit.NewDecoder(a.text)
 	if err := d.Object(func(name string) error { return q.member(&d, name) }); err != nil {
 		return b, err
 	}

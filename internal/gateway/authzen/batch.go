@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"remit"
-	"remit/internal/gateway"
 )
 
 // Bounds of a batch. Its evaluations run side by side, so that their records become durable together.
@@ -25,7 +24,7 @@ type batch struct {
 	items    []string
 }
 
-func (q *batch) member(d *gateway.Decoder, name string) error {
+func (q *batch) member(d *remit.Decoder, name string) error {
 	if name != "evaluations" && name != "options" {
 		return q.defaults.member(d, name)
 	}
@@ -43,7 +42,7 @@ func (q *batch) member(d *gateway.Decoder, name string) error {
 	})
 }
 
-func (q *batch) item(d *gateway.Decoder) error {
+func (q *batch) item(d *remit.Decoder) error {
 	raw, err := d.Raw()
 	//remit:guard S35 TestBadBatches
 	if q.items = append(q.items, raw); len(q.items) > maxItems {
@@ -56,7 +55,7 @@ func (q *batch) item(d *gateway.Decoder) error {
 // defaults or the options is the request's. Without items it is a single evaluation of the defaults.
 func (h *Handler) batch(a *asking, b []byte) ([]byte, error) {
 	var q batch
-	d := gateway.NewDecoder(a.text)
+	d := remit.NewDecoder(a.text)
 	if err := d.Object(func(name string) error { return q.member(&d, name) }); err != nil {
 		return b, err
 	}
@@ -96,7 +95,7 @@ func (o *outcome) allows() bool { return o.err == nil && o.decision.Effect == re
 
 func (h *Handler) item(a *asking, q *batch, i int) (o outcome) {
 	var e space
-	d := gateway.NewDecoder(q.items[i])
+	d := remit.NewDecoder(q.items[i])
 	if o.err = d.Object(func(name string) error { return e.member(&d, name) }); o.err != nil {
 		return o
 	}

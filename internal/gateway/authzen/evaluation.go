@@ -4,7 +4,6 @@ package authzen
 
 import (
 	"remit"
-	"remit/internal/gateway"
 )
 
 // evaluation is one evaluation request as it was written. The four parts are values of their own, because a batch's items
@@ -46,7 +45,7 @@ type space struct {
 }
 
 // member reads one of the four parts; other members are ignored, but must be JSON. Null is absent.
-func (e *space) member(d *gateway.Decoder, name string) error {
+func (e *space) member(d *remit.Decoder, name string) error {
 	switch name {
 	case "subject", "action", "resource", "context":
 	default:
@@ -71,14 +70,14 @@ func (e *space) member(d *gateway.Decoder, name string) error {
 	}
 }
 
-func text(d *gateway.Decoder, into *string) (err error) {
+func text(d *remit.Decoder, into *string) (err error) {
 	if !d.Null() {
 		*into, err = d.Text()
 	}
 	return err
 }
 
-func args(d *gateway.Decoder, into *remit.Args) error {
+func args(d *remit.Decoder, into *remit.Args) error {
 	if d.Null() {
 		return nil
 	}
@@ -93,7 +92,7 @@ func args(d *gateway.Decoder, into *remit.Args) error {
 	})
 }
 
-func (s *subject) member(d *gateway.Decoder, name string) error {
+func (s *subject) member(d *remit.Decoder, name string) error {
 	switch name {
 	case "type":
 		return text(d, &s.kind)
@@ -116,7 +115,7 @@ func (s *subject) member(d *gateway.Decoder, name string) error {
 	return d.Skip()
 }
 
-func (a *action) member(d *gateway.Decoder, name string) error {
+func (a *action) member(d *remit.Decoder, name string) error {
 	switch name {
 	case "name":
 		return text(d, &a.name)
@@ -126,7 +125,7 @@ func (a *action) member(d *gateway.Decoder, name string) error {
 	return d.Skip()
 }
 
-func (r *resource) member(d *gateway.Decoder, name string) error {
+func (r *resource) member(d *remit.Decoder, name string) error {
 	switch name {
 	case "type":
 		return text(d, &r.kind)
@@ -138,7 +137,7 @@ func (r *resource) member(d *gateway.Decoder, name string) error {
 	return d.Skip()
 }
 
-func (c *circumstances) member(d *gateway.Decoder, name string) error {
+func (c *circumstances) member(d *remit.Decoder, name string) error {
 	switch name {
 	case "run_token":
 		return text(d, &c.token)

@@ -166,7 +166,7 @@ func (h *Handler) decide(a *asking, e *evaluation) (remit.Decision, error) {
 // single answers /access/v1/evaluation.
 func (h *Handler) single(a *asking, b []byte) ([]byte, error) {
 	var e space
-	d := gateway.NewDecoder(a.text)
+	d := remit.NewDecoder(a.text)
 	if err := d.Object(func(name string) error { return e.member(&d, name) }); err != nil {
 		return b, err
 	}

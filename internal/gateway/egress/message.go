@@ -16,7 +16,6 @@ import (
 	"unicode/utf8"
 
 	"remit"
-	"remit/internal/gateway"
 )
 
 // message is one request as it goes upstream, but for the credential. What is decided is computed from it and from nothing else
@@ -334,7 +333,7 @@ func (m *message) readJSON(raw []byte) error {
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return nil
 	}
-	d := gateway.NewDecoder(string(raw))
+	d := remit.NewDecoder(string(raw))
 	v, err := d.Value()
 	if err == nil {
 		err = d.End()

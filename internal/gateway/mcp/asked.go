@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"remit"
-	"remit/internal/gateway"
 )
 
 // Versions of the protocol, oldest first; the last one is the stateless era.
@@ -121,7 +120,7 @@ func parseAsked(m *message, server string) (*asked, *rpcError) {
 		return nil, unknownMethod(m.method)
 	}
 	if m.params != "" {
-		d := gateway.NewDecoder(m.params)
+		d := remit.NewDecoder(m.params)
 		if err := d.Object(func(name string) error { return a.member(&d, name) }); err != nil {
 			return nil, invalid("params: " + err.Error())
 		}
@@ -132,7 +131,7 @@ func parseAsked(m *message, server string) (*asked, *rpcError) {
 	return a, nil
 }
 
-func (a *asked) member(d *gateway.Decoder, name string) (err error) {
+func (a *asked) member(d *remit.Decoder, name string) (err error) {
 	if d.Null() {
 		return nil
 	}
@@ -170,7 +169,7 @@ func (a *asked) member(d *gateway.Decoder, name string) (err error) {
 
 // arguments reads a call's arguments. Members that are null are left out, in objects of any depth: policy counts them as absent, so the
 // tool must not see them (S29).
-func arguments(d *gateway.Decoder) (remit.Args, error) {
+func arguments(d *remit.Decoder) (remit.Args, error) {
 	v, err := d.Value()
 	if err != nil {
 		return nil, err
@@ -203,13 +202,13 @@ func withoutNulls(v remit.Value) remit.Value {
 	return v
 }
 
-func (m *meta) member(d *gateway.Decoder, name string) (err error) {
+func (m *meta) member(d *remit.Decoder, name string) (err error) {
 	raw, err := d.Raw()
 	if err != nil || raw == "null" {
 		return err
 	}
 	text := func(into *string) {
-		t := gateway.NewDecoder(raw)
+		t := remit.NewDecoder(raw)
 		if *into, err = t.Text(); err != nil {
 			err = fmt.Errorf("_meta %s: %w", name, err)
 		}
@@ -319,7 +318,7 @@ func (a *asked) settleCompletion() *rpcError {
 	var ref, argument, context remit.Value
 	for name, into := range map[string]*remit.Value{"ref": &ref, "argument": &argument, "context": &context} {
 		if raw := a.about.get(name); raw != nil {
-			d := gateway.NewDecoder(string(raw))
+			d := remit.NewDecoder(string(raw))
 			v, err := d.Value()
 			if err != nil || v.Kind() != remit.Object {
 				return invalid(name + " must be an object")
@@ -364,7 +363,7 @@ func (a *asked) settleListen() *rpcError {
 	if raw == nil {
 		return invalid("notifications is missing")
 	}
-	d := gateway.NewDecoder(string(raw))
+	d := remit.NewDecoder(string(raw))
 	a.listen = map[string]string{}
 	if err := d.Object(func(name string) (err error) {
 		switch name {

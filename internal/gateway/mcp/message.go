@@ -13,7 +13,6 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 
 	"remit"
-	"remit/internal/gateway"
 )
 
 // Error codes. -32000 to -32019 are ours to define, of which -32001 says denied; from -32020 they are MCP's.
@@ -71,7 +70,7 @@ func (m *message) isResponse() bool { return m.method == "" }
 // parseMessage reads one message of a client: no batch, no name twice, nothing deep.
 func parseMessage(text string) (message, error) {
 	var m message
-	d := gateway.NewDecoder(text)
+	d := remit.NewDecoder(text)
 	version := ""
 	err := d.Object(func(name string) (err error) {
 		switch name {
@@ -111,7 +110,7 @@ func parseMessage(text string) (message, error) {
 }
 
 // readID reads a string or a whole number.
-func readID(d *gateway.Decoder) (string, error) {
+func readID(d *remit.Decoder) (string, error) {
 	raw, err := d.Raw()
 	if err != nil {
 		return "", err

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"remit"
-	"remit/internal/gateway"
 )
 
 // described is a tool as its server describes it.
@@ -208,7 +207,7 @@ func ParamHeaders(tool, args json.RawMessage) (map[string]string, error) {
 	if err != nil || len(t.headers) == 0 {
 		return nil, err
 	}
-	d := gateway.NewDecoder(string(args))
+	d := remit.NewDecoder(string(args))
 	given, err := arguments(&d)
 	if err != nil {
 		return nil, err

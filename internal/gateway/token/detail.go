@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"remit"
-	"remit/internal/gateway"
 )
 
 // targetURN in front of a target's name is the resource URI that every target has.
@@ -26,7 +25,7 @@ type detail struct {
 // parseDetails reads authorization_details. Members are told apart byte by byte; those that are not ours are arguments.
 func parseDetails(text string) (detail, error) {
 	e := detail{args: remit.Args{}}
-	d := gateway.NewDecoder(strings.Clone(text)) // arguments live as long as the grant, the form must not
+	d := remit.NewDecoder(strings.Clone(text)) // arguments live as long as the grant, the form must not
 	count := 0
 	err := d.List(func() error {
 		count++
@@ -50,7 +49,7 @@ func badDetails(text string) error {
 	return &problem{code: "invalid_authorization_details", text: "authorization_details: " + text}
 }
 
-func (e *detail) member(d *gateway.Decoder, name string) (err error) {
+func (e *detail) member(d *remit.Decoder, name string) (err error) {
 	if d.Null() {
 		return nil
 	}
@@ -85,7 +84,7 @@ func (e *detail) member(d *gateway.Decoder, name string) (err error) {
 	return err
 }
 
-func texts(d *gateway.Decoder) (out []string, err error) {
+func texts(d *remit.Decoder) (out []string, err error) {
 	err = d.List(func() error {
 		s, err := d.Text()
 		out = append(out, s)
@@ -95,7 +94,7 @@ func texts(d *gateway.Decoder) (out []string, err error) {
 }
 
 // duration reads seconds, or a string such as "5m"; more than a day is refused, not cut.
-func duration(d *gateway.Decoder) (time.Duration, error) {
+func duration(d *remit.Decoder) (time.Duration, error) {
 	v, err := d.Value()
 	if err != nil {
 		return 0, err

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"remit"
-	"remit/internal/gateway"
 )
 
 // revoke is RFC 7009: the token is a grant's id, or a JWT that was handed out. What is unknown, ended or no token at all is
@@ -67,7 +66,7 @@ func claimJTI(token string) (string, error) {
 		return "", err
 	}
 	jti := ""
-	d := gateway.NewDecoder(string(claims))
+	d := remit.NewDecoder(string(claims))
 	err = d.Object(func(name string) error {
 		if name != "jti" {
 			return d.Skip()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package gateway_test
+package remit_test
 
 import (
 	"encoding/json"
@@ -8,11 +8,10 @@ import (
 	"testing"
 
 	"remit"
-	"remit/internal/gateway"
 )
 
 func value(s string) (remit.Value, error) {
-	d := gateway.NewDecoder(s)
+	d := remit.NewDecoder(s)
 	v, err := d.Value()
 	if err == nil {
 		err = d.End()
@@ -28,8 +27,8 @@ func TestDecoderValues(t *testing.T) {
 			t.Errorf("%s: %v", s, err)
 			continue
 		}
-		var want remit.Value
-		if err := want.UnmarshalJSON([]byte(s)); err != nil {
+		want, err := asEncodingJSON([]byte(s))
+		if err != nil {
 			t.Fatalf("%s: %v", s, err)
 		}
 		if !got.Equal(want) || got.String() != want.String() {
@@ -61,7 +60,7 @@ func TestDecoderRefuses(t *testing.T) {
 
 func TestDecoderSkipsWithinBounds(t *testing.T) {
 	for _, s := range []string{strings.Repeat("[", 40) + strings.Repeat("]", 40), strings.Repeat(`{"a":`, 40) + "1" + strings.Repeat("}", 40)} {
-		d := gateway.NewDecoder(s)
+		d := remit.NewDecoder(s)
 		if d.Skip() == nil {
 			t.Errorf("%.20s was skipped", s)
 		}
@@ -75,20 +74,44 @@ func TestDecoderFindsTheHundredthNameTwice(t *testing.T) {
 		b.WriteString(`"k` + strings.Repeat("x", i) + `":1,`)
 	}
 	for _, last := range []string{"k", "k" + strings.Repeat("x", 50)} {
-		d := gateway.NewDecoder(b.String() + `"` + last + `":2}`)
+		d := remit.NewDecoder(b.String() + `"` + last + `":2}`)
 		if d.Skip() == nil {
 			t.Errorf("%q stands twice and was not found", last)
 		}
 	}
 }
 
-// FuzzDecoder: what the Decoder reads, encoding/json calls valid, and remit.Value reads it as the same.
+// TestArgumentsCanBeReadAgain: whatever a request may hold as an argument can be read from its decision's entry.
+func TestArgumentsCanBeReadAgain(t *testing.T) {
+	for name, arg := range map[string]string{
+		"deep": strings.Repeat("[", 8) + "1" + strings.Repeat("]", 8), "many": "[" + strings.Repeat("1,", 4092) + "1]",
+		"long": "[" + strings.Repeat("1e60,", 1000) + `"` + strings.Repeat("x", 50<<10) + `"]`,
+	} {
+		d := remit.NewDecoder(`{"arguments":{"a":` + arg + `}}`)
+		args := remit.Args{}
+		err := d.Object(func(string) error {
+			return d.Object(func(name string) (err error) {
+				args[name], err = d.Value()
+				return err
+			})
+		})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var again remit.Args
+		if err := again.UnmarshalJSON(args.AppendJSON(nil)); err != nil || !again["a"].Equal(args["a"]) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// FuzzDecoder: what the Decoder reads, encoding/json reads as the same, and is read whole by Raw.
 func FuzzDecoder(f *testing.F) {
 	for _, s := range []string{`{"a":[1,2.50,"x\u0041",null,true]}`, `[{"a":1},{"a":2}]`, `"\ud83d\ude00"`, `{"a":1,"a":2}`, `1e5`} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		d := gateway.NewDecoder(s)
+		d := remit.NewDecoder(s)
 		raw, skipErr := d.Raw()
 		got, err := value(s)
 		if err != nil {
@@ -100,9 +123,8 @@ func FuzzDecoder(f *testing.F) {
 		if !json.Valid([]byte(s)) {
 			t.Fatalf("%q is not JSON and was read as %s", s, got)
 		}
-		var want remit.Value
-		if want.UnmarshalJSON([]byte(s)) == nil && want.String() != got.String() {
-			t.Fatalf("%q: got %s, want %s", s, got, want)
+		if want, err := asEncodingJSON([]byte(s)); err != nil || want.String() != got.String() {
+			t.Fatalf("%q: got %s, want %s, %v", s, got, want, err)
 		}
 	})
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package gateway
+package remit
 
 import (
 	"fmt"
@@ -8,22 +8,19 @@ import (
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
-
-	"remit"
 )
 
-// Bounds of a request's JSON. Arguments keep the bounds of remit.Value, so that what was decided can be read again.
+// Bounds of what a Decoder reads. A Value reads within them what a request's arguments may be, so that what was decided can be read again.
 const (
-	MaxBody        = 64 << 10 // bytes of a request's body
-	maxDepth       = 16       // of the whole body
-	maxArgsDepth   = 8        // below the arguments' object
+	maxDepth       = 16 // of the whole text
+	maxArgsDepth   = 8  // below the arguments' object
 	maxElements    = 4096
 	maxShared      = 4 << 10  // bytes of a text whose strings are not copied
 	maxNumberBytes = 64 << 10 // of all numbers in their normal form: 1e60 is four bytes here and 61 there
 )
 
 // Decoder reads one strict JSON text (RFC 7493: UTF-8, no name twice in an object, no lone surrogate) in one pass, without
-// building what nobody asked for. Names are compared byte by byte: "Type" is not "type". Errors are *remit.Error of
+// building what nobody asked for. Names are compared byte by byte: "Type" is not "type". Errors are *Error of
 // CodeInvalid. After an error the Decoder is of no more use. Strings of a short text share its memory; those of a long one do
 // not, so that a kept argument never keeps 64 KiB.
 type Decoder struct {
@@ -36,7 +33,7 @@ type Decoder struct {
 func NewDecoder(text string) Decoder { return Decoder{text: text} }
 
 func (d *Decoder) fail(what string) error {
-	return &remit.Error{Code: remit.CodeInvalid, Msg: "JSON at byte " + strconv.Itoa(d.at) + ": " + what}
+	return &Error{Code: CodeInvalid, Msg: "JSON at byte " + strconv.Itoa(d.at) + ": " + what}
 }
 
 // peek returns the next byte after white space, or 0 at the end.
@@ -274,7 +271,7 @@ func (d *Decoder) Int() (int64, error) {
 		return 0, err
 	}
 	n, perr := strconv.ParseInt(v.Text(), 10, 64)
-	if v.Kind() != remit.Number || perr != nil || n < 0 || n > 1e15 {
+	if v.Kind() != Number || perr != nil || n < 0 || n > 1e15 {
 		return 0, d.fail("want a whole number")
 	}
 	return n, nil
@@ -283,7 +280,7 @@ func (d *Decoder) Int() (int64, error) {
 // Bool reads true or false.
 func (d *Decoder) Bool() (bool, error) {
 	v, err := d.Value()
-	if err == nil && v.Kind() != remit.Bool {
+	if err == nil && v.Kind() != Bool {
 		err = d.fail("want true or false")
 	}
 	return v.Text() == "true", err
@@ -310,33 +307,33 @@ func (d *Decoder) Raw() (string, error) {
 }
 
 // Value reads any value, of at most 8 levels.
-func (d *Decoder) Value() (remit.Value, error) { return d.value(d.depth + maxArgsDepth) }
+func (d *Decoder) Value() (Value, error) { return d.value(d.depth + maxArgsDepth) }
 
-func (d *Decoder) value(deepest int) (remit.Value, error) {
+func (d *Decoder) value(deepest int) (Value, error) {
 	switch c := d.peek(); {
 	case c == '"':
 		s, err := d.Text()
-		return remit.StringValue(s), err
+		return StringValue(s), err
 	case c == '{' || c == '[':
 		//remit:guard S35 TestDecoderRefuses
 		if d.depth >= deepest {
-			return remit.Value{}, d.fail("too deep")
+			return Value{}, d.fail("too deep")
 		}
 		if c == '[' {
 			return d.list(deepest)
 		}
 		m, err := d.fields(deepest)
-		return remit.ObjectValue(m), err
+		return ObjectValue(m), err
 	case c == '-' || c >= '0' && c <= '9':
 		return d.number()
 	case d.word("true"):
-		return remit.BoolValue(true), nil
+		return BoolValue(true), nil
 	case d.word("false"):
-		return remit.BoolValue(false), nil
+		return BoolValue(false), nil
 	case d.word("null"):
-		return remit.Value{}, nil
+		return Value{}, nil
 	}
-	return remit.Value{}, d.fail("want a value")
+	return Value{}, d.fail("want a value")
 }
 
 func (d *Decoder) word(w string) bool {
@@ -347,18 +344,18 @@ func (d *Decoder) word(w string) bool {
 	return true
 }
 
-func (d *Decoder) list(deepest int) (remit.Value, error) {
-	out := []remit.Value{}
+func (d *Decoder) list(deepest int) (Value, error) {
+	out := []Value{}
 	err := d.List(func() error {
 		v, err := d.value(deepest)
 		out = append(out, v)
 		return err
 	})
-	return remit.ListValue(out...), err
+	return ListValue(out...), err
 }
 
-func (d *Decoder) fields(deepest int) (map[string]remit.Value, error) {
-	out := map[string]remit.Value{}
+func (d *Decoder) fields(deepest int) (map[string]Value, error) {
+	out := map[string]Value{}
 	err := d.Object(func(name string) error {
 		v, err := d.value(deepest)
 		out[name] = v
@@ -368,7 +365,7 @@ func (d *Decoder) fields(deepest int) (map[string]remit.Value, error) {
 }
 
 // number reads a number. Short whole ones, which are nearly all, are in normal form already.
-func (d *Decoder) number() (remit.Value, error) {
+func (d *Decoder) number() (Value, error) {
 	start := d.at
 	plain := true
 	for ; d.at < len(d.text); d.at++ {
@@ -384,9 +381,9 @@ func (d *Decoder) number() (remit.Value, error) {
 	s := d.text[start:d.at]
 	if plain && len(s) < 18 && (s[0] != '0' || len(s) == 1) {
 		n, _ := strconv.ParseInt(s, 10, 64)
-		return remit.IntValue(n), nil
+		return IntValue(n), nil
 	}
-	v, err := remit.NumberValue(s)
+	v, err := NumberValue(s)
 	if err != nil {
 		return v, d.fail(err.Error())
 	}
