@@ -306,7 +306,7 @@ func moves() []move {
 			l.commit(t, remit.Revision{Digest: remit.DigestOf([]byte("without the signer")), At: l.now})
 		}},
 		{"revocation", "mint", func(t *testing.T, l *line) {
-			for _, le := range l.store.Leases(store.LeaseFilter{}) {
+			for _, le := range l.store.LiveLeases(nil) {
 				l.store.Tighten(le.EpochKey())
 			}
 		}},
@@ -321,7 +321,7 @@ func TestEvidenceIsAskedAgainBeforeMint(t *testing.T) {
 	if err != nil || d.Effect != remit.Deny || d.Reasons[0].Code != remit.ReasonEvidenceField || len(d.Evidence) != 0 || len(d.Lacking) != 1 {
 		t.Errorf("%v, %+v", err, d)
 	}
-	if l.minted != 0 || !cred.Secret.IsZero() || l.abandoned != 1 || len(l.store.Leases(store.LeaseFilter{})) != 0 {
+	if l.minted != 0 || !cred.Secret.IsZero() || l.abandoned != 1 || len(l.store.LiveLeases(nil)) != 0 {
 		t.Errorf("minted %d, abandoned %d", l.minted, l.abandoned)
 	}
 	if got := l.lastDecision(t); got.ID != d.ID || got.Effect != remit.Deny {
@@ -370,7 +370,7 @@ func TestCutBySuspension(t *testing.T) {
 		remit.ReasonSuspended: func(_ *testing.T, l *line) { l.store.SetSuspended(agent, "hijacked") },
 		remit.ReasonRunEnded:  func(t *testing.T, l *line) { l.moveRun(t) },
 		"": func(_ *testing.T, l *line) {
-			for _, le := range l.store.Leases(store.LeaseFilter{}) {
+			for _, le := range l.store.LiveLeases(nil) {
 				l.store.Tighten(le.EpochKey())
 			}
 		},

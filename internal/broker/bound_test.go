@@ -57,7 +57,7 @@ func (unfit) Check(context.Context) error { return errors.New("its admission pol
 // TestUnfitTarget: what the target needs to hold a grant's bounds is looked at before every grant (S19).
 func TestUnfitTarget(t *testing.T) {
 	f := setUp(t)
-	b, err := broker.New(broker.Config{Store: leases{f.store}, Log: slog.New(slog.DiscardHandler), Now: f.clock.now,
+	b, err := broker.New(broker.Config{Store: f.store, Log: slog.New(slog.DiscardHandler), Now: f.clock.now,
 		Targets: func(string) (broker.Target, bool) { return broker.Target{Driver: f.target, Checker: unfit{}}, true },
 		Names:   func() []string { return nil }, AgentID: func(remit.Name) string { return "" }})
 	if err != nil {

@@ -89,11 +89,6 @@ func (g *target) count() int {
 	return len(g.objects)
 }
 
-// leases adapts the real store.
-type leases struct{ *store.Store }
-
-func (s leases) LiveLeases() []remit.Lease { return s.Leases(store.LeaseFilter{}) }
-
 type clock struct {
 	mu sync.Mutex
 	t  time.Time
@@ -130,7 +125,7 @@ func setUp(t *testing.T) *fixture {
 
 func (f *fixture) newBroker(t *testing.T) *broker.Broker {
 	t.Helper()
-	b, err := broker.New(broker.Config{Store: leases{f.store}, Log: slog.New(slog.DiscardHandler), Now: f.clock.now, Tick: time.Millisecond,
+	b, err := broker.New(broker.Config{Store: f.store, Log: slog.New(slog.DiscardHandler), Now: f.clock.now, Tick: time.Millisecond,
 		Targets: func(string) (broker.Target, bool) { return broker.Target{Driver: f.target, Lister: f.target}, true },
 		Names:   func() []string { return []string{"cluster"} },
 		AgentID: func(n remit.Name) string { return "spiffe://example.org/" + string(n) }})

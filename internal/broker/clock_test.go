@@ -30,7 +30,7 @@ func TestLeaseEndsByEitherClock(t *testing.T) {
 			elapsed := &clock{t: f.clock.now()}
 			start := elapsed.now()
 			next := func() *broker.Broker {
-				b, err := broker.New(broker.Config{Store: leases{f.store}, Log: slog.New(slog.DiscardHandler), Now: f.clock.now, Tick: time.Millisecond,
+				b, err := broker.New(broker.Config{Store: f.store, Log: slog.New(slog.DiscardHandler), Now: f.clock.now, Tick: time.Millisecond,
 					Elapsed: func() time.Duration { return elapsed.now().Sub(start) },
 					Targets: func(string) (broker.Target, bool) { return broker.Target{Driver: f.target, Lister: f.target}, true },
 					Names:   func() []string { return nil }, AgentID: func(remit.Name) string { return "" }})

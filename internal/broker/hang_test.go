@@ -32,7 +32,7 @@ func (panicking) Revoke(context.Context, remit.Lease) error { panic("a fault of 
 // beside is a broker over three targets: one good, one that hangs, one whose driver panics.
 func (f *fixture) beside(t *testing.T) *broker.Broker {
 	t.Helper()
-	b, err := broker.New(broker.Config{Store: leases{f.store}, Log: slog.New(slog.DiscardHandler), Now: f.clock.now, Tick: time.Millisecond,
+	b, err := broker.New(broker.Config{Store: f.store, Log: slog.New(slog.DiscardHandler), Now: f.clock.now, Tick: time.Millisecond,
 		Targets: func(name string) (broker.Target, bool) {
 			switch name {
 			case "hanging":
@@ -124,7 +124,7 @@ func TestDriverPanicEndsNoServer(t *testing.T) {
 // TestProductionNeedsLaunch: a target that was marked after the request was let in (S3).
 func TestProductionNeedsLaunch(t *testing.T) {
 	f := setUp(t)
-	b, err := broker.New(broker.Config{Store: leases{f.store}, Log: slog.New(slog.DiscardHandler), Now: f.clock.now,
+	b, err := broker.New(broker.Config{Store: f.store, Log: slog.New(slog.DiscardHandler), Now: f.clock.now,
 		Targets: func(string) (broker.Target, bool) { return broker.Target{Driver: f.target, Production: true}, true },
 		Names:   func() []string { return nil }, AgentID: func(remit.Name) string { return "" }})
 	if err != nil {

@@ -59,7 +59,7 @@ func verifier(t *testing.T) (*fixture, *probed) {
 	t.Helper()
 	f := setUp(t)
 	p := &probed{target: f.target}
-	b, err := broker.New(broker.Config{Store: leases{f.store}, Log: slog.New(slog.DiscardHandler), Now: f.clock.now,
+	b, err := broker.New(broker.Config{Store: f.store, Log: slog.New(slog.DiscardHandler), Now: f.clock.now,
 		Targets: func(string) (broker.Target, bool) {
 			return broker.Target{Driver: p, Lister: p, Prober: p}, true
 		},
@@ -196,7 +196,7 @@ func (f *fitness) Check(context.Context) error { f.asked++; return f.err }
 func TestUnfitTargetIsAskedFirst(t *testing.T) {
 	f := setUp(t)
 	fit := &fitness{}
-	b, err := broker.New(broker.Config{Store: leases{f.store}, Log: slog.New(slog.DiscardHandler), Now: f.clock.now,
+	b, err := broker.New(broker.Config{Store: f.store, Log: slog.New(slog.DiscardHandler), Now: f.clock.now,
 		Targets: func(string) (broker.Target, bool) {
 			return broker.Target{Driver: f.target, Lister: f.target, Checker: fit}, true
 		},

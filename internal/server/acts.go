@@ -64,7 +64,7 @@ func (s *Server) recordGaps(ctx context.Context) error {
 		return fmt.Errorf("read entry %d: %w", s.before, err)
 	}
 	change := remit.Change{}
-	for _, l := range s.store.Leases(store.LeaseFilter{}) {
+	for _, l := range s.store.LiveLeases(nil) {
 		if _, watched := s.rev.Load().webhooks[l.Target]; !watched {
 			continue
 		}

@@ -69,7 +69,7 @@ func TestNothingBetweenOnTheRunningServer(t *testing.T) {
 					t.Errorf("a credential was handed over: %+v", g)
 				}
 				d.backend.waitEmpty(t)
-				for _, l := range d.srv.store.Leases(store.LeaseFilter{}) {
+				for _, l := range d.srv.store.LiveLeases(nil) {
 					if l.State == remit.GrantActive {
 						t.Errorf("lease %s is active", l.ID)
 					}

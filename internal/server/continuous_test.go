@@ -188,7 +188,7 @@ func (f *fixture) ends(id remit.GrantID, code remit.ReasonCode) {
 		}
 		return err == nil && len(entries) == 1 && strings.Contains(string(entries[0].Body), `"code":"`+string(code)+`"`)
 	})
-	for _, l := range f.srv.store.Leases(store.LeaseFilter{}) {
+	for _, l := range f.srv.store.LiveLeases(nil) {
 		if l.Grant == id {
 			f.t.Errorf("lease %s is %s", l.ID, l.State)
 		}

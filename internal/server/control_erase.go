@@ -53,7 +53,7 @@ func (s *Server) opErase(ctx context.Context, c admin.Call) (any, error) {
 		return nil, &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf("%d runs still live and need their values: %s", len(live), strings.Join(live[:min(len(live), 5)], ", ")),
 			Hint: "remit run finish RUN, then erase again"}
 	}
-	for _, l := range s.store.Leases(store.LeaseFilter{}) {
+	for _, l := range s.store.LiveLeases(nil) {
 		//remit:guard S33 TestEraseWaitsForLeases
 		if runs[l.Run] {
 			return nil, &remit.Error{Code: remit.CodeConflict, Msg: fmt.Sprintf("lease %s of run %s is still %s: ending it needs its scope", l.ID, l.Run, l.State),

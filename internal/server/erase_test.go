@@ -18,7 +18,6 @@ import (
 	"remit"
 	"remit/internal/api"
 	"remit/internal/ledger"
-	"remit/internal/store"
 )
 
 // startWith starts a run whose one parameter has the value.
@@ -245,7 +244,7 @@ func TestEraseWaitsForLeases(t *testing.T) {
 	if code := f.post("/v1/ledger/erase", api.Erase{Run: r.ID, Reason: "asked"}, nil); code != remit.CodeConflict {
 		t.Errorf("its lease lives: %q", code)
 	}
-	live := f.srv.store.Leases(store.LeaseFilter{Run: r.ID})
+	live := f.srv.store.LiveLeases(func(l *remit.Lease) bool { return l.Run == r.ID })
 	if len(live) != 1 || live[0].Scope["app"].Text() == "[erased]" {
 		t.Fatalf("%+v", live)
 	}

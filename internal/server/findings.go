@@ -14,7 +14,6 @@ import (
 	"remit"
 	"remit/internal/behaviour"
 	"remit/internal/policy"
-	"remit/internal/store"
 )
 
 // findings follow the ledger. Nothing on the line waits for them: they read what is durable, at their own pace, and a reader that is
@@ -360,7 +359,7 @@ func (s *Server) startSuspension(ctx context.Context, of *suspension) {
 // finishSuspensions ends what suspended agents still hold: an earlier process died between the two.
 func (s *Server) finishSuspensions(ctx context.Context) {
 	holds := map[remit.Name]bool{}
-	for _, l := range s.store.Leases(store.LeaseFilter{}) {
+	for _, l := range s.store.LiveLeases(nil) {
 		holds[l.Agent] = s.store.Posture(l.Agent).Suspended
 	}
 	for _, name := range slices.Sorted(maps.Keys(holds)) {

@@ -12,7 +12,6 @@ import (
 	"remit/internal/broker"
 	"remit/internal/config"
 	"remit/internal/credential"
-	"remit/internal/store"
 )
 
 // former keeps targets as earlier revisions had them: a lease ends where it was minted, whatever its target's file says now.
@@ -102,7 +101,7 @@ func (s *Server) retire(old, next *revision) {
 		s.retireStored(next)
 		return
 	}
-	live, now := s.store.Leases(store.LeaseFilter{}), s.now()
+	live, now := s.store.LiveLeases(nil), s.now()
 	for name, t := range old.targets {
 		if !old.set.Targets[name].Same(next.set.Targets[name]) {
 			s.former.keep(name, t, now, live)
@@ -113,7 +112,7 @@ func (s *Server) retire(old, next *revision) {
 // retireStored does the same after a start, for leases that an earlier process minted under another revision: the lease's
 // decision names it.
 func (s *Server) retireStored(next *revision) {
-	live := s.store.Leases(store.LeaseFilter{})
+	live := s.store.LiveLeases(nil)
 	sets := map[remit.Digest]*config.Set{}
 	done := map[string]bool{}
 	for i := range live {

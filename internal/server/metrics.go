@@ -16,7 +16,6 @@ import (
 
 	"remit"
 	"remit/internal/behaviour"
-	"remit/internal/store"
 	"remit/internal/telemetry"
 )
 
@@ -164,7 +163,7 @@ func (s *Server) series() map[series]float64 {
 	now := maps.Clone(s.metrics.counts)
 	s.metrics.mu.Unlock()
 	st := s.status()
-	now[labelled("remit_leases_live")], now[labelled("remit_runs_live")] = float64(len(s.store.Leases(store.LeaseFilter{}))), float64(len(s.store.LiveRuns()))
+	now[labelled("remit_leases_live")], now[labelled("remit_runs_live")] = float64(len(s.store.LiveLeases(nil))), float64(len(s.store.LiveRuns()))
 	now[labelled("remit_ledger_entries")], now[labelled("remit_ledger_unsequenced")] = float64(st.LedgerSize), float64(st.LedgerSize-min(st.LedgerSize, st.Sequenced))
 	for _, r := range s.receivers {
 		name := label("receiver", r.cfg.Name)

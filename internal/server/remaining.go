@@ -10,7 +10,6 @@ import (
 
 	"remit"
 	"remit/internal/api"
-	"remit/internal/store"
 )
 
 // remaining lists what a suspended agent can still do, with its worst case (S23): what Remit mediates has ended by now, what others
@@ -18,7 +17,7 @@ import (
 func (s *Server) remaining(a *remit.Agent, hit func(*remit.Lease) bool) []api.Remaining {
 	var out []api.Remaining
 	//remit:guard S23 TestSuspensionSaysWhatRemains
-	for _, l := range s.leasesLeft(hit) {
+	for _, l := range s.store.LiveLeases(hit) {
 		g, _ := s.store.Grant(l.Grant)
 		out = append(out, api.Remaining{What: fmt.Sprintf("lease %s of %s", l.ID, l.Agent), Where: l.Target, Until: l.Expires.Add(g.WorstCase),
 			Why: "the target has not confirmed its end; it is tried again every second"})
@@ -41,16 +40,6 @@ func (s *Server) remaining(a *remit.Agent, hit func(*remit.Lease) bool) []api.Re
 	//remit:guard S23 TestSuspensionSaysWhatRemains
 	for _, target := range s.decidedOnly(a.Name) {
 		out = append(out, api.Remaining{What: "acts that were allowed and are under way", Where: target, Why: "an enforcement point of yours carries them out; Remit holds nothing there"})
-	}
-	return out
-}
-
-func (s *Server) leasesLeft(hit func(*remit.Lease) bool) []remit.Lease {
-	var out []remit.Lease
-	for _, l := range s.store.Leases(store.LeaseFilter{}) {
-		if hit(&l) {
-			out = append(out, l)
-		}
 	}
 	return out
 }

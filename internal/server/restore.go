@@ -269,7 +269,7 @@ func (x *seen) rows(s *store.Store, g *Gap) (rows []remit.Row) {
 			g.EndedLogins++
 		}
 	}
-	for _, l := range s.Leases(store.LeaseFilter{}) {
+	for _, l := range s.LiveLeases(nil) {
 		x.leases[l.ID] = l
 		if grant, ok := s.Grant(l.Grant); ok {
 			x.grants[l.ID] = grant

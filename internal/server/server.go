@@ -226,7 +226,7 @@ func (s *Server) openState(onCommit func(uint64)) (err error) {
 }
 
 func (s *Server) buildLine() (err error) {
-	s.broker, err = broker.New(broker.Config{Store: leases{s.store}, Targets: s.target, Names: s.targetNames, AgentID: s.agentID,
+	s.broker, err = broker.New(broker.Config{Store: s.store, Targets: s.target, Names: s.targetNames, AgentID: s.agentID,
 		Log: s.log, Now: s.now, Elapsed: s.elapsed})
 	if err != nil {
 		return err
@@ -258,12 +258,6 @@ func (c collector) Collect(ctx context.Context, needs []remit.Need, req *remit.R
 func (c collector) Fresh(ctx context.Context, found []remit.Found) ([]remit.Found, bool) {
 	return c.s.rev.Load().collector.Fresh(ctx, found)
 }
-
-// leases adapts the store to the broker.
-type leases struct{ *store.Store }
-
-// LiveLeases implements broker.Store.
-func (l leases) LiveLeases() []remit.Lease { return l.Leases(store.LeaseFilter{}) }
 
 func (s *Server) targetNames() []string {
 	var out []string

@@ -14,7 +14,6 @@ import (
 	"remit/internal/api"
 	"remit/internal/gateway/admin"
 	"remit/internal/run"
-	"remit/internal/store"
 	"remit/internal/tool"
 )
 
@@ -61,14 +60,12 @@ func (s *Server) suspend(ctx context.Context, of *suspension) *api.Suspended {
 	s.mcp.Recheck()
 	out.Steps = append(out.Steps, api.Step{What: "decisions", MS: s.since(began)})
 	hit := func(l *remit.Lease) bool { return l.Agent == agent || slices.Contains(out.Runs, l.Run) }
-	before := s.store.Leases(store.LeaseFilter{})
+	before := s.store.LiveLeases(hit)
 	endErr := s.stopAll(ctx, s.stops(of, hit), began, out)
 	out.MS = s.since(began)
 	for _, l := range before {
-		if hit(&l) {
-			g, _ := s.store.Grant(l.Grant)
-			out.Ended = append(out.Ended, g.Shown())
-		}
+		g, _ := s.store.Grant(l.Grant)
+		out.Ended = append(out.Ended, g.Shown())
 	}
 	if err := s.recordSuspension(ctx, of); err != nil {
 		s.log.Error("suspension is in force but not on record; it is tried again", "agent", agent, "err", err)

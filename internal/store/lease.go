@@ -92,29 +92,26 @@ func (s *Store) selectLease(query, id string) (remit.Lease, bool) {
 	return *found, true
 }
 
-// LeaseFilter narrows a list of leases; empty fields match all.
-type LeaseFilter struct {
-	Grant  remit.GrantID
-	Run    remit.RunID
-	Agent  remit.Name
-	Target string
-	State  remit.GrantState
-}
-
-// Leases returns the pending, active and revoking leases that match, from memory, oldest first. It works with a full disk.
-func (s *Store) Leases(f LeaseFilter) []remit.Lease {
-	var out []remit.Lease
+// LiveLeases returns the pending, active and revoking leases that which selects, all if it is nil, from memory, oldest first. It works with
+// a full disk. Only what is selected is copied and sorted: with many live leases, the end of one costs a look at each.
+func (s *Store) LiveLeases(which func(*remit.Lease) bool) []remit.Lease {
+	var live []*remit.Lease
 	s.leases.each(func(_ remit.LeaseID, slot slot[remit.Lease]) bool {
-		l := slot.row
-		if grantLives(l.State) && matches(f.State, l.State) && matches(f.Grant, l.Grant) && matches(f.Run, l.Run) &&
-			matches(f.Agent, l.Agent) && matches(f.Target, l.Target) {
-			out = append(out, *l)
+		if grantLives(slot.row.State) {
+			live = append(live, slot.row)
 		}
 		return true
 	})
-	slices.SortFunc(out, func(a, b remit.Lease) int {
+	if which != nil { // without the table's lock
+		live = slices.DeleteFunc(live, func(l *remit.Lease) bool { return !which(l) })
+	}
+	slices.SortFunc(live, func(a, b *remit.Lease) int {
 		return cmp.Or(a.Issued.Compare(b.Issued), cmp.Compare(a.ID, b.ID))
 	})
+	var out []remit.Lease
+	for _, l := range live {
+		out = append(out, *l)
+	}
 	return out
 }
 

@@ -108,10 +108,10 @@ func TestGrantsAndLeases(t *testing.T) {
 		if _, ok := s.LeaseByCredential("JTI=none"); ok {
 			t.Error("a lease out of nowhere")
 		}
-		equal(t, s.Leases(store.LeaseFilter{}), leases[:2])
-		equal(t, s.Leases(store.LeaseFilter{Run: run, State: remit.GrantActive, Agent: "agent/deploy", Target: "cluster"}), leases[1:2])
-		equal(t, s.Leases(store.LeaseFilter{Grant: grants[0].ID}), leases[:1])
-		equal(t, len(s.Leases(store.LeaseFilter{Agent: "agent/other"})), 0)
+		equal(t, s.LiveLeases(nil), leases[:2])
+		equal(t, s.LiveLeases(func(l *remit.Lease) bool { return l.Run == run && l.State == remit.GrantActive }), leases[1:2])
+		equal(t, s.LiveLeases(func(l *remit.Lease) bool { return l.Grant == grants[0].ID }), leases[:1])
+		equal(t, len(s.LiveLeases(func(l *remit.Lease) bool { return l.Agent == "agent/other" })), 0)
 		equal(t, s.LiveGrants(store.GrantFilter{State: remit.GrantPending}), grants[:1])
 		page, err := s.Grants(store.GrantFilter{Run: run}, 10, grants[2].ID)
 		if err != nil {
@@ -126,7 +126,7 @@ func TestGrantsAndLeases(t *testing.T) {
 	})
 	leases[1].State = remit.GrantEnded
 	commit(t, s, remit.Change{Rows: []remit.Row{leases[1]}})
-	equal(t, s.Leases(store.LeaseFilter{}), leases[:1])
+	equal(t, s.LiveLeases(nil), leases[:1])
 	if l, ok := s.LeaseByCredential("JTI=1"); !ok || l.State != remit.GrantEnded {
 		t.Errorf("an ended lease is found by its credential: %v %v", l.State, ok)
 	}
