@@ -80,6 +80,7 @@ type Posture struct {
 type AgentStatus struct {
 	Agent     Name      `json:"agent"`
 	Suspended bool      `json:"suspended"`
+	Ending    FindingID `json:"ending,omitempty"` // the finding whose suspension is still being carried out; empty once all has ended
 	Reason    string    `json:"reason,omitempty"`
 	StepUp    string    `json:"step_up,omitempty"`
 	Throttled bool      `json:"throttled,omitempty"`

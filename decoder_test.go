@@ -81,26 +81,27 @@ func TestDecoderFindsTheHundredthNameTwice(t *testing.T) {
 	}
 }
 
-// TestArgumentsCanBeReadAgain: whatever a request may hold as an argument can be read from its decision's entry.
+// TestArgumentsCanBeReadAgain: whatever a request may hold as an argument can be read again, by itself and from its decision's entry.
 func TestArgumentsCanBeReadAgain(t *testing.T) {
 	for name, arg := range map[string]string{
-		"deep": strings.Repeat("[", 8) + "1" + strings.Repeat("]", 8), "many": "[" + strings.Repeat("1,", 4092) + "1]",
+		"deep": strings.Repeat("[", 8) + "1" + strings.Repeat("]", 8), "many": "[" + strings.Repeat("1,", 4095) + "1]",
 		"long": "[" + strings.Repeat("1e60,", 1000) + `"` + strings.Repeat("x", 50<<10) + `"]`,
 	} {
-		d := remit.NewDecoder(`{"arguments":{"a":` + arg + `}}`)
-		args := remit.Args{}
-		err := d.Object(func(string) error {
-			return d.Object(func(name string) (err error) {
-				args[name], err = d.Value()
-				return err
-			})
-		})
+		d := remit.NewDecoder(arg)
+		v, err := d.Value()
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
+		args := remit.Args{"a": v}
 		var again remit.Args
 		if err := again.UnmarshalJSON(args.AppendJSON(nil)); err != nil || !again["a"].Equal(args["a"]) {
 			t.Errorf("%s: %v", name, err)
+		}
+		s := &remit.Seal{}
+		body := (&remit.Decision{Args: args}).AppendSealed(nil, s)
+		e := remit.Entry{Body: append(append([]byte(remit.EntryHead+`1,"data":`), body...), '}'), Payload: s.Payload}
+		if found := e.Disclosures(); len(found) != 1 || string(found[0].Value) != args["a"].String() {
+			t.Errorf("%s: %d values can be opened", name, len(found))
 		}
 	}
 }

@@ -232,6 +232,7 @@ func parseDisclosure(text string) (Disclosure, error) {
 	}
 	d := Disclosure{Text: text}
 	dec := NewDecoder(string(b))
+	dec.elements = -2 * maxElements // more than Value.UnmarshalJSON takes, so that no value is sealed that cannot be opened
 	parts := 0
 	err = dec.List(func() (err error) {
 		switch parts++; parts {

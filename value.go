@@ -207,6 +207,7 @@ func (v *Value) UnmarshalJSON(b []byte) error {
 		return fmt.Errorf("value of %d bytes: the limit is %d", len(b), maxValueBytes)
 	}
 	d := NewDecoder(string(b))
+	d.elements = -maxElements // more than any request, so that no arguments are kept that cannot be read: a body beside a path and a query
 	parsed, err := d.value(1 + maxArgsDepth)
 	if err == nil {
 		err = d.End()

@@ -91,7 +91,7 @@ func TestValueIsParsedStrictly(t *testing.T) {
 	many := func(n int) string { return "[" + strings.Repeat("1,", n-1) + "1]" }
 	for text, ok := range map[string]bool{
 		`{"a":1,"b":{"a":2}}`: true, `{"a":1,"a":2}`: false, `{"a":1,"\u0061":2}`: false, "\"\xff\"": false, `1 2`: false, `[1,]`: false, ``: false,
-		nested(9): true, nested(10): false, many(4096): true, many(4097): false, `"` + strings.Repeat("x", 128<<10) + `"`: false, `"\ud800"`: false,
+		nested(9): true, nested(10): false, many(8192): true, many(8193): false, `"` + strings.Repeat("x", 128<<10) + `"`: false, `"\ud800"`: false,
 		strings.Repeat("9", 64): true, strings.Repeat("9", 65): false, `1e64`: true, `1e65`: false, `007`: false, `-0`: true,
 	} {
 		var v remit.Value

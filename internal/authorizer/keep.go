@@ -27,6 +27,11 @@ func keep(req *remit.Request, w *weighed) {
 	// An enforcement point that asks by AuthZEN is told the limits in the answer, and holds to them as to the rest of it. Of what we mint
 	// and pass on ourselves, a driver has to know the limit.
 	for name, n := range w.decision.Limits {
+		//remit:guard S17 TestLimitOfNothingDenies
+		if req.Via != "authzen" && n < 1 { // to a driver it would be no limit
+			w.deny(remit.Reason{Code: remit.ReasonObligation, Of: "limits." + name, Want: strconv.FormatInt(n, 10), Got: "nothing can be had with it"})
+			return
+		}
 		//remit:guard S17 TestUnheldLimitDenies
 		if req.Via != "authzen" && !slices.Contains(req.Keeps, "limits."+name) {
 			w.deny(remit.Reason{Code: remit.ReasonObligation, Of: "limits." + name, Want: strconv.FormatInt(n, 10), Got: "nobody would hold the act to it"})

@@ -36,6 +36,19 @@ func TestUnknownObligationDenies(t *testing.T) {
 	}
 }
 
+// TestLimitOfNothingDenies: a rule that leaves no rows is a denial also where the driver holds a limit; it is not the lack of one.
+func TestLimitOfNothingDenies(t *testing.T) {
+	for rows, want := range map[int64]remit.Effect{0: remit.Deny, 1: remit.Allow} {
+		l := setUp(t)
+		l.judgement = remit.Judgement{Effect: remit.Allow, TTL: time.Minute, Limits: map[string]int64{"rows": rows}}
+		req := l.request()
+		req.Via, req.Keeps = "token", []string{"limits.rows"}
+		if d, err := l.auth.Decide(t.Context(), req); err != nil || d.Effect != want {
+			t.Errorf("%d rows: %v %+v", rows, err, d)
+		}
+	}
+}
+
 // TestUnheldLimitDenies: nobody holds a login, a call of a tool or a request to a number of rows; an enforcement point that asks by AuthZEN
 // is told it.
 func TestUnheldLimitDenies(t *testing.T) {

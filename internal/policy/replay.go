@@ -201,9 +201,11 @@ func (r *replay) ask(ctx context.Context, p *Plan, args remit.Args, digest remit
 	if slices.ContainsFunc(j.Reasons, func(f remit.Reason) bool { return f.Of == "rules.fault" }) {
 		return out, Unknown("an organisation's rule failed")
 	}
-	if len(j.Limits) > 0 && req.Via != "authzen" && j.Effect == remit.Allow { // nobody else holds an act to them
-		first := slices.Min(slices.Collect(maps.Keys(j.Limits)))
-		out.Effect, out.TTL, out.Until, out.Reasons = remit.Deny, 0, time.Time{}, []string{string(remit.ReasonObligation) + " of limits." + first}
+	for _, name := range slices.Sorted(maps.Keys(j.Limits)) {
+		_, held := r.d.Limits[name] // whoever was to carry out the act held it to this limit, since it was allowed
+		if held = held && r.d.Effect == remit.Allow && j.Limits[name] > 0; !held && req.Via != "authzen" && out.Effect == remit.Allow {
+			out.Effect, out.TTL, out.Until, out.Reasons = remit.Deny, 0, time.Time{}, []string{string(remit.ReasonObligation) + " of limits." + name}
+		}
 	}
 	return out, nil
 }

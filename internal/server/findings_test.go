@@ -143,6 +143,28 @@ func TestHardEvidenceSuspends(t *testing.T) {
 	}
 }
 
+// TestSuspensionCutShort: what a process that died had decided and not carried out is carried out at the next start, once: the agent's runs
+// freeze, others' leases in them end, and it is told.
+func TestSuspensionCutShort(t *testing.T) {
+	f := setUp(t)
+	r := f.startRun()
+	if g := f.agent("agent/build", f.shared()).enter(r).ask("build"); g.Secret == "" {
+		t.Fatalf("%+v", g)
+	}
+	of := remit.NewFindingID(remit.FindingStolenToken, "agent/deploy", "", 1)
+	if _, err := f.srv.store.Commit(t.Context(), remit.Change{Rows: []remit.Row{remit.AgentStatus{Agent: "agent/deploy", Suspended: true, Ending: of, At: time.Now()}}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		f.restart()
+		f.eventually("the suspension is on record", func() bool { return f.events(remit.EventSuspended) == 1 })
+		if r, _ := f.srv.store.Run(r.ID); r.State != remit.RunFrozen {
+			t.Errorf("the run is %s", r.State)
+		}
+		f.backend.waitEmpty(t)
+	}
+}
+
 // TestSuspensionsHaveABudget: S36. Beyond the budget a finding only tells, and says so. The budget outlives a restart.
 func TestSuspensionsHaveABudget(t *testing.T) {
 	f := setUp(t, findingsOf("{suspensions_an_hour: 1}")...)

@@ -3,6 +3,7 @@
 package store
 
 import (
+	"cmp"
 	"zombiezen.com/go/sqlite"
 
 	"remit"
@@ -63,15 +64,21 @@ func (s *Store) SetSuspended(agent remit.Name, reason string) {
 	})
 }
 
-// Narrow shows a status that is narrower than the one before, a step-up or a throttle, likewise. It lifts nothing: who is suspended
-// stays so.
-func (s *Store) Narrow(a *remit.AgentStatus) {
+// Narrow asks more of an agent, a step-up or a throttle, likewise, beside what is asked already: it lifts nothing. It sets a to what is
+// asked then, to be committed at the epoch that it returns. ok is false when the agent is suspended, which is narrower.
+func (s *Store) Narrow(a *remit.AgentStatus) (epoch uint64, ok bool) {
 	s.agents.update(a.Agent, func(old slot[remit.Posture]) slot[remit.Posture] {
 		if old.row != nil && old.row.Suspended {
 			return old
 		}
-		return slot[remit.Posture]{row: postureOf(a), epoch: old.epoch + 1}
+		//remit:guard S36 TestNarrowedTwice
+		if old.row != nil {
+			a.StepUp, a.Throttled = cmp.Or(a.StepUp, old.row.StepUp), a.Throttled || old.row.Throttled
+		}
+		epoch, ok = old.epoch+1, true
+		return slot[remit.Posture]{row: postureOf(a), epoch: epoch}
 	})
+	return epoch, ok
 }
 
 func postureOf(a *remit.AgentStatus) *remit.Posture {

@@ -297,3 +297,19 @@ func TestBackup(t *testing.T) {
 		t.Fatal("the backup is not whole")
 	}
 }
+
+// TestNarrowedTwice: a throttle beside a step-up lifts nothing, whichever comes first, and the last of them is committed with both.
+func TestNarrowedTwice(t *testing.T) {
+	for _, first := range []remit.AgentStatus{{Agent: "agent/build", StepUp: "finance"}, {Agent: "agent/build", Throttled: true}} {
+		s := open(t, store.Config{})
+		second := remit.AgentStatus{Agent: "agent/build", Throttled: first.StepUp != ""}
+		if first.Throttled {
+			second.StepUp = "finance"
+		}
+		s.Narrow(&first)
+		epoch, ok := s.Narrow(&second)
+		if p := s.Posture("agent/build"); !ok || epoch != p.Epoch || p.StepUp != "finance" || !p.Throttled || second.StepUp != "finance" || !second.Throttled {
+			t.Errorf("%+v: %+v", second, p)
+		}
+	}
+}
