@@ -36,11 +36,20 @@ type keeper struct {
 // openLog leaves the syncing of commits to the keeper: SQLite as it is built here syncs with fsync, which also waits for the file's
 // times, twice as long as fdatasync for the data. NORMAL still syncs log and database wherever a log begins anew
 // (sqlite.org/pragma.html#pragma_synchronous).
+//
+// What an earlier process left in the log was perhaps never synced, or its sync failed and the kernel now calls it clean: it is copied into
+// the database, with SQLite's own syncs, before anything rests on it. Where that fails, as on a full disk, ends of authority still have to
+// be written, so it is synced where it stands.
 func openLog(conn *sqlite.Conn, path string) (*os.File, error) {
+	copied := truncateLog(conn)
 	if err := exec(conn, "PRAGMA synchronous = normal"); err != nil {
 		return nil, err
 	}
-	return os.OpenFile(path+"-wal", os.O_RDWR, 0) // it has no locks that closing would drop, and stays as long as the connection
+	log, err := os.OpenFile(path+"-wal", os.O_RDWR, 0) // it has no locks that closing would drop, and stays as long as the connection
+	if err == nil && !copied {
+		err = unix.Fdatasync(int(log.Fd()))
+	}
+	return log, err
 }
 
 // take is for the writer: it gives the keeper a batch, when that has told of the one before.

@@ -75,3 +75,30 @@ func TestUnhurriedWaitsForCompany(t *testing.T) {
 	}
 	t.Fatal("unhurried changes were never written with others")
 }
+
+// TestLogOfAnEarlierProcess: what a process that died left in the log of pages is in the database before the next one writes, wherever the
+// log's bytes are.
+func TestLogOfAnEarlierProcess(t *testing.T) {
+	paths := make([]string, 3)
+	for i := range paths {
+		paths[i] = filepath.Join(t.TempDir(), "remit.db")
+	}
+	copyTo := func(from, to, suffix string) {
+		b, err := os.ReadFile(from + suffix)
+		if err == nil {
+			err = os.WriteFile(to+suffix, b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := open(t, store.Config{Path: paths[0]})
+	last := commit(t, s, remit.Change{Events: []remit.Event{decisionEvent(nil)}}).Seq
+	copyTo(paths[0], paths[1], "")
+	copyTo(paths[0], paths[1], "-wal")
+	open(t, store.Config{Path: paths[1]})
+	copyTo(paths[1], paths[2], "") // as if the log were lost
+	if got := open(t, store.Config{Path: paths[2]}).LastSeq(); got != last {
+		t.Errorf("%d entries of %d are in the database", got, last)
+	}
+}
