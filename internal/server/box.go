@@ -280,15 +280,15 @@ func (b *box) freeze() {
 	b.freezing.Do(func() { b.frozen = b.instance.Freeze() })
 }
 
-// Destroy implements tool.Box: what runs is frozen, then its way out ends, then the identity and what was given to it, then the sandbox.
+// Destroy implements tool.Box: what runs is frozen, then its way out ends, then the process, the identity and what was given to it, then
+// the sandbox.
 func (b *box) Destroy(ctx context.Context) (tool.Report, error) {
 	b.freeze()
 	if b.tokens != nil {
 		_ = b.tokens.Close()
 	}
 	if b.gate != nil {
-		b.gate.Close()
-		b.work.Wait()
+		b.gate.Cut()
 	}
 	select {
 	case <-b.instance.Done():
@@ -300,6 +300,10 @@ func (b *box) Destroy(ctx context.Context) (tool.Report, error) {
 		s.ids.unbind(b.launch)
 		s.store.Tighten(remit.LaunchKey(b.launch))
 		_ = s.endOf(ctx, func(l *remit.Lease) bool { return l.Launch == b.launch }, "its sandbox ended", "remit") // it is tried again
+	}
+	if b.gate != nil { // last: what it did is written down, for which a disk may take its time
+		b.gate.Close()
+		b.work.Wait()
 	}
 	r := tool.Report{Frozen: b.frozen}
 	r.Usage, _ = b.Now() // before it goes

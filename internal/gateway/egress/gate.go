@@ -108,8 +108,8 @@ func (g *Gate) enter() bool {
 	return !g.closed
 }
 
-// Close cuts everything that is open, at once, and waits until nothing of it runs.
-func (g *Gate) Close() {
+// Cut ends everything that is open, at once; nothing opens any more. Close must follow.
+func (g *Gate) Cut() {
 	g.mu.Lock()
 	g.closed = true
 	g.stop()
@@ -122,6 +122,11 @@ func (g *Gate) Close() {
 	}
 	g.mu.Unlock()
 	_ = g.http.Close()
+}
+
+// Close cuts, and waits until nothing of it runs and what it did is on record, or cannot be.
+func (g *Gate) Close() {
+	g.Cut()
 	g.once.Do(func() {
 		g.work.Wait()
 		g.recorder.End()
