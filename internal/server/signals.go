@@ -234,8 +234,17 @@ func (s *Server) tellSignals(ctx context.Context, r *receiver, batch []signal.Si
 		if ctx.Err() != nil {
 			return false
 		}
-		if e := refusalError(0); errors.As(err, &e) && e.refused() {
+		e := refusalError(0)
+		switch {
+		case !errors.As(err, &e):
+		case e.refused():
 			refusals++
+		case tries >= signalRefusal && s.takesBare(ctx, r, batch):
+			if err = s.push(ctx, r, batch); err == nil { // it bars nobody any more
+				r.recovered()
+				return true
+			}
+			refusals = signalRefusal
 		}
 		if refusals < signalRefusal {
 			s.failed(ctx, r, &batch[0], err)
@@ -246,6 +255,12 @@ func (s *Server) tellSignals(ctx context.Context, r *receiver, batch []signal.Si
 			return false
 		}
 	}
+}
+
+// takesBare reports whether a receiver that bars us (401, 403, 404) takes the same signal without text that an agent can choose: then
+// what stands before it filters by that text, and the agent would choose what nobody is told.
+func (s *Server) takesBare(ctx context.Context, r *receiver, batch []signal.Signal) bool {
+	return r.hook != nil && s.push(ctx, r, []signal.Signal{batch[0].Bare()}) == nil
 }
 
 // tellApart tries alone what was refused together, and gives up what was refused alone.

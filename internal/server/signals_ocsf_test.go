@@ -105,7 +105,7 @@ func TestSignalsOCSF(t *testing.T) {
 	c.answers(func(string) int { return http.StatusOK })
 	f.eventually("all of it is told", func() bool {
 		_, n := c.told()
-		return n["User Management: Disable"] > 0 && n["User Management: Remove Programmatic Credentials"] > 0
+		return n["User Management: Disable"] > 0 && n["User Management: Remove Programmatic Credentials"] > 0 && n["Detection Finding: Create"] > 0 // in any order
 	})
 	seqs, n := c.told()
 	if !slices.IsSorted(seqs) || len(slices.Compact(slices.Clone(seqs))) != len(seqs) {

@@ -3,6 +3,7 @@
 package server
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/hmac"
@@ -19,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -199,6 +201,50 @@ func TestSignalRefused(t *testing.T) {
 		}
 	}
 	f.eventually("the refusal is on record", func() bool { return f.findingsNamed("signal_refused") == 1 })
+}
+
+// TestSignalsPassAFilter: an agent that asks for what a filter before a receiver bars does not keep that receiver from what follows, its own
+// suspension included; a receiver that bars all is waited for.
+func TestSignalsPassAFilter(t *testing.T) {
+	var bars atomic.Bool
+	bare, told := make(chan string, 100), make(chan string, 100)
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		var v struct {
+			Type string
+			Data struct{ Event json.RawMessage }
+		}
+		_ = json.Unmarshal(b, &v)
+		switch {
+		case bars.Load() || bytes.Contains(b, []byte("etc/passwd")):
+			w.WriteHeader(http.StatusForbidden)
+		case v.Data.Event == nil:
+			bare <- v.Type
+		default:
+			told <- v.Type
+		}
+	}))
+	t.Cleanup(srv.Close)
+	f, _, _ := setUpSignals(t, srv.URL)
+	f.write(f.files + "---\nkind: Target\nname: payments\ntype: memory\nbackend: \"" + backendOf(f.files) + "\"\n")
+	f.must("/v1/apply", nil, nil)
+	f.agent("agent/deploy", f.shared()).enter(f.startRun()).askFor(`{"type":"memory.read /etc/passwd","target":"payments"}`)
+	f.found(remit.FindingOutsideWorkflow)
+	bars.Store(true)
+	f.stolen(f.startRun())
+	f.eventually("the suspension is on record", func() bool { return f.events(remit.EventSuspended) == 1 })
+	bars.Store(false)
+	for got := map[string]bool{}; !got["agent.suspended"]; {
+		select {
+		case k := <-told:
+			got[k] = true
+		case <-time.After(20 * time.Second):
+			t.Fatalf("told of %v only, and bare of %d", got, len(bare))
+		}
+	}
+	if kind := <-bare; kind != string(remit.EventRaised) || f.findingsNamed("signal_refused") != 1 {
+		t.Errorf("bare: %s; %d given up", kind, f.findingsNamed("signal_refused"))
+	}
 }
 
 // TestSignalsGoNowhereElse: a receiver that redirects is not followed, and has not been told.

@@ -76,6 +76,13 @@ func (s *Signal) ID(receiver string) string {
 	return "sig-" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16]))
 }
 
+// Bare is the signal without what the entry says beyond its kind, agent and ids: without any text that an agent can choose.
+func (s *Signal) Bare() Signal {
+	bare := *s
+	bare.Data = nil
+	return bare
+}
+
 // Webhook is the event as JSON.
 func (s *Signal) Webhook() []byte {
 	type data struct {
