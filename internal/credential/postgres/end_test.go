@@ -465,6 +465,34 @@ func TestServerRestarts(t *testing.T) {
 	}
 }
 
+// TestWhichCommitsWait: where every commit waits for a standby that is not there, leases are made, and their ends are not confirmed. Where agents
+// may read at a standby, neither is.
+func TestWhichCommitsWait(t *testing.T) {
+	for agents, waits := range map[string]bool{"": false, "127.0.0.1:1": true} {
+		d := newDatabase(t, func(c *postgres.Config) { c.Agents = agents })
+		exec(t, d.admin, "ALTER ROLE remit_"+d.cfg.Installation+"_broker SET synchronous_commit = on")
+		exec(t, d.admin, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+		exec(t, d.admin, "SELECT pg_reload_conf(), pg_sleep(0.2)")
+		in := func(f func(ctx context.Context) error) error {
+			ctx, cancel := context.WithTimeout(t.Context(), 800*time.Millisecond)
+			defer cancel()
+			return f(ctx)
+		}
+		l := lease("transactions")
+		if err := in(func(ctx context.Context) error { _, err := d.driver.Mint(ctx, l); return err }); (err != nil) != waits {
+			t.Errorf("agents %q: a mint: %v", agents, errorText(err))
+		}
+		if err := in(func(ctx context.Context) error { return d.driver.Revoke(ctx, l) }); err == nil {
+			t.Errorf("agents %q: an end was confirmed that a crash can undo", agents)
+		}
+		exec(t, d.admin, "ALTER SYSTEM RESET synchronous_standby_names")
+		exec(t, d.admin, "SELECT pg_reload_conf()")
+		if err := d.driver.Revoke(t.Context(), l); err != nil {
+			t.Error(errorText(err))
+		}
+	}
+}
+
 func TestNoConnectionLeft(t *testing.T) {
 	d := newDatabase(t, func(c *postgres.Config) { c.Timeout = 3 * time.Second })
 	exec(t, d.admin, "ALTER ROLE remit_"+d.cfg.Installation+"_broker CONNECTION LIMIT 0")
