@@ -5,6 +5,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -45,6 +46,18 @@ func TestMintIsNeverSentTooLate(t *testing.T) {
 	}
 	if left, err := d.standing(t.Context(), l); err != nil || len(left) > 0 {
 		t.Errorf("sent after its time: %v, %v", left, err)
+	}
+	d.cfg.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		time.Sleep(500 * time.Millisecond)
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	}
+	l.MintBefore = time.Now().Add(200 * time.Millisecond)
+	if _, err := d.remake().Mint(t.Context(), l); err == nil {
+		t.Error("minted after its time, over a connection that took longer")
+	}
+	time.Sleep(time.Second)
+	if left, err := d.standing(t.Context(), l); err != nil || len(left) > 0 {
+		t.Errorf("sent after its time, over a connection that took longer: %v, %v", left, err)
 	}
 }
 
@@ -471,22 +484,26 @@ func TestWhichCommitsWait(t *testing.T) {
 	for agents, waits := range map[string]bool{"": false, "127.0.0.1:1": true} {
 		d := newDatabase(t, func(c *postgres.Config) { c.Agents = agents })
 		exec(t, d.admin, "ALTER ROLE remit_"+d.cfg.Installation+"_broker SET synchronous_commit = on")
-		exec(t, d.admin, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-		exec(t, d.admin, "SELECT pg_reload_conf(), pg_sleep(0.2)")
+		standby := func(sql string) {
+			t.Helper()
+			exec(t, d.admin, "ALTER SYSTEM "+sql)
+			exec(t, d.admin, "SELECT pg_reload_conf(), pg_sleep(0.2)")
+		}
 		in := func(f func(ctx context.Context) error) error {
 			ctx, cancel := context.WithTimeout(t.Context(), 800*time.Millisecond)
 			defer cancel()
 			return f(ctx)
 		}
 		l := lease("transactions")
-		if err := in(func(ctx context.Context) error { _, err := d.driver.Mint(ctx, l); return err }); (err != nil) != waits {
+		d.mint(l)
+		standby("SET synchronous_standby_names = 'nobody'")
+		if err := in(func(ctx context.Context) error { _, err := d.driver.Mint(ctx, lease("transactions")); return err }); (err != nil) != waits {
 			t.Errorf("agents %q: a mint: %v", agents, errorText(err))
 		}
 		if err := in(func(ctx context.Context) error { return d.driver.Revoke(ctx, l) }); err == nil {
 			t.Errorf("agents %q: an end was confirmed that a crash can undo", agents)
 		}
-		exec(t, d.admin, "ALTER SYSTEM RESET synchronous_standby_names")
-		exec(t, d.admin, "SELECT pg_reload_conf()")
+		standby("RESET synchronous_standby_names")
 		if err := d.driver.Revoke(t.Context(), l); err != nil {
 			t.Error(errorText(err))
 		}

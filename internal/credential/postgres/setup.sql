@@ -109,35 +109,43 @@ BEGIN
   RETURN ({{literal .Prefix}} || lease)::name;
 END $remit$;
 
-DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[]); -- of before there were masks
-DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[], text[]); -- of before there were limits
-CREATE OR REPLACE FUNCTION remit.lease_begin(lease text, verifier text, of_view text, until timestamptz, k1 text[], k2 text[], k3 text[], k4 text[],
-  masks text[] DEFAULT NULL, most_rows bigint DEFAULT NULL)
-RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $remit$
+DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[]); -- of before there were masks,
+DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[], text[]); -- limits,
+DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[], text[], bigint); -- and several at once
+-- Makes all leases that are wanted, or none. A view is compared with how it was set up once for all of its leases.
+CREATE OR REPLACE FUNCTION remit.lease_begin(wanted jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $remit$
 DECLARE
-  login name := remit.role_of(lease);
+  w record;
   v remit.declared;
+  login name;
 BEGIN
-  IF verifier IS NULL OR verifier !~ '^SCRAM-SHA-256\$[1-9][0-9]{0,6}:[A-Za-z0-9+/]{22,}={0,2}\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=$' THEN
-    RAISE EXCEPTION 'not a SCRAM verifier' USING ERRCODE = 'invalid_parameter_value';
-  END IF;
-  IF until IS NULL OR until <= clock_timestamp() OR until > clock_timestamp() + interval '61 minutes' THEN
-    RAISE EXCEPTION 'a lease ends within the hour' USING ERRCODE = 'invalid_parameter_value';
-  END IF;
-  SELECT * INTO v FROM remit.declared d WHERE d.name = of_view;
-  IF v.name IS NULL OR v.fingerprint IS NULL OR remit.fingerprint(v.name) IS DISTINCT FROM v.fingerprint THEN
-    RAISE EXCEPTION 'view remit.%, or what holds it at its table, is missing, or is not as it was set up', of_view USING ERRCODE = 'object_not_in_prerequisite_state';
-  END IF;
-  EXECUTE format('CREATE ROLE %I LOGIN PASSWORD %L VALID UNTIL %L CONNECTION LIMIT {{.Connections}} IN ROLE %I', login, verifier, until, v.grp);
-  EXECUTE format('ALTER ROLE %I SET statement_timeout = {{.StatementTimeout}}', login);
-  EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = {{.IdleTimeout}}', login);
-  EXECUTE format('ALTER ROLE %I SET search_path = pg_catalog, %I', login, coalesce(v.at_schema, 'remit'));
-{{if .Logged}}  EXECUTE format('ALTER ROLE %I SET log_min_duration_statement = 0', login);
-{{end}}  IF v.readonly THEN EXECUTE format('ALTER ROLE %I SET default_transaction_read_only = on', login); END IF;
-  INSERT INTO remit.scope (role, at_view, expires, masked, most{{range .KeyColumns}}, {{ident .Name}}{{end}})
-    VALUES (login, v.name, until, masks, most_rows
+  FOR w IN SELECT * FROM jsonb_to_recordset(wanted) AS x(lease text, verifier text, of_view text, until timestamptz, k1 text[], k2 text[], k3 text[], k4 text[],
+      masks text[], most_rows bigint) ORDER BY x.of_view LOOP
+    login := remit.role_of(w.lease);
+    IF w.verifier IS NULL OR w.verifier !~ '^SCRAM-SHA-256\$[1-9][0-9]{0,6}:[A-Za-z0-9+/]{22,}={0,2}\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=$' THEN
+      RAISE EXCEPTION 'not a SCRAM verifier' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF w.until IS NULL OR w.until <= clock_timestamp() OR w.until > clock_timestamp() + interval '61 minutes' THEN
+      RAISE EXCEPTION 'a lease ends within the hour' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF (v.name = w.of_view) IS NOT TRUE THEN
+      SELECT * INTO v FROM remit.declared d WHERE d.name = w.of_view;
+      IF v.name IS NULL OR v.fingerprint IS NULL OR remit.fingerprint(v.name) IS DISTINCT FROM v.fingerprint THEN
+        RAISE EXCEPTION 'view remit.%, or what holds it at its table, is missing, or is not as it was set up', w.of_view USING ERRCODE = 'object_not_in_prerequisite_state';
+      END IF;
+    END IF;
+    EXECUTE format('CREATE ROLE %1$I LOGIN PASSWORD %2$L VALID UNTIL %3$L CONNECTION LIMIT {{.Connections}} IN ROLE %4$I;
+      ALTER ROLE %1$I SET statement_timeout = {{.StatementTimeout}};
+      ALTER ROLE %1$I SET idle_in_transaction_session_timeout = {{.IdleTimeout}};
+      ALTER ROLE %1$I SET search_path = pg_catalog, %5$I{{if .Logged}};
+      ALTER ROLE %1$I SET log_min_duration_statement = 0{{end}}', login, w.verifier, w.until, v.grp, coalesce(v.at_schema, 'remit'));
+    IF v.readonly THEN EXECUTE format('ALTER ROLE %I SET default_transaction_read_only = on', login); END IF;
+    INSERT INTO remit.scope (role, at_view, expires, masked, most{{range .KeyColumns}}, {{ident .Name}}{{end}})
+      VALUES (login, v.name, w.until, w.masks, w.most_rows
 {{- range .KeyColumns}},
-      CASE WHEN v.key_columns[{{.Key}}] = {{literal .Name}} THEN k{{.Key}}::{{.Type}}[] END{{end}});
+        CASE WHEN v.key_columns[{{.Key}}] = {{literal .Name}} THEN w.k{{.Key}}::{{.Type}}[] END{{end}});
+  END LOOP;
 {{if not .Replicated}}  -- Nothing rests on a new lease that this server forgets when it crashes: Remit has it on record, and its login and its row of scope go
   -- together. So its commit waits for no disk. What ends a lease does.
   SET LOCAL synchronous_commit = off;
