@@ -24,8 +24,8 @@ type Store interface {
 	Commit(ctx context.Context, c remit.Change) (remit.Receipt, error)
 	Lease(id remit.LeaseID) (remit.Lease, bool)
 	Grant(id remit.GrantID) (remit.Grant, bool)
-	// LiveLeases returns all leases that are pending, active or revoking.
-	LiveLeases() []remit.Lease
+	// LiveLeases returns those of the leases that are pending, active or revoking that which selects; it changes none of them.
+	LiveLeases(which func(*remit.Lease) bool) []remit.Lease
 	Epoch(key remit.EpochKey) uint64
 	Posture(agent remit.Name) remit.Posture
 	Tighten(key remit.EpochKey)
@@ -97,7 +97,7 @@ func New(cfg Config) (*Broker, error) {
 	}
 	b := &Broker{cfg: cfg, ending: map[remit.LeaseID]string{}, inside: map[remit.LeaseID]int{}, until: map[remit.LeaseID]time.Duration{},
 		fit: map[string]bool{}}
-	for _, l := range cfg.Store.LiveLeases() { // of an earlier process
+	for _, l := range cfg.Store.LiveLeases(func(*remit.Lease) bool { return true }) { // of an earlier process
 		b.lives(&l)
 	}
 	return b, nil

@@ -92,8 +92,6 @@ func (g *target) count() int {
 // leases adapts the real store.
 type leases struct{ *store.Store }
 
-func (s leases) LiveLeases() []remit.Lease { return s.Leases(store.LeaseFilter{}) }
-
 type clock struct {
 	mu sync.Mutex
 	t  time.Time

@@ -31,12 +31,7 @@ func (b *Broker) Revoke(ctx context.Context, id remit.GrantID, why, by string) e
 
 // End ends every live lease that which selects, in parallel, and joins what failed; what failed is tried again by Run.
 func (b *Broker) End(ctx context.Context, which func(*remit.Lease) bool, why, by string) error {
-	var due []remit.Lease
-	for _, l := range b.cfg.Store.LiveLeases() {
-		if which(&l) {
-			due = append(due, l)
-		}
-	}
+	due := b.cfg.Store.LiveLeases(which)
 	for _, l := range due { // before any slow call: nothing is live for our own enforcement points from here on
 		b.mark(l.ID, why)
 	}

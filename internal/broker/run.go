@@ -85,14 +85,11 @@ func (b *Broker) isDue(l *remit.Lease, now, started time.Time) bool {
 
 // endDue begins the end of what is due now, each lease at most once a retryEvery.
 func (b *Broker) endDue(ctx context.Context, started time.Time, tried map[remit.LeaseID]time.Duration, lanes *lanes) {
-	var due []remit.Lease
 	now := b.cfg.Elapsed()
-	for _, l := range b.cfg.Store.LiveLeases() {
+	due := b.cfg.Store.LiveLeases(func(l *remit.Lease) bool {
 		at, again := tried[l.ID]
-		if (!again || now-at >= retryEvery) && b.isDue(&l, b.cfg.Now(), started) {
-			due = append(due, l)
-		}
-	}
+		return (!again || now-at >= retryEvery) && b.isDue(l, b.cfg.Now(), started)
+	})
 	for target, at := range byTarget(due) {
 		leases := make([]remit.Lease, 0, len(at))
 		for _, i := range at {

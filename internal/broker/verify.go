@@ -68,10 +68,8 @@ func (b *Broker) verifiable(id remit.GrantID) (g remit.Grant, l remit.Lease, see
 	if !ok {
 		return g, l, nil, &remit.Error{Code: remit.CodeNotFound, Msg: fmt.Sprintf("there is no grant %s", id), Hint: "remit grant list shows them"}
 	}
-	for _, c := range b.cfg.Store.LiveLeases() {
-		if c.Grant == id {
-			l = c
-		}
+	if of := b.cfg.Store.LiveLeases(func(c *remit.Lease) bool { return c.Grant == id }); len(of) > 0 {
+		l = of[len(of)-1]
 	}
 	rests := []remit.EpochKey{remit.AgentKey(remit.Installation), remit.AgentKey(g.Agent), remit.RunKey(g.Run), remit.LeaseKey(l.ID), remit.PolicyKey}
 	if l.Launch != "" {

@@ -262,9 +262,6 @@ func (c collector) Fresh(ctx context.Context, found []remit.Found) ([]remit.Foun
 // leases adapts the store to the broker.
 type leases struct{ *store.Store }
 
-// LiveLeases implements broker.Store.
-func (l leases) LiveLeases() []remit.Lease { return l.Leases(store.LeaseFilter{}) }
-
 func (s *Server) targetNames() []string {
 	var out []string
 	for name := range s.rev.Load().targets {

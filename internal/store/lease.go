@@ -103,15 +103,25 @@ type LeaseFilter struct {
 
 // Leases returns the pending, active and revoking leases that match, from memory, oldest first. It works with a full disk.
 func (s *Store) Leases(f LeaseFilter) []remit.Lease {
-	var out []remit.Lease
+	return s.LiveLeases(func(l *remit.Lease) bool {
+		return matches(f.State, l.State) && matches(f.Grant, l.Grant) && matches(f.Run, l.Run) && matches(f.Agent, l.Agent) && matches(f.Target, l.Target)
+	})
+}
+
+// LiveLeases returns the pending, active and revoking leases that which selects, as Leases does. Of others it copies nothing: it is asked all the
+// time, and at every revocation, while thousands live.
+func (s *Store) LiveLeases(which func(*remit.Lease) bool) []remit.Lease {
+	all := make([]*remit.Lease, 0, s.leases.count.Load())
 	s.leases.each(func(_ remit.LeaseID, slot slot[remit.Lease]) bool {
-		l := slot.row
-		if grantLives(l.State) && matches(f.State, l.State) && matches(f.Grant, l.Grant) && matches(f.Run, l.Run) &&
-			matches(f.Agent, l.Agent) && matches(f.Target, l.Target) {
-			out = append(out, *l)
-		}
+		all = append(all, slot.row)
 		return true
 	})
+	var out []remit.Lease
+	for _, l := range all { // without the table's locks: which may ask the store
+		if grantLives(l.State) && which(l) {
+			out = append(out, *l)
+		}
+	}
 	slices.SortFunc(out, func(a, b remit.Lease) int {
 		return cmp.Or(a.Issued.Compare(b.Issued), cmp.Compare(a.ID, b.ID))
 	})
