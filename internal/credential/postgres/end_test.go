@@ -478,8 +478,8 @@ func TestServerRestarts(t *testing.T) {
 	}
 }
 
-// TestWhichCommitsWait: where every commit waits for a standby that is not there, leases are made, and their ends are not confirmed. Where agents
-// may read at a standby, neither is.
+// TestWhichCommitsWait: where every commit waits for a standby that is not there, leases are made, and sessions see nothing after a revocation, which
+// is not confirmed. Where agents may read at a standby, no lease is handed over either.
 func TestWhichCommitsWait(t *testing.T) {
 	for agents, waits := range map[string]bool{"": false, "127.0.0.1:1": true} {
 		d := newDatabase(t, func(c *postgres.Config) { c.Agents = agents })
@@ -494,18 +494,55 @@ func TestWhichCommitsWait(t *testing.T) {
 			defer cancel()
 			return f(ctx)
 		}
-		l := lease("transactions")
+		l, roleless := lease("transactions"), lease("transactions")
 		d.mint(l)
+		exec(t, d.admin, "DROP ROLE "+d.mint(roleless).Fields["user"])
 		standby("SET synchronous_standby_names = 'nobody'")
 		if err := in(func(ctx context.Context) error { _, err := d.driver.Mint(ctx, lease("transactions")); return err }); (err != nil) != waits {
 			t.Errorf("agents %q: a mint: %v", agents, errorText(err))
 		}
-		if err := in(func(ctx context.Context) error { return d.driver.Revoke(ctx, l) }); err == nil {
-			t.Errorf("agents %q: an end was confirmed that a crash can undo", agents)
+		if err := in(func(ctx context.Context) error { return d.driver.Revoke(ctx, roleless) }); err == nil {
+			t.Errorf("agents %q: an end was confirmed that a crash can undo, where the role was gone", agents)
 		}
+		d.stopsAtOnce(l)
 		standby("RESET synchronous_standby_names")
-		if err := d.driver.Revoke(t.Context(), l); err != nil {
-			t.Error(errorText(err))
+		for _, l := range []remit.Lease{l, roleless} {
+			if err := d.driver.Revoke(t.Context(), l); err != nil {
+				t.Error(errorText(err))
+			}
+		}
+	}
+}
+
+// stopsAtOnce revokes where no commit returns: the authority is gone, and nothing is confirmed.
+func (d *database) stopsAtOnce(l remit.Lease) {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(d.t.Context(), 4*time.Second)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- d.driver.Revoke(ctx, l) }()
+	for {
+		left, err := d.standing(d.t.Context(), l)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		if !slices.ContainsFunc(left, func(s string) bool { return strings.HasPrefix(s, "scope ") }) {
+			break
+		}
+		if ctx.Err() != nil {
+			d.t.Error("the authority waits for the disk")
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	time.Sleep(300 * time.Millisecond)
+	select {
+	case err := <-ended:
+		d.t.Errorf("the end came back, with %v", errorText(err))
+	default:
+		cancel()
+		if err := <-ended; err == nil {
+			d.t.Error("an end was confirmed that a crash can undo")
 		}
 	}
 }

@@ -156,12 +156,14 @@ BEGIN
 CREATE OR REPLACE FUNCTION remit.same(name, name) RETURNS boolean
 LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE COST 10000 AS 'nameeq';
 
--- Ending has three steps, each a transaction of its own. The first takes the authority and can wait for nobody.
+-- Ending has three steps, each a transaction of its own. The first takes the authority and can wait for nobody, not for the disk either: from
+-- then on no session sees a row. The second waits for the disk, with all that was written before it, so an end that is confirmed outlives a crash.
 CREATE OR REPLACE FUNCTION remit.lease_stop(lease text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $remit$
 DECLARE login name := remit.role_of(lease);
 BEGIN
   DELETE FROM remit.scope s WHERE s.role = login;
+  SET LOCAL synchronous_commit = off;
 END $remit$;
 
 -- The second ends its sessions and lets nobody log in again. A session that changes its own role in an open transaction
@@ -174,7 +176,10 @@ DECLARE
 BEGIN
   FOR i IN 1..20 LOOP
     SELECT oid INTO id FROM pg_roles WHERE rolname = login;
-    IF NOT FOUND THEN RETURN; END IF;
+    IF NOT FOUND THEN
+      PERFORM pg_logical_emit_message(true, 'remit', ''); -- nothing else is written here that would wait
+      RETURN;
+    END IF;
     PERFORM pg_stat_clear_snapshot();
     PERFORM pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE usesysid = id;
     BEGIN
