@@ -225,7 +225,8 @@ func TestStatementWithoutLease(t *testing.T) {
 	}
 	for _, sql := range []string{
 		`CREATE ROLE verifier_source PASSWORD 'stolen'`,
-		fmt.Sprintf(`SELECT remit.lease_begin('%s', (SELECT rolpassword FROM pg_authid WHERE rolname = 'verifier_source'), 'transactions', now() + interval '5 minutes', '{555}', NULL, NULL, NULL)`, name),
+		fmt.Sprintf(`SELECT remit.lease_begin(jsonb_build_array(jsonb_build_object('lease', '%s', 'verifier', rolpassword, 'of_view', 'transactions',
+			'until', now() + interval '5 minutes', 'k1', ARRAY['555']))) FROM pg_authid WHERE rolname = 'verifier_source'`, name),
 		fmt.Sprintf(`ALTER ROLE remit_main1_%s PASSWORD 'stolen'`, name),
 	} {
 		if _, err := admin.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {

@@ -33,8 +33,8 @@ func (s *Story) WithoutLease(ctx context.Context, db *Database, password, view s
 	if err != nil {
 		return err
 	}
-	if _, err := c.Exec(ctx, "SELECT remit.lease_begin($1, $2, $3, now() + interval '5 minutes', $4, NULL, NULL, NULL)", name, verifier, view,
-		[]string{fmt.Sprint(value)}); err != nil {
+	if _, err := c.Exec(ctx, `SELECT remit.lease_begin(jsonb_build_array(jsonb_build_object('lease', $1::text, 'verifier', $2::text, 'of_view', $3::text,
+		'until', now() + interval '5 minutes', 'k1', $4::text[])))`, name, verifier, view, []string{fmt.Sprint(value)}); err != nil {
 		return fmt.Errorf("make a login: %w", err)
 	}
 	mark := s.Word("forged")

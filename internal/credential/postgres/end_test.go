@@ -5,6 +5,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -45,6 +46,18 @@ func TestMintIsNeverSentTooLate(t *testing.T) {
 	}
 	if left, err := d.standing(t.Context(), l); err != nil || len(left) > 0 {
 		t.Errorf("sent after its time: %v, %v", left, err)
+	}
+	d.cfg.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		time.Sleep(500 * time.Millisecond)
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	}
+	l.MintBefore = time.Now().Add(200 * time.Millisecond)
+	if _, err := d.remake().Mint(t.Context(), l); err == nil {
+		t.Error("minted after its time, over a connection that took longer")
+	}
+	time.Sleep(time.Second)
+	if left, err := d.standing(t.Context(), l); err != nil || len(left) > 0 {
+		t.Errorf("sent after its time, over a connection that took longer: %v, %v", left, err)
 	}
 }
 
@@ -461,6 +474,75 @@ func TestServerRestarts(t *testing.T) {
 	for _, l := range []remit.Lease{a, b} {
 		if err := d.driver.Revoke(t.Context(), l); err != nil {
 			t.Error(errorText(err))
+		}
+	}
+}
+
+// TestWhichCommitsWait: where every commit waits for a standby that is not there, leases are made, and sessions see nothing after a revocation, which
+// is not confirmed. Where agents may read at a standby, no lease is handed over either.
+func TestWhichCommitsWait(t *testing.T) {
+	for agents, waits := range map[string]bool{"": false, "127.0.0.1:1": true} {
+		d := newDatabase(t, func(c *postgres.Config) { c.Agents = agents })
+		exec(t, d.admin, "ALTER ROLE remit_"+d.cfg.Installation+"_broker SET synchronous_commit = on")
+		standby := func(sql string) {
+			t.Helper()
+			exec(t, d.admin, "ALTER SYSTEM "+sql)
+			exec(t, d.admin, "SELECT pg_reload_conf(), pg_sleep(0.2)")
+		}
+		in := func(f func(ctx context.Context) error) error {
+			ctx, cancel := context.WithTimeout(t.Context(), 800*time.Millisecond)
+			defer cancel()
+			return f(ctx)
+		}
+		l, roleless := lease("transactions"), lease("transactions")
+		d.mint(l)
+		exec(t, d.admin, "DROP ROLE "+d.mint(roleless).Fields["user"])
+		standby("SET synchronous_standby_names = 'nobody'")
+		if err := in(func(ctx context.Context) error { _, err := d.driver.Mint(ctx, lease("transactions")); return err }); (err != nil) != waits {
+			t.Errorf("agents %q: a mint: %v", agents, errorText(err))
+		}
+		if err := in(func(ctx context.Context) error { return d.driver.Revoke(ctx, roleless) }); err == nil {
+			t.Errorf("agents %q: an end was confirmed that a crash can undo, where the role was gone", agents)
+		}
+		d.stopsAtOnce(l)
+		standby("RESET synchronous_standby_names")
+		for _, l := range []remit.Lease{l, roleless} {
+			if err := d.driver.Revoke(t.Context(), l); err != nil {
+				t.Error(errorText(err))
+			}
+		}
+	}
+}
+
+// stopsAtOnce revokes where no commit returns: the authority is gone, and nothing is confirmed.
+func (d *database) stopsAtOnce(l remit.Lease) {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(d.t.Context(), 4*time.Second)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- d.driver.Revoke(ctx, l) }()
+	for {
+		left, err := d.standing(d.t.Context(), l)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		if !slices.ContainsFunc(left, func(s string) bool { return strings.HasPrefix(s, "scope ") }) {
+			break
+		}
+		if ctx.Err() != nil {
+			d.t.Error("the authority waits for the disk")
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	time.Sleep(300 * time.Millisecond)
+	select {
+	case err := <-ended:
+		d.t.Errorf("the end came back, with %v", errorText(err))
+	default:
+		cancel()
+		if err := <-ended; err == nil {
+			d.t.Error("an end was confirmed that a crash can undo")
 		}
 	}
 }

@@ -19,7 +19,8 @@ import (
 )
 
 // Mint implements credential.Driver: one call, one transaction, which makes the login and its row of scope, after the server has
-// seen that the view is as it was set up. The password is made here, and only its SCRAM verifier is sent.
+// seen that the view is as it was set up. Mints that come while others are under way share a call. The password is made here, and only its SCRAM
+// verifier is sent.
 func (d *Driver) Mint(ctx context.Context, l remit.Lease) (remit.Credential, error) {
 	s, err := d.plan(l)
 	if err != nil {
@@ -27,7 +28,7 @@ func (d *Driver) Mint(ctx context.Context, l remit.Lease) (remit.Credential, err
 	}
 	now := d.cfg.Now()
 	var cancel context.CancelFunc = func() {}
-	// The deadline also ends waiting for a connection and the repetition on a fresh one, so nothing is sent after MintBefore.
+	// The deadline also ends waiting for a turn, for a connection and the repetition on a fresh one, so nothing is sent after MintBefore.
 	//remit:guard S18 TestMintIsNeverSentTooLate
 	ctx, cancel = context.WithTimeout(ctx, min(d.cfg.Timeout, l.MintBefore.Sub(now), l.Expires.Sub(now)))
 	defer cancel()
@@ -35,24 +36,7 @@ func (d *Driver) Mint(ctx context.Context, l remit.Lease) (remit.Credential, err
 	if err != nil {
 		return remit.Credential{}, err
 	}
-	args := []any{short(l.ID), verifier, s.view.Name, l.Expires}
-	for i := range maxKeys {
-		var values []string // NULL
-		if i < len(s.keys) {
-			values = s.keys[i]
-		}
-		args = append(args, values)
-	}
-	var most any // NULL: all
-	if s.most > 0 {
-		most = s.most
-	}
-	args = append(args, s.masked, most)
-	err = d.mints.do(ctx, func(c *pgx.Conn) error {
-		_, err := c.Exec(ctx, "SELECT remit.lease_begin($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", args...)
-		return err
-	})
-	if err != nil {
+	if err := d.gather.do(ctx, newMint(ctx, s.wanted(&l, verifier))); err != nil {
 		return remit.Credential{}, unavailable("make the credential", l.ID, err)
 	}
 	return d.answer(l, &s, password), nil

@@ -78,6 +78,7 @@ type Driver struct {
 	ca            string // PEM
 	setup, digest string
 	mints, ends   *pool // ending never waits for minting
+	gather        gather
 }
 
 var (
@@ -91,7 +92,6 @@ var (
 const (
 	maxTTL     = time.Hour
 	clockSkew  = 2 * time.Second // how far the server's clock may be from ours: expiry is by the server's
-	mintConns  = 8
 	endConns   = 4
 	minSCRAM   = 1
 	maxSCRAM   = 1_000_000
@@ -135,7 +135,8 @@ func New(cfg Config) (*Driver, error) {
 	if d.setup, d.digest, err = cfg.makeSetup(cfg.Database); err != nil {
 		return nil, err
 	}
-	d.mints, d.ends = newPool(d.broker, mintConns), newPool(d.broker, endConns)
+	d.mints, d.ends = newPool(d.broker, maxFlights), newPool(d.broker, endConns)
+	d.gather.send = d.sendMints
 	return d, nil
 }
 

@@ -5,6 +5,7 @@ package postgres
 import (
 	_ "embed"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"text/template"
@@ -30,8 +31,9 @@ type setup struct {
 	StatementTimeout, IdleTimeout string
 	Views                         []setupView
 	Logged                        bool
-	KeyColumns                    []scopeColumn
-	Replicated                    bool // agents may read elsewhere: a lease's commit waits as the server's settings say
+	KeyColumns                    []scopeColumn // that the views need
+	NoColumns                     []string      // the other ones that there can be
+	Replicated                    bool          // agents may read elsewhere: a lease's commit waits as the server's settings say
 	Digest                        string
 	FunctionsQuery                string
 }
@@ -76,9 +78,17 @@ func (c *Config) makeSetup(database string) (text, digest string, err error) {
 		StatementTimeout: strconv.FormatInt(c.StatementTimeout.Milliseconds(), 10), IdleTimeout: strconv.FormatInt(c.StatementTimeout.Milliseconds(), 10),
 		FunctionsQuery: functionsQuery, Logged: c.Log != "", Replicated: c.Agents != "",
 	}
+	var needed []string
+	for i := range c.Views {
+		needed = append(needed, c.Views[i].keyColumns()...)
+	}
 	for n := range maxKeys {
 		for _, typ := range []string{"bigint", "numeric", "text", "uuid"} {
-			s.KeyColumns = append(s.KeyColumns, scopeColumn{keyColumn(n+1, typ), typ, n + 1})
+			if name := keyColumn(n+1, typ); slices.Contains(needed, name) {
+				s.KeyColumns = append(s.KeyColumns, scopeColumn{name, typ, n + 1})
+			} else {
+				s.NoColumns = append(s.NoColumns, name)
+			}
 		}
 	}
 	s.Roles = []string{s.Broker, s.Definer, s.Owner, s.Lease}

@@ -55,6 +55,9 @@ ALTER TABLE remit.scope ADD COLUMN IF NOT EXISTS masked text[]; -- columns that 
 ALTER TABLE remit.scope ADD COLUMN IF NOT EXISTS most bigint; -- rows that are seen; NULL: all
 {{range .KeyColumns}}ALTER TABLE remit.scope ADD COLUMN IF NOT EXISTS {{ident .Name}} {{.Type}}[];
 {{end -}}
+-- Columns that no view needs: each costs every statement a little.
+{{range .NoColumns}}ALTER TABLE remit.scope DROP COLUMN IF EXISTS {{ident .}};
+{{end -}}
 -- Of before keys had types: a lease of then sees nothing any more.
 ALTER TABLE remit.scope DROP COLUMN IF EXISTS key1, DROP COLUMN IF EXISTS key2, DROP COLUMN IF EXISTS key3, DROP COLUMN IF EXISTS key4;
 CREATE TABLE IF NOT EXISTS remit.declared (name name PRIMARY KEY, grp name NOT NULL, readonly boolean NOT NULL, fingerprint text);
@@ -106,38 +109,46 @@ BEGIN
   RETURN ({{literal .Prefix}} || lease)::name;
 END $remit$;
 
-DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[]); -- of before there were masks
-DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[], text[]); -- of before there were limits
-CREATE OR REPLACE FUNCTION remit.lease_begin(lease text, verifier text, of_view text, until timestamptz, k1 text[], k2 text[], k3 text[], k4 text[],
-  masks text[] DEFAULT NULL, most_rows bigint DEFAULT NULL)
-RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $remit$
+DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[]); -- of before there were masks,
+DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[], text[]); -- limits,
+DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[], text[], bigint); -- and several at once
+-- Makes all leases that are wanted, or none. A view is compared with how it was set up once for all of its leases.
+CREATE OR REPLACE FUNCTION remit.lease_begin(wanted jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $remit$
 DECLARE
-  login name := remit.role_of(lease);
+  w record;
   v remit.declared;
+  login name;
 BEGIN
-  IF verifier IS NULL OR verifier !~ '^SCRAM-SHA-256\$[1-9][0-9]{0,6}:[A-Za-z0-9+/]{22,}={0,2}\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=$' THEN
-    RAISE EXCEPTION 'not a SCRAM verifier' USING ERRCODE = 'invalid_parameter_value';
-  END IF;
-  IF until IS NULL OR until <= clock_timestamp() OR until > clock_timestamp() + interval '61 minutes' THEN
-    RAISE EXCEPTION 'a lease ends within the hour' USING ERRCODE = 'invalid_parameter_value';
-  END IF;
-  SELECT * INTO v FROM remit.declared d WHERE d.name = of_view;
-  IF v.name IS NULL OR v.fingerprint IS NULL OR remit.fingerprint(v.name) IS DISTINCT FROM v.fingerprint THEN
-    RAISE EXCEPTION 'view remit.%, or what holds it at its table, is missing, or is not as it was set up', of_view USING ERRCODE = 'object_not_in_prerequisite_state';
-  END IF;
-  EXECUTE format('CREATE ROLE %I LOGIN PASSWORD %L VALID UNTIL %L CONNECTION LIMIT {{.Connections}} IN ROLE %I', login, verifier, until, v.grp);
-  EXECUTE format('ALTER ROLE %I SET statement_timeout = {{.StatementTimeout}}', login);
-  EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = {{.IdleTimeout}}', login);
-  EXECUTE format('ALTER ROLE %I SET search_path = pg_catalog, %I', login, coalesce(v.at_schema, 'remit'));
-{{if .Logged}}  EXECUTE format('ALTER ROLE %I SET log_min_duration_statement = 0', login);
-{{end}}  IF v.readonly THEN EXECUTE format('ALTER ROLE %I SET default_transaction_read_only = on', login); END IF;
-  INSERT INTO remit.scope (role, at_view, expires, masked, most{{range .KeyColumns}}, {{ident .Name}}{{end}})
-    VALUES (login, v.name, until, masks, most_rows
+  FOR w IN SELECT * FROM jsonb_to_recordset(wanted) AS x(lease text, verifier text, of_view text, until timestamptz, k1 text[], k2 text[], k3 text[], k4 text[],
+      masks text[], most_rows bigint) ORDER BY x.of_view LOOP
+    login := remit.role_of(w.lease);
+    IF w.verifier IS NULL OR w.verifier !~ '^SCRAM-SHA-256\$[1-9][0-9]{0,6}:[A-Za-z0-9+/]{22,}={0,2}\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=$' THEN
+      RAISE EXCEPTION 'not a SCRAM verifier' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF w.until IS NULL OR w.until <= clock_timestamp() OR w.until > clock_timestamp() + interval '61 minutes' THEN
+      RAISE EXCEPTION 'a lease ends within the hour' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF (v.name = w.of_view) IS NOT TRUE THEN
+      SELECT * INTO v FROM remit.declared d WHERE d.name = w.of_view;
+      IF v.name IS NULL OR v.fingerprint IS NULL OR remit.fingerprint(v.name) IS DISTINCT FROM v.fingerprint THEN
+        RAISE EXCEPTION 'view remit.%, or what holds it at its table, is missing, or is not as it was set up', w.of_view USING ERRCODE = 'object_not_in_prerequisite_state';
+      END IF;
+    END IF;
+    EXECUTE format('CREATE ROLE %1$I LOGIN PASSWORD %2$L VALID UNTIL %3$L CONNECTION LIMIT {{.Connections}} IN ROLE %4$I;
+      ALTER ROLE %1$I SET statement_timeout = {{.StatementTimeout}};
+      ALTER ROLE %1$I SET idle_in_transaction_session_timeout = {{.IdleTimeout}};
+      ALTER ROLE %1$I SET search_path = pg_catalog, %5$I{{if .Logged}};
+      ALTER ROLE %1$I SET log_min_duration_statement = 0{{end}}', login, w.verifier, w.until, v.grp, coalesce(v.at_schema, 'remit'));
+    IF v.readonly THEN EXECUTE format('ALTER ROLE %I SET default_transaction_read_only = on', login); END IF;
+    INSERT INTO remit.scope (role, at_view, expires, masked, most{{range .KeyColumns}}, {{ident .Name}}{{end}})
+      VALUES (login, v.name, w.until, w.masks, w.most_rows
 {{- range .KeyColumns}},
-      CASE WHEN v.key_columns[{{.Key}}] = {{literal .Name}} THEN k{{.Key}}::{{.Type}}[] END{{end}});
+        CASE WHEN v.key_columns[{{.Key}}] = {{literal .Name}} THEN w.k{{.Key}}::{{.Type}}[] END{{end}});
+  END LOOP;
 {{if not .Replicated}}  -- Nothing rests on a new lease that this server forgets when it crashes: Remit has it on record, and its login and its row of scope go
   -- together. So its commit waits for no disk. What ends a lease does.
- 
+  SET LOCAL synchronous_commit = off;
 {{end}}END $remit$;
 
 -- Equality of two names, which the planner takes to be expensive: then it finds a lease's row by its key, also in the plan that a session
@@ -145,12 +156,14 @@ BEGIN
 CREATE OR REPLACE FUNCTION remit.same(name, name) RETURNS boolean
 LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE COST 10000 AS 'nameeq';
 
--- Ending has three steps, each a transaction of its own. The first takes the authority and can wait for nobody.
+-- Ending has three steps, each a transaction of its own. The first takes the authority and can wait for nobody, not for the disk either: from
+-- then on no session sees a row. The second waits for the disk, with all that was written before it, so an end that is confirmed outlives a crash.
 CREATE OR REPLACE FUNCTION remit.lease_stop(lease text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $remit$
 DECLARE login name := remit.role_of(lease);
 BEGIN
   DELETE FROM remit.scope s WHERE s.role = login;
+  SET LOCAL synchronous_commit = off;
 END $remit$;
 
 -- The second ends its sessions and lets nobody log in again. A session that changes its own role in an open transaction
@@ -163,7 +176,10 @@ DECLARE
 BEGIN
   FOR i IN 1..20 LOOP
     SELECT oid INTO id FROM pg_roles WHERE rolname = login;
-    IF NOT FOUND THEN RETURN; END IF;
+    IF NOT FOUND THEN
+      PERFORM pg_logical_emit_message(true, 'remit', ''); -- nothing else is written here that would wait
+      RETURN;
+    END IF;
     PERFORM pg_stat_clear_snapshot();
     PERFORM pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE usesysid = id;
     BEGIN
@@ -210,7 +226,8 @@ BEGIN
     EXECUTE format('ALTER FUNCTION %s OWNER TO {{ident .Definer}}; REVOKE ALL ON FUNCTION %s FROM PUBLIC; GRANT EXECUTE ON FUNCTION %s TO {{ident .Broker}}', f, f, f);
   END LOOP;
 END $remit$;
-GRANT EXECUTE ON FUNCTION remit.same(name, name) TO {{ident .Lease}}; -- a view calls it with its reader's rights
+-- A view calls it with its reader's rights. It tells nobody anything; a right of everybody's is found faster than one by membership, at every statement.
+GRANT EXECUTE ON FUNCTION remit.same(name, name) TO PUBLIC;
 
 -- 5. The views. Each shows the rows of the caller's lease until it ends, by the clock at every row: also to an open cursor. Those that are
 -- read join the lease's row, which costs a statement the least; those that are written must be of one table. The CASE is true of every row

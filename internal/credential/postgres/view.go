@@ -197,7 +197,9 @@ func (v *View) groupGrants(group string) []string {
 	if v.RowSecurity {
 		out = append(out, "USAGE ON SCHEMA "+quoteIdent(v.schema())+" TO "+quoteIdent(group), "SELECT ON remit.mine TO "+quoteIdent(group))
 	}
-	if v.Action == "select" {
+	if v.Action == "select" && !v.RowSecurity {
+		out = append(out, "SELECT"+on) // the view has no other columns, and a right on the whole is found faster at every statement
+	} else if v.Action == "select" {
 		out = append(out, "SELECT ("+quoteIdents(v.Columns)+")"+on)
 	} else if len(v.Reads) > 0 {
 		out = append(out, "SELECT ("+quoteIdents(v.Reads)+")"+on)
