@@ -234,11 +234,17 @@ func lateCreate(ctx context.Context, v Live) error {
 		return fmt.Errorf("revoke: %w", err)
 	}
 	arrived()
-	listed, err := lister.List(ctx)
+	var left []string
+	_ = settle(ctx, func() error { // what arrived may take its time to come to be, and need not
+		if left, err = v.Standing(ctx, l); err == nil && len(left) == 0 {
+			return errors.New("nothing yet")
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	left, err := v.Standing(ctx, l)
+	listed, err := lister.List(ctx)
 	if err != nil {
 		return err
 	}

@@ -150,7 +150,11 @@ func (d *Driver) sendMints(with []*mint) {
 
 // sendTogether makes all leases or none, if its error is the server's, and returns those that it sent. One that gives up takes no other with it.
 func (d *Driver) sendTogether(sent []*mint) ([]*mint, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(sent[0].ctx), d.cfg.Timeout)
+	ctx := sent[0].ctx // of one alone it is its own time
+	if len(sent) > 1 {
+		ctx = context.WithoutCancel(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer cancel()
 	err := d.mints.do(ctx, func(c *pgx.Conn) error {
 		sent = inTime(sent) // again on a fresh connection
