@@ -2,7 +2,10 @@
 
 package behaviour
 
-import "math"
+import (
+	"math"
+	"sync"
+)
 
 // counts are numbers under hashed keys that halve with time, in bounded memory: buckets of eight places. In a full table the smallest
 // of a bucket makes way, so that what came once gives way before what comes every day. A stranger that looks like a known key is one
@@ -26,20 +29,22 @@ const (
 )
 
 // faded is what is left of one after so many hours; after 24 half lives nothing is.
-var faded = func() (of [24 * halfLife]float64) {
+var faded = sync.OnceValue(func() *[24 * halfLife]float64 {
+	var of [24 * halfLife]float64
 	for h := range of {
 		of[h] = math.Exp2(-float64(h) / halfLife)
 	}
 	of[len(of)-1] = 0
-	return of
-}()
+	return &of
+})
 
 // left is what is left of one of the bucket's counts.
 func (b *bucket) left(hour uint32) float64 {
 	if hour <= b.hour {
 		return 1
 	}
-	return faded[min(int(hour-b.hour), len(faded)-1)]
+	of := faded()
+	return of[min(int(hour-b.hour), len(of)-1)]
 }
 
 // age brings the bucket to an hour, and forgets what is worth nothing by then.

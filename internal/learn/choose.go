@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"remit"
 )
@@ -30,9 +31,9 @@ const (
 
 var (
 	errMany  = errors.New("more values than can be listed, which nothing explains: make it a run parameter, or bind it by from: in the bound")
-	proseIs  = regexp.MustCompile(`^(?:` + prose + `)$`)
-	textIs   = regexp.MustCompile(`^(?:(?s:.*))$`)
-	datesAre = regexp.MustCompile(`^(?:` + dates + `)$`)
+	proseIs  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:` + prose + `)$`) })
+	textIs   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:(?s:.*))$`) })
+	datesAre = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:` + dates + `)$`) })
 )
 
 // narrowed returns the condition for what was seen in acts of so many runs; stands is false where the argument was never there. Where
@@ -184,13 +185,13 @@ func (s *seen) wider(optional bool) (remit.Predicate, bool) {
 	case s.numbers == s.total && one:
 		return remit.Predicate{Kind: remit.PredicateRange, Min: &s.least, Max: &s.greatest}, true
 	case s.dates == s.total && one:
-		return pattern(datesAre)
+		return pattern(datesAre())
 	case s.isDates() && one:
 		return pattern(s.datesOrWords())
 	case s.isProse() && s.hosts == 0 && s.total >= hostless:
-		return pattern(proseIs)
+		return pattern(proseIs())
 	case s.isProse():
-		return pattern(textIs)
+		return pattern(textIs())
 	}
 	return remit.Predicate{}, false
 }
@@ -202,7 +203,7 @@ func (s *seen) isProse() bool { return s.strings == s.total && proseShare*s.pros
 func (s *seen) isDates() bool {
 	words := 0
 	for _, v := range s.values {
-		if !date.MatchString(v.v.Text()) {
+		if !date().MatchString(v.v.Text()) {
 			words++
 		}
 		if v.v.IsNull() || len(v.v.Text()) > maxWord {
@@ -216,7 +217,7 @@ func (s *seen) isDates() bool {
 func (s *seen) datesOrWords() *regexp.Regexp {
 	out := dates
 	for _, v := range s.sorted() {
-		if !date.MatchString(v.v.Text()) {
+		if !date().MatchString(v.v.Text()) {
 			out += "|" + regexp.QuoteMeta(v.v.Text())
 		}
 	}
@@ -345,10 +346,10 @@ func literals(values []*value) (out []element) {
 	return out
 }
 
-var link = regexp.MustCompile(`^(?:https?://|www\.)[^\s@]+$`)
+var link = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:https?://|www\.)[^\s@]+$`) })
 
 func spellings(v remit.Value) []remit.Value {
-	if v.Kind() != remit.String || !link.MatchString(v.Text()) {
+	if v.Kind() != remit.String || !link().MatchString(v.Text()) {
 		return []remit.Value{v}
 	}
 	bare := strings.TrimPrefix(strings.TrimPrefix(v.Text(), "https://"), "http://")

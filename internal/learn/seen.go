@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"remit"
 )
@@ -113,8 +114,10 @@ func (s *seen) addObject(v remit.Value, o origin) error {
 }
 
 var (
-	date  = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?Z?)?$`)
-	plain = regexp.MustCompile(`^` + prose + `$`)
+	date = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?Z?)?$`)
+	})
+	plain = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^` + prose + `$`) })
 )
 
 func (s *seen) single(v remit.Value, o origin) {
@@ -145,12 +148,12 @@ func (s *seen) single(v remit.Value, o origin) {
 func (s *seen) text(t string) {
 	s.strings++
 	switch {
-	case date.MatchString(t):
+	case date().MatchString(t):
 		s.dates++
 	case len(strings.Fields(t)) >= proseWords:
 		s.prose++
 	}
-	if !plain.MatchString(t) {
+	if !plain().MatchString(t) {
 		s.hosts++
 	}
 }

@@ -45,8 +45,8 @@ type SequencerConfig struct {
 }
 
 const (
-	gather     = 20 * time.Millisecond // between looking for entries that do not fill a bundle
-	breath     = time.Millisecond      // after each full bundle, so that a backlog is no burden to who appends
+	gather     = 20 * time.Millisecond  // between looking for entries that do not fill a bundle
+	breath     = 250 * time.Microsecond // after each full bundle, so that a backlog is no burden to who appends
 	retryAfter = time.Second
 	stopWithin = 10 * time.Second // what waits is sequenced for so long after the end
 )

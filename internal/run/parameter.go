@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -32,7 +33,9 @@ type Verified struct {
 const maxParameterBytes = 4096
 
 // dnsName is a DNS-1123 subdomain, which is what Kubernetes and most targets accept as a name.
-var dnsName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
+var dnsName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
+})
 
 // parameters checks that exactly the declared ones are there, each of its type and from its source.
 func parameters(w *remit.Workflow, starter remit.Name, in Input) (map[string]remit.Value, map[string]string, error) {
@@ -184,7 +187,7 @@ func typed(p *remit.Parameter, raw string) (remit.Value, error) {
 	switch p.Type {
 	case "name":
 		//remit:guard S9 TestParameter
-		if len(raw) > 253 || !dnsName.MatchString(raw) {
+		if len(raw) > 253 || !dnsName().MatchString(raw) {
 			return remit.Value{}, invalid(p.Name, "%.80q is not a name", "write lower-case letters, digits, hyphens and dots", raw)
 		}
 		return text(raw), nil

@@ -91,8 +91,8 @@ func NewTokens(cfg TokenConfig) (*Tokens, error) {
 }
 
 var (
-	thumbprintPattern = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
-	launchPattern     = regexp.MustCompile(`^lnch-[a-z2-7]{26}$`)
+	thumbprintPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`) })
+	launchPattern     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^lnch-[a-z2-7]{26}$`) })
 )
 
 // Issue returns a token for a live run, which ends with the run. Whoever asks must have checked that the holder's agent is
@@ -102,8 +102,8 @@ func (t *Tokens) Issue(r *remit.Run, holder remit.Holder, agent spiffeid.ID, at 
 	if !r.Live(at) {
 		return remit.Secret{}, conflict("run %s is not live", "start another", r.ID)
 	}
-	byThumbprint := thumbprintPattern.MatchString(holder.Thumbprint) && holder.Launch == ""
-	byLaunch := launchPattern.MatchString(string(holder.Launch)) && holder.Thumbprint == ""
+	byThumbprint := thumbprintPattern().MatchString(holder.Thumbprint) && holder.Launch == ""
+	byLaunch := launchPattern().MatchString(string(holder.Launch)) && holder.Thumbprint == ""
 	//remit:guard S10 TestIssueRefuses
 	if agent.IsZero() || !byThumbprint && !byLaunch {
 		return remit.Secret{}, &remit.Error{Code: remit.CodeInvalid, Msg: "a run token needs an agent and one holder",

@@ -22,12 +22,13 @@ type committed struct {
 	refs  []ref
 }
 
-// keeper makes batches durable, in order, while the writer is at the next. There is never more than one with it.
+// keeper makes batches durable, in order, while the writer is at the next. There is never more than one that is not, and whoever has it
+// owns idle's token.
 type keeper struct {
 	log     *os.File // SQLite's log of pages
 	batches chan *committed
-	idle    chan struct{} // capacity 1: full when it has no batch; only the writer takes from it
-	count   uint64        // owned by the keeper: durable batches of this process
+	idle    chan struct{} // capacity 1: full when every batch is durable; only the writer takes from it
+	count   uint64        // owned as the token is: durable batches of this process
 
 	mu     sync.Mutex // guards failed
 	failed error      // the disk did not keep a batch: nothing more is written
@@ -52,9 +53,16 @@ func openLog(conn *sqlite.Conn, path string) (*os.File, error) {
 	return log, err
 }
 
-// take is for the writer: it gives the keeper a batch, when that has told of the one before.
-func (k *keeper) take(c *committed) {
+// keepOrPass is for the writer, when the keeper has told of the batch before: it gives it this one, or, where so few commit that nothing
+// will be begun meanwhile, makes it durable itself. Passing it on costs two hand-overs, each of which may have to wake a thread.
+func (s *Store) keepOrPass(c *committed) {
+	k := &s.keeping
 	<-k.idle
+	if len(c.ready) < worthwhile && s.queue.waiting() < worthwhile {
+		s.keep(c)
+		k.idle <- struct{}{}
+		return
+	}
 	k.batches <- c
 }
 

@@ -66,13 +66,20 @@ func TestDiskThatLosesWrites(t *testing.T) {
 
 // S11: a change meets the state as a batch leaves it that is committed and neither durable nor visible.
 func TestBatchesBuildOnEachOther(t *testing.T) {
+	signing, gathered := make(chan struct{}), make(chan struct{})
 	entered, release := make(chan struct{}), make(chan struct{})
 	s, err := Open(Config{Path: t.TempDir() + "/db", OnCommit: func(n uint64) {
 		if n == 2 {
 			close(entered)
 			<-release
 		}
-	}, Sign: func(_, _ uint64, _ [32]byte) (string, []byte, error) { return "k", make([]byte, 64), nil }})
+	}, Sign: func(first, _ uint64, _ [32]byte) (string, []byte, error) {
+		if first == 1 { // the batch is not passed on before enough waits behind it
+			close(signing)
+			<-gathered
+		}
+		return "k", make([]byte, 64), nil
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,20 +88,29 @@ func TestBatchesBuildOnEachOther(t *testing.T) {
 	if _, err := s.Commit(t.Context(), remit.Change{Rows: []remit.Row{run}}); err != nil {
 		t.Fatal(err)
 	}
-	once := remit.Change{Rows: []remit.Row{run}, Require: []remit.Precondition{{Key: run.EpochKey(), Epoch: 1}}}
 	event := remit.Change{Events: []remit.Event{{Kind: remit.EventDecision, Data: []byte("{}")}}}
+	once := remit.Change{Rows: []remit.Row{run}, Events: event.Events, Require: []remit.Precondition{{Key: run.EpochKey(), Epoch: 1}}}
 	first, others := make(chan error, 1), make(chan error, worthwhile)
 	go func() { _, err := s.Commit(t.Context(), once); first <- err }()
-	<-entered
+	<-signing
 	go func() { _, err := s.Commit(t.Context(), once); others <- err }()
 	for range worthwhile - 1 {
 		go func() { _, err := s.Commit(t.Context(), event); others <- err }()
 	}
-	for end := time.Now().Add(20 * time.Second); s.queue.waiting() > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			close(release)
-			t.Fatal("the writer waits for the disk though enough changes wait for it")
+	queued := func(want bool) bool {
+		for end := time.Now().Add(20 * time.Second); (s.queue.waiting() == worthwhile) != want; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				return false
+			}
 		}
+		return true
+	}
+	gatheredAll := queued(true)
+	close(gathered)
+	<-entered
+	taken := queued(false)
+	if !gatheredAll || !taken {
+		t.Error("the writer waits for the disk though enough changes wait for it")
 	}
 	if s.Epoch(run.EpochKey()) != 1 || s.LastSeq() != 0 {
 		t.Error("what is not durable is shown")
@@ -108,7 +124,7 @@ func TestBatchesBuildOnEachOther(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := <-first; err != nil || conflicts != 1 || s.LastSeq() != worthwhile-1 || s.Epoch(run.EpochKey()) != 2 {
+	if err := <-first; err != nil || conflicts != 1 || s.LastSeq() != worthwhile || s.Epoch(run.EpochKey()) != 2 {
 		t.Errorf("%v, %d conflicts, last event %d, epoch %d", err, conflicts, s.LastSeq(), s.Epoch(run.EpochKey()))
 	}
 }

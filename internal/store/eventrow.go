@@ -27,7 +27,7 @@ const (
 const (
 	leafPrefix = 0    // of an entry in a batch's text, RFC 6962 section 2.1
 	entryEnd   = 0    // between entries of a row; no JSON has it
-	rowBytes   = 7000 // entries share a row up to here: most of what a row costs is not its bytes, and one of them is read with all
+	rowBytes   = 8100 // entries share a row up to here, two pages: most of what a row costs is not its bytes, and one of them is read with all
 )
 
 // eventRow is a row of events: entries of one batch that follow each other, under the number of the last. What is stored beside them

@@ -4,8 +4,8 @@
 // follows every durable write. The only write is Commit; rows and the events that describe them become durable together.
 //
 // One writer goroutine, started by Open and awaited by Close, owns the writing connection and groups what waits into one
-// transaction; a second one, the keeper, makes each transaction durable with one sync of the disk and then tells of it; a third
-// copies the write-ahead log into the database so that the writer does not stall. Reads on the hot path (Run, Posture, Lease, epochs) touch memory only.
+// transaction. Each is made durable with one sync of the disk and then told of: by the writer itself, or, where enough waits to begin the
+// next meanwhile, by a second goroutine, the keeper. A third copies the write-ahead log into the database so that the writer does not stall. Reads on the hot path (Run, Posture, Lease, epochs) touch memory only.
 //
 // The store never calls out, never keeps a credential, and never changes an event's bytes once they are written.
 package store
@@ -42,7 +42,7 @@ type Config struct {
 	Queue int
 	// MaxBytes bounds the database file; writing beyond it fails as on a full disk. 0 is no bound.
 	MaxBytes int64
-	// OnCommit is called by the keeper when the n-th batch of this process, counted from 1, is durable and nobody has learned
+	// OnCommit is called, once at a time, when the n-th batch of this process, counted from 1, is durable and nobody has learned
 	// of it. It is for tests of crashes; nil is nothing.
 	OnCommit func(n uint64)
 }

@@ -38,8 +38,9 @@ func (t *eventTail) add(tree *batchTree, text []byte, ends []int) {
 	old := 0
 	for ; t.bytes > maxTailBytes && old < len(t.batches)-1; old++ {
 		t.bytes -= len(t.batches[old].text)
+		t.batches[old] = tailBatch{}
 	}
-	t.batches = slices.Delete(t.batches, 0, old)
+	t.batches = t.batches[old:] // append moves them when it has to, and not at every batch
 }
 
 // entries returns what Store.Entries does, if all of it is here.
@@ -51,7 +52,7 @@ func (t *eventTail) entries(after uint64, limit int) (out []remit.Entry, ok bool
 		return nil, false
 	}
 	i := sort.Search(len(batches), func(i int) bool { return batches[i].first > after+1 }) - 1
-	batches = slices.Clone(batches[i:])
+	batches = slices.Clone(batches[i:min(i+limit, len(batches))]) // each has one entry at least
 	t.mu.RUnlock()
 	for _, b := range batches {
 		start := 0

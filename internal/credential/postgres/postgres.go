@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -99,8 +100,8 @@ const (
 )
 
 var (
-	installationPattern = regexp.MustCompile(`^[a-z0-9]{1,12}$`)
-	databasePattern     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$-]{0,62}$`)
+	installationPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]{1,12}$`) })
+	databasePattern     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$-]{0,62}$`) })
 )
 
 func invalid(hint, format string, args ...any) error {
@@ -160,9 +161,9 @@ func (c *Config) complete() error {
 	}
 	switch {
 	//remit:guard S17 TestInjectionThroughTheFile
-	case !installationPattern.MatchString(c.Installation):
+	case !installationPattern().MatchString(c.Installation):
 		return invalid("write 1 to 12 characters a-z and 0-9", "installation %.40q", c.Installation)
-	case !databasePattern.MatchString(c.Database):
+	case !databasePattern().MatchString(c.Database):
 		return invalid("name the database", "database %.80q", c.Database)
 	case c.Connections < 1 || c.Connections > 100:
 		return invalid("write 1 to 100", "connections %d", c.Connections)

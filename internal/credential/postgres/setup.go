@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"text/template"
 
 	"remit"
@@ -58,9 +59,11 @@ type setupView struct {
 	Relation, Base                       string // what holders name, and the table
 }
 
-var setupTemplate = template.Must(template.New("setup").Funcs(template.FuncMap{
-	"ident": quoteIdent, "idents": quoteIdents, "literal": quoteLiteral, "literals": quoteLiterals,
-}).Parse(setupText))
+var setupTemplate = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("setup").Funcs(template.FuncMap{
+		"ident": quoteIdent, "idents": quoteIdents, "literal": quoteLiteral, "literals": quoteLiterals,
+	}).Parse(setupText))
+})
 
 // Setup returns the SQL that an administrator runs in the database: roles, schema, functions and views.
 func (d *Driver) Setup() string { return d.setup }
@@ -103,7 +106,7 @@ func (c *Config) makeSetup(database string) (text, digest string, err error) {
 	}
 	fill := func() string {
 		var b strings.Builder
-		if err = setupTemplate.Execute(&b, s); err != nil {
+		if err = setupTemplate().Execute(&b, s); err != nil {
 			err = fmt.Errorf("write the set-up: %w", err)
 		}
 		return b.String()

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // View is one shape of permission: what is done to which columns of one table, and which columns say whose rows are meant.
@@ -53,8 +54,8 @@ var keyTypes = map[string][]string{
 }
 
 var (
-	viewPattern  = regexp.MustCompile(`^[a-z][a-z0-9_]{0,39}$`)
-	identPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]{0,62}$`)
+	viewPattern  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9_]{0,39}$`) })
+	identPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]{0,62}$`) })
 )
 
 // action is the view's action as permissions name it.
@@ -112,11 +113,11 @@ func (v *View) complete() error {
 	}
 	schema, table, ok := strings.Cut(v.Table, ".")
 	//remit:guard S17 TestInjectionThroughTheFile
-	if !viewPattern.MatchString(v.Name) || slices.Contains([]string{"scope", "declared", "installed", "mine"}, v.Name) {
+	if !viewPattern().MatchString(v.Name) || slices.Contains([]string{"scope", "declared", "installed", "mine"}, v.Name) {
 		return invalid("write a-z, 0-9 and _; scope, declared, installed and mine are Remit's own", "view name %.60q", v.Name)
 	}
 	//remit:guard S17 TestInjectionThroughTheFile
-	if !ok || !identPattern.MatchString(schema) || !identPattern.MatchString(table) || schema == "remit" || strings.HasPrefix(schema, "pg_") || schema == "information_schema" {
+	if !ok || !identPattern().MatchString(schema) || !identPattern().MatchString(table) || schema == "remit" || strings.HasPrefix(schema, "pg_") || schema == "information_schema" {
 		return invalid("write SCHEMA.TABLE, a table of yours", "view %s: table %.150q", v.Name, v.Table)
 	}
 	if !slices.Contains([]string{"select", "insert", "update", "delete"}, v.Action) {
@@ -124,7 +125,7 @@ func (v *View) complete() error {
 	}
 	for _, c := range slices.Concat(v.Columns, v.Reads, v.keys(), v.limits()) {
 		//remit:guard S17 TestInjectionThroughTheFile
-		if !identPattern.MatchString(c) {
+		if !identPattern().MatchString(c) {
 			return invalid("write names of letters, digits, _ and $", "view %s: column %.80q", v.Name, c)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"remit"
 )
@@ -63,7 +64,7 @@ var methods = map[string]method{
 }
 
 // toolName is a tool's name without its kind, as it stands in addresses and in front of its server's tools.
-var toolName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+var toolName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`) })
 
 // separator stands between a server and its tool where many servers are behind one address; no server's name holds it.
 const separator = "__"
@@ -229,7 +230,7 @@ func (m *meta) member(d *remit.Decoder, name string) (err error) {
 }
 
 // traceparent is version 00 of W3C Trace Context. Its companion tracestate is free text, and does not go upstream.
-var traceparent = regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
+var traceparent = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`) })
 
 var levels = []string{"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"}
 
@@ -241,7 +242,7 @@ func (a *asked) settle() *rpcError {
 		return invalid("_meta: clientCapabilities is an object")
 	}
 	//remit:guard S29 TestNothingUndecidedGoesUpstream
-	if a.meta.traceparent != "" && !traceparent.MatchString(a.meta.traceparent) {
+	if a.meta.traceparent != "" && !traceparent().MatchString(a.meta.traceparent) {
 		return invalid("_meta: traceparent is none of W3C Trace Context")
 	}
 	for _, l := range []string{a.meta.logLevel, a.level} {
@@ -299,7 +300,7 @@ func (a *asked) settleCall() *rpcError {
 		if !cut {
 			tool = server
 		}
-		if !toolName.MatchString(server) || tool == "" || cut && tool == server {
+		if !toolName().MatchString(server) || tool == "" || cut && tool == server {
 			server, tool = a.name, a.name // of no server; the line denies it under the name that it came with
 		}
 		a.server, a.name = server, tool

@@ -237,7 +237,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	} else if rest != "" {
-		if tool, _ = strings.CutPrefix(rest, "/"); !toolName.MatchString(tool) {
+		if tool, _ = strings.CutPrefix(rest, "/"); !toolName().MatchString(tool) {
 			http.NotFound(w, r)
 			return
 		}

@@ -19,6 +19,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -233,7 +234,9 @@ type line struct {
 	Application string `json:"application_name"`
 }
 
-var ended = regexp.MustCompile(`(?s)^duration: ([0-9.]+) ms  (?:statement|execute [^:]*|fastpath function call): ?(.*)$`)
+var ended = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?s)^duration: ([0-9.]+) ms  (?:statement|execute [^:]*|fastpath function call): ?(.*)$`)
+})
 
 // act turns a line into an outcome; ok is false for lines that are not about a statement of a lease's role: other roles, parsing and
 // binding, which say nothing was done, and refused logins, which are no evidence against anybody (S36).
@@ -249,7 +252,7 @@ func (g *Log) act(text []byte) (act remit.Outcome, ok bool) {
 	}
 	act = remit.Outcome{At: g.when(l.Timestamp), Target: g.cfg.Target, Source: "postgres-log", Resource: "database " + cut(l.Database),
 		SourceID: cut(fmt.Sprintf("%s/%d", l.Session, l.Number)), Credential: l.User}
-	done := ended.FindStringSubmatch(l.Message)
+	done := ended().FindStringSubmatch(l.Message)
 	statement := l.Statement
 	switch {
 	case l.Severity == "LOG" && done != nil:
