@@ -66,8 +66,9 @@ var mayImport = map[string][]string{
 	"internal/gateway/gatewaytest":       {""},
 	"internal/sandbox":                   {""},
 	"internal/sandbox/cgroup":            {"", "internal/sandbox"},
-	"internal/sandbox/gvisor":            {"", "internal/sandbox", "internal/sandbox/cgroup", "internal/sandbox/gvisor/trace"},
+	"internal/sandbox/gvisor":            {"", "internal/sandbox", "internal/sandbox/cgroup", "internal/sandbox/gvisor/trace", "internal/sandbox/gvisor/unmount"},
 	"internal/sandbox/gvisor/trace":      {"internal/sandbox"},
+	"internal/sandbox/gvisor/unmount":    {},
 	"internal/sandbox/process":           {"", "internal/sandbox", "internal/sandbox/cgroup"},
 	"internal/sandbox/firecracker":       {"", "internal/sandbox", "internal/sandbox/cgroup"},
 	"internal/sandbox/shim":              nil,
@@ -147,8 +148,10 @@ var big = map[string]string{}
 
 // early names the files that may have an init, with the reason.
 var early = map[string]string{
-	"remit/internal/sandbox/gvisor/early_linux.go":  "a part of a sandbox starts before the packages that it does not need",
-	"remit/internal/sandbox/process/early_linux.go": "likewise",
+	"remit/internal/sandbox/gvisor/early_linux.go":           "a part of a sandbox starts before the packages that it does not need",
+	"remit/internal/sandbox/process/early_linux.go":          "likewise",
+	"remit/internal/sandbox/shim/early.go":                   "likewise",
+	"remit/internal/sandbox/gvisor/unmount/unmount_linux.go": "likewise",
 }
 
 type goPackage struct {

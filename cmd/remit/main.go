@@ -10,14 +10,13 @@ import (
 	"remit/internal/cli"
 	"remit/internal/sandbox"
 	"remit/internal/sandbox/firecracker"
-	"remit/internal/sandbox/shim"
+	_ "remit/internal/sandbox/shim"
 )
 
 func main() {
-	// First of all: this program is also the parts of a sandbox, under other names. Those of gVisor and of the process tier did not
-	// come so far (their packages' init).
+	// First of all: this program is also the parts of a sandbox, under other names. Those of gVisor and of the process tier, and the
+	// shim, did not come so far (their packages' init).
 	firecracker.Dispatch()
-	shim.Dispatch()
 	if sandbox.Hello(os.Args, os.Stdout) {
 		return
 	}

@@ -78,6 +78,7 @@ func (b *bench) sandboxes(ctx context.Context) error {
 func (b *bench) firstOutput(ctx context.Context, d sandbox.Driver, s sandbox.Spec, ask string) (cold, warm float64, err error) {
 	var colds, warms []float64
 	for range 4 * b.rounds {
+		time.Sleep(250 * time.Millisecond) // a driver starts one process ahead
 		s.ID = remit.NewSandboxID()
 		begun := time.Now()
 		i, err := d.Prepare(ctx, s)
@@ -128,6 +129,7 @@ func (b *bench) pythonServer(ctx context.Context, d sandbox.Driver) error {
 		}
 		trips = append(trips, float64(time.Since(begun).Microseconds()))
 	}
+	time.Sleep(2 * time.Second) // idle
 	u, err := i.Usage()
 	if err != nil {
 		return err

@@ -3,8 +3,8 @@
 package gvisor
 
 import (
-	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -20,14 +20,11 @@ import (
 
 // The names under which this program is one of gVisor's.
 const (
-	runscName     = "runsc"                   // and runsc-gofer, runsc-sandbox
+	runscName     = "runsc"                   // a maker; and runsc-gofer, runsc-sandbox
 	prewarmerName = "gvisor-sentry-prewarmer" // gVisor starts its kernel through it, in a folder of ours
 	sentryName    = "gvisor_sentry"
 	umountName    = "/proc/self/exe" // how a gofer starts the child that unmounts for it; nothing of ours is started so
 )
-
-// joinVariable names the files by which the process that makes a sandbox joins its control groups, before anything else.
-const joinVariable = "REMIT_SANDBOX_JOIN"
 
 // Dispatch becomes a part of gVisor if this process was started as one, and then does not return. It comes before anything else:
 // gVisor has flags and exits of its own, which never meet ours.
@@ -40,24 +37,32 @@ func Dispatch() {
 		os.Args = os.Args[1:]
 		settle()
 		runsc()
-	case base == runscName, strings.HasPrefix(base, runscName+"-"), name == umountName:
-		if err := join(); err != nil {
-			fmt.Fprintf(os.Stderr, "join the control group of the sandbox: %v\n", err)
+	case base == runscName:
+		if err := await(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
+		runsc()
+	case strings.HasPrefix(base, runscName+"-"), name == umountName:
 		settle()
 		runsc()
 	}
 }
 
-// settle keeps what waits beside a tool small: kernel and file server collect garbage early, and once they stand, give back what only
-// their start needed.
+// startMemory is how much kernel and file server may have before they collect garbage while they start: more than they need, and less
+// than the least sandbox has.
+const startMemory = 24 << 20
+
+// settle lets kernel and file server start without collecting garbage, which took a fifth of their processor time. What waits beside a tool
+// afterwards is small: they collect early, and give back what only their start needed.
 func settle() {
-	if os.Args[0] == runscName { // makes the sandbox, and ends
-		return
-	}
-	debug.SetGCPercent(25)
-	time.AfterFunc(time.Second, debug.FreeOSMemory)
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(startMemory)
+	time.AfterFunc(time.Second, func() {
+		debug.SetGCPercent(25)
+		debug.SetMemoryLimit(math.MaxInt64)
+		debug.FreeOSMemory()
+	})
 }
 
 func runsc() {
@@ -74,17 +79,4 @@ func prewarm() {
 	err := syscall.Exec(os.Args[1], os.Args[2:], os.Environ())
 	fmt.Fprintf(os.Stderr, "start the gVisor kernel: %v\n", err)
 	os.Exit(1)
-}
-
-func join() error {
-	files := os.Getenv(joinVariable)
-	if err := errors.Join(os.Unsetenv(joinVariable), os.Unsetenv("GOGC")); err != nil || files == "" {
-		return err
-	}
-	for _, file := range strings.Split(files, ":") {
-		if err := os.WriteFile(file, []byte("0"), 0); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -4,12 +4,11 @@
 // machine, no daemon and no other file; it needs root, or user namespaces.
 //
 // The parts of gVisor are this program, started again under other names (Dispatch): one makes the sandbox and ends, one is the
-// sandbox's kernel, one opens files for it. gVisor's code inside this process only sends messages to that kernel. State stands in
+// sandbox's kernel, one opens files for it. After the first sandbox one maker of the next is started ahead. gVisor's code inside this process only sends messages to that kernel. State stands in
 // one folder per sandbox and in its control group, so that Sweep finds what a crash left.
 package gvisor
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -17,7 +16,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -51,6 +49,7 @@ type Driver struct {
 	config            *config.Config
 	groups            *cgroup.Parent // nil: the host has none that we can use
 	groupsErr         error
+	makers            *sandbox.Spare[*maker]
 }
 
 var _ sandbox.Driver = (*Driver)(nil)
@@ -96,6 +95,7 @@ func New(c Config) (*Driver, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("become the parent of sandboxes: %w", err)
 	}
+	d.makers = sandbox.NewSpare(d.newMaker, (*maker).end)
 	quiet.Do(func() { log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}}) })
 	return d, nil
 }
@@ -164,37 +164,36 @@ func (d *Driver) create(ctx context.Context, g *guest, s sandbox.Spec) (*sandbox
 		}
 		g.trace, flags = t, append(flags, "--pod-init-config="+config)
 	}
-	pipes, err := sandbox.NewPipes()
+	o := order{Folder: g.folder, Args: append(flags, "create", "--bundle="+g.folder, g.id)}
+	if g.group != nil {
+		o.Join = g.group.Join()
+	}
+	pipes, err := d.make(ctx, o)
 	if err != nil {
 		return nil, err
-	}
-	if err := d.runCreate(ctx, g, flags, pipes); err != nil {
-		return nil, errors.Join(err, pipes.Close())
 	}
 	if err := g.find(); err != nil {
 		return nil, errors.Join(err, pipes.Close())
 	}
+	d.makers.Refill()
 	return pipes, nil
 }
 
-// runCreate starts the process that makes the sandbox, and waits until it has.
-func (d *Driver) runCreate(ctx context.Context, g *guest, flags []string, pipes *sandbox.Pipes) error {
-	cmd := exec.CommandContext(ctx, d.executable)
-	cmd.Args = append(append([]string{runscName}, flags...), "create", "--bundle="+g.folder, g.id)
-	// It ends too soon to collect garbage; Dispatch takes the variable away from what it starts.
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOGC=off", "GVISOR_SIDECAR_BINARIES_DIR=" + d.sidecars()}
-	if g.group != nil {
-		cmd.Env = append(cmd.Env, joinVariable+"="+strings.Join(g.group.Join(), ":"))
+// make has a sandbox made. A maker that waited may have been ended by somebody: then by a new one.
+func (d *Driver) make(ctx context.Context, o order) (*sandbox.Pipes, error) {
+	for {
+		m, waited, err := d.makers.Take()
+		if err != nil {
+			return nil, err
+		}
+		told, err := m.make(ctx, o)
+		if err == nil {
+			return m.pipes, nil
+		}
+		if err = errors.Join(err, m.pipes.Close()); told || !waited {
+			return nil, err
+		}
 	}
-	cmd.Dir, cmd.SysProcAttr = g.folder, asRoot() // trace.New says why there
-	ends := pipes.Guest()
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = ends[0], ends[1], ends[2]
-	err := cmd.Run()
-	pipes.Given()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(pipes.Complaint()))
-	}
-	return nil
 }
 
 // asRoot makes the maker of a sandbox root of a user namespace where this process is not root of the host: of our own user, and of nobody
@@ -257,7 +256,7 @@ func (d *Driver) unpin() error {
 
 // Close sweeps, and removes the driver's control group: for a folder that is used no more.
 func (d *Driver) Close() error {
-	err := d.Sweep(context.Background())
+	err := errors.Join(d.makers.Close(), d.Sweep(context.Background()))
 	if d.groups != nil {
 		err = errors.Join(err, d.groups.Close())
 	}

@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"remit"
 	"remit/internal/sandbox"
@@ -217,4 +219,33 @@ func TestWithoutRoot(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("as another user: %v: %s", err, out)
 	}
+}
+
+// TestStartedAhead: the process that waits to make the next sandbox is missed by nobody if somebody ends it.
+func TestStartedAhead(t *testing.T) {
+	d := driver(t)
+	for range 2 {
+		if r := sandboxtest.Run(t, d, sandbox.Spec{Command: sandboxtest.Shell("echo hello")}); r.Out != "hello\n" {
+			t.Fatalf("got %+v", r)
+		}
+		if err := syscall.Kill(ahead(t), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// ahead waits for the process that waits, and returns its number.
+func ahead(t *testing.T) int {
+	t.Helper()
+	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+		out, _ := exec.Command("ps", "-o", "pid=,args=", "--ppid", strconv.Itoa(os.Getpid())).Output()
+		for line := range strings.Lines(string(out)) {
+			if f := strings.Fields(line); len(f) == 2 && f[1] == "runsc" {
+				pid, _ := strconv.Atoi(f[0])
+				return pid
+			}
+		}
+	}
+	t.Fatal("no process waits to make the next sandbox")
+	return 0
 }

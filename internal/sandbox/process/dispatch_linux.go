@@ -31,9 +31,10 @@ const (
 // order is what the child builds.
 type order struct {
 	Spec   sandbox.Spec
-	Root   string // a folder of the host, empty, on which the root is mounted
-	Switch bool   // become nobody: only root can map two users
-	Count  bool   // bound the processes by a limit of the process: the host has no groups
+	Root   string   // a folder of the host, empty, on which the root is mounted
+	Switch bool     // become nobody: only root can map two users
+	Count  bool     // bound the processes by a limit of the process: the host has no groups
+	Join   []string // the files of its control groups
 }
 
 // Dispatch becomes a sandboxed tool if this process was started to, and then does not return. It comes before anything else in main.
@@ -42,20 +43,28 @@ func Dispatch() {
 		return
 	}
 	runtime.LockOSThread() // what is given up is given up by the thread that becomes the tool
-	fmt.Fprintf(os.Stderr, "start in a process sandbox: %v\n", child())
+	fmt.Fprintf(os.Stderr, "start in a process sandbox: %v\n", becomeTool())
 	os.Exit(127)
 }
 
-func child() error {
+func becomeTool() error {
 	orders, ready := os.NewFile(ordersFD, "orders"), os.NewFile(readyFD, "ready")
 	in := bufio.NewReader(orders)
 	line, err := in.ReadBytes('\n')
+	if errors.Is(err, io.EOF) && len(line) == 0 { // nobody needed it
+		os.Exit(0)
+	}
 	if err != nil {
 		return fmt.Errorf("read what to build: %w", err)
 	}
 	var o order
 	if err := json.Unmarshal(line, &o); err != nil {
 		return fmt.Errorf("read what to build: %w", err)
+	}
+	for _, file := range o.Join { // not by its number, which may be another's by now
+		if err := os.WriteFile(file, []byte("0"), 0); err != nil {
+			return fmt.Errorf("put a process under its limits: %w", err)
+		}
 	}
 	if err := build(o); err != nil {
 		return err

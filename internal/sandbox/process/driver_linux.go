@@ -4,8 +4,9 @@
 // system calls. The tool runs on the host's kernel, and a fault of that kernel is a way out: nothing here is called isolated, and a
 // workflow gets it only by saying so.
 //
-// The child is this program, started again under another name (Dispatch): it builds the root, waits for the word to go, gives up what
-// it may and becomes the tool, which is process 1 of its namespace and dies with this process.
+// The child is this program, started again under another name (Dispatch): it waits for its order, builds the root, waits for the word to
+// go, gives up what it may and becomes the tool, which is process 1 of its namespace and dies with this process. After the first sandbox
+// one child for the next is started ahead.
 package process
 
 import (
@@ -16,11 +17,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -41,6 +39,7 @@ type Driver struct {
 	state, executable string
 	groups            *cgroup.Parent // nil: the host has none that we can use
 	groupsErr         error
+	spare             *sandbox.Spare[*child]
 }
 
 var _ sandbox.Driver = (*Driver)(nil)
@@ -63,6 +62,7 @@ func New(c Config) (*Driver, error) {
 	}
 	d := &Driver{state: state, executable: c.Executable}
 	d.groups, d.groupsErr = cgroup.Open(fmt.Sprintf("remit-%x", sha256.Sum256([]byte(state)))[:14])
+	d.spare = sandbox.NewSpare(d.spawn, (*child).end)
 	return d, nil
 }
 
@@ -100,57 +100,37 @@ func (d *Driver) create(ctx context.Context, g *guest, s sandbox.Spec) (*sandbox
 		}
 		g.group = group
 	}
-	pipes, err := sandbox.NewPipes()
-	if err != nil {
-		return nil, err
-	}
-	if err := d.spawn(ctx, g, s, pipes); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %s", err, strings.TrimSpace(string(pipes.Complaint()))), pipes.Close())
-	}
-	return pipes, nil
-}
-
-// spawn starts the child, puts it under its limits, tells it what to build and waits until it has.
-func (d *Driver) spawn(ctx context.Context, g *guest, s sandbox.Spec, pipes *sandbox.Pipes) error {
-	defer pipes.Given()
-	theirs, orders, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer theirs.Close()
-	g.orders = orders
-	answers, ready, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer answers.Close()
-	ends := pipes.Guest()
-	cmd := exec.Command(d.executable)
-	cmd.Args, cmd.Env, cmd.Dir = []string{childName, string(s.ID)}, []string{"GOGC=off"}, "/" // it becomes the tool too soon to collect
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = ends[0], ends[1], ends[2]
-	cmd.ExtraFiles = []*os.File{theirs, ready}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true,
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
-		UidMappings: mapping(os.Geteuid()), GidMappings: mapping(os.Getegid()), GidMappingsEnableSetgroups: os.Geteuid() == 0}
-	err = g.start(cmd)
-	_ = ready.Close()
-	if err != nil {
-		return fmt.Errorf("start a process in namespaces: %w", err)
-	}
+	order := order{Spec: s, Root: g.folder, Switch: os.Geteuid() == 0, Count: g.group == nil}
 	if g.group != nil {
-		for _, file := range g.group.Join() {
-			if err := os.WriteFile(file, []byte(fmt.Sprint(cmd.Process.Pid)), 0); err != nil {
-				return fmt.Errorf("put a process under its limits: %w", err)
-			}
+		order.Join = g.group.Join()
+	}
+	for {
+		c, waited, err := d.spare.Take()
+		if err != nil {
+			return nil, err
+		}
+		g.child = c
+		err = g.become(ctx, order)
+		if err == nil {
+			d.spare.Refill()
+			return c.pipes, nil
+		}
+		err = errors.Join(fmt.Errorf("%w: %s", err, strings.TrimSpace(string(c.pipes.Complaint()))), c.end())
+		if !waited || ctx.Err() != nil { // else somebody may have ended it while it waited
+			return nil, err
 		}
 	}
-	order := order{Spec: s, Root: g.folder, Switch: os.Geteuid() == 0, Count: g.group == nil}
-	if err := json.NewEncoder(orders).Encode(order); err != nil {
+}
+
+// become tells the child what to build, and under which limits, and waits until it has.
+func (g *guest) become(ctx context.Context, o order) error {
+	if err := json.NewEncoder(g.orders).Encode(o); err != nil {
 		return fmt.Errorf("tell a process what to build: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = g.Kill() })
 	defer stop()
-	if line, err := bufio.NewReader(answers).ReadString('\n'); line != readyWord {
+	defer g.answers.Close()
+	if line, err := bufio.NewReader(g.answers).ReadString('\n'); line != readyWord {
 		return fmt.Errorf("build the root of a sandbox: it said %q, %w", line, errors.Join(err, ctx.Err()))
 	}
 	return nil
@@ -188,7 +168,7 @@ func (d *Driver) Sweep(context.Context) error {
 
 // Close sweeps, and removes the driver's control group: for a folder that is used no more.
 func (d *Driver) Close() error {
-	err := d.Sweep(context.Background())
+	err := errors.Join(d.spare.Close(), d.Sweep(context.Background()))
 	if d.groups != nil {
 		err = errors.Join(err, d.groups.Close())
 	}
@@ -216,51 +196,12 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Report {
 
 // guest is one process sandbox.
 type guest struct {
+	*child
 	folder string
 	group  *cgroup.Group // nil: none on this host
-	cmd    *exec.Cmd
-	orders *os.File // the child reads what to build, and a last byte: go
-
-	waited sync.Once
-	status sandbox.Status
-	err    error
 }
 
 var _ sandbox.Guest = (*guest)(nil)
-
-// start starts the child on a thread that lasts: the child dies with the thread that made it.
-func (g *guest) start(cmd *exec.Cmd) error {
-	made := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := cmd.Start()
-		if err == nil {
-			g.cmd = cmd
-		}
-		made <- err
-		if err == nil {
-			_ = g.reap()
-		}
-	}()
-	return <-made
-}
-
-func (g *guest) reap() error {
-	g.waited.Do(func() {
-		err := g.cmd.Wait()
-		exit := (*exec.ExitError)(nil)
-		if err != nil && !errors.As(err, &exit) {
-			g.err = fmt.Errorf("wait for a process: %w", err)
-			return
-		}
-		status := g.cmd.ProcessState.Sys().(syscall.WaitStatus)
-		g.status = sandbox.Status{Code: status.ExitStatus()}
-		if status.Signaled() {
-			g.status = sandbox.Status{Code: 128 + int(status.Signal()), Signal: int(status.Signal())}
-		}
-	})
-	return g.err
-}
 
 // Start lets the child become the tool.
 func (g *guest) Start(context.Context) error {
@@ -289,22 +230,16 @@ func (g *guest) Freeze() ([]string, error) {
 
 // Kill ends process 1, and so the namespace.
 func (g *guest) Kill() error {
-	if g.cmd == nil {
+	if g.child == nil {
 		return nil
 	}
-	if err := g.cmd.Process.Signal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("kill the process %d of a sandbox: %w", g.cmd.Process.Pid, err)
-	}
-	return nil
+	return g.kill()
 }
 
 // Release removes the folder and the group. The mounts went with the namespace.
 func (g *guest) Release() error {
-	if g.cmd != nil {
-		_ = g.reap()
-	}
-	if g.orders != nil {
-		_ = g.orders.Close()
+	if g.child != nil {
+		_ = g.end()
 	}
 	var errs []error
 	if g.group != nil {

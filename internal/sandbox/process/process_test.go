@@ -3,6 +3,7 @@
 package process_test
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -119,4 +121,63 @@ func TestLayers(t *testing.T) {
 			t.Errorf("%s: want %q in %s%s", row, want, r.Out, r.Err)
 		}
 	}
+}
+
+// TestStartedAhead: the process that waits for the next sandbox sees what was mounted after it was started, and is missed by nobody if
+// somebody ends it.
+func TestStartedAhead(t *testing.T) {
+	d := driver(t)
+	at := sandboxtest.Short(t)
+	if err := errors.Join(unix.Mount("tmpfs", at, "tmpfs", 0, ""), unix.Mount("", at, "", unix.MS_PRIVATE, "")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
+	run := func() {
+		t.Helper()
+		r := sandboxtest.Run(t, d, sandbox.Spec{Command: sandboxtest.Shell("cat /data/*"), Mounts: []sandbox.Mount{{From: at, At: "/data"}}})
+		if r.Out != "here" {
+			t.Errorf("the sandbox says %q %s, %+v", r.Out, r.Err, r.Exit)
+		}
+	}
+	inner := filepath.Join(at, "inner")
+	if err := errors.Join(os.WriteFile(filepath.Join(at, "file"), []byte("here"), 0o644), os.Mkdir(inner, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	run()
+	ahead(t)
+	if err := unix.Mount("tmpfs", inner, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	at = inner
+	if err := os.WriteFile(filepath.Join(at, "file"), []byte("here"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run()
+	for _, pid := range ahead(t) {
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+	run()
+}
+
+// ahead waits for the processes of this driver that wait, and returns their numbers.
+func ahead(t *testing.T) []int {
+	t.Helper()
+	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+		var found []int
+		names, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, name := range names {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+			status, _ := os.ReadFile(filepath.Join(filepath.Dir(name), "status"))
+			if b, err := os.ReadFile(name); err == nil && string(b) == "remit-process-box\x00" && strings.Contains(string(status), "\nPPid:\t"+strconv.Itoa(os.Getpid())+"\n") {
+				found = append(found, pid)
+			}
+		}
+		if len(found) > 0 {
+			return found
+		}
+	}
+	t.Fatal("no process waits for the next sandbox")
+	return nil
 }

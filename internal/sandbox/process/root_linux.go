@@ -24,6 +24,10 @@ var (
 
 // build makes the root that the tool sees, and moves into it.
 func build(o order) error {
+	// Now and not when it was started: it may have waited, and the mounts of the host have changed since.
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("have mounts of its own: %w", err)
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mounts private: %w", err)
 	}
