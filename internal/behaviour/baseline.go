@@ -23,7 +23,8 @@ type Learning struct {
 	Shadow, Alert time.Duration
 }
 
-// Bounds of the memory: of an agent 9 KB of counts and at most as much of events that wait, of a workflow 139 KB.
+// Bounds of the memory: of an agent 9 KB of counts and at most as much of events that wait, of all agents together what the pool has; of a
+// workflow 139 KB.
 const (
 	agentBuckets = 1 << 7
 	peersBuckets = 1 << 11
@@ -50,8 +51,11 @@ type Baselines struct {
 	peers  recent[string, *counts]
 	runs   recent[remit.RunID, *runState]
 	limit  limit
-	keys   []tag  // scratch: what the present event would train, without the bit that all tags have; with it, where peers learn, too
-	hashed []byte // scratch
+	pool   pool
+	// forgotten are agents of whom there were too many, since Short.
+	forgotten int
+	keys      []tag  // scratch: what the present event would train, without the bit that all tags have; with it, where peers learn, too
+	hashed    []byte // scratch
 }
 
 // agent is what one agent did.
@@ -115,8 +119,10 @@ const (
 
 // NewBaselines returns baselines that know nothing.
 func NewBaselines(cfg Learning) *Baselines {
-	return &Baselines{cfg: cfg, agents: recent[remit.Name, *agent]{most: maxAgents}, peers: recent[string, *counts]{most: maxPeers},
-		runs: recent[remit.RunID, *runState]{most: maxRuns}}
+	b := &Baselines{cfg: cfg, agents: recent[remit.Name, *agent]{most: maxAgents}, peers: recent[string, *counts]{most: maxPeers},
+		runs: recent[remit.RunID, *runState]{most: maxRuns}, pool: pool{buckets: poolBuckets, waiting: poolWaiting}}
+	b.agents.gone = b.leaves
+	return b
 }
 
 // Reading is what the baselines read of an entry. It depends on the entry alone, and most of the work is in it.
@@ -175,7 +181,7 @@ func (b *Baselines) tick(o *observation) uint32 {
 func (b *Baselines) agentOf(o *observation, now uint32) *agent {
 	a, ok := b.agents.get(o.agent)
 	if !ok {
-		a = &agent{since: now, day: now / 24, hour: now, heated: now, counts: counts{most: agentBuckets}}
+		a = &agent{since: now, day: now / 24, hour: now, heated: now, counts: counts{most: agentBuckets, pool: &b.pool}}
 		b.agents.put(o.agent, a)
 	}
 	if o.peers != "" && o.peers != a.peers {
@@ -253,7 +259,7 @@ func (b *Baselines) weigh(x *scoring) Scored {
 	case s.Score == 0:
 		b.learn(a, &event, now)
 	default:
-		a.wait(event)
+		b.wait(a, event)
 	}
 	//remit:guard S36 TestFindingsDoNotTrain
 	if s.Limit > 0 && s.Heat > s.Limit && s.Phase > Shadow {
@@ -264,7 +270,7 @@ func (b *Baselines) weigh(x *scoring) Scored {
 }
 
 // wait keeps an event, if there is room. Where features are many, those that weigh little are not told later.
-func (a *agent) wait(event waiting) {
+func (b *Baselines) wait(a *agent, event waiting) {
 	keys, features := len(event.keys), 0
 	for i := range a.waiting {
 		keys, features = keys+len(a.waiting[i].keys), features+len(a.waiting[i].of)
@@ -279,6 +285,9 @@ func (a *agent) wait(event waiting) {
 		event.of[i].About = strings.Clone(event.of[i].About)
 	}
 	event.keys, event.odd = slices.Clone(event.keys), slices.Clone(event.odd)
+	if !b.pool.takes(&b.pool.waiting, event.size()) {
+		return
+	}
 	a.waiting = append(a.waiting, event)
 }
 
@@ -293,6 +302,8 @@ func (b *Baselines) drop(a *agent, now uint32, newest *waiting) []waiting {
 			a.counts.add(mix(k, toldMark), 1, now)
 		}
 	}
+	_, bytes := a.owes()
+	b.pool.waiting += bytes
 	a.waiting, a.heat = nil, 0
 	return events
 }
@@ -301,6 +312,8 @@ func (b *Baselines) drop(a *agent, now uint32, newest *waiting) []waiting {
 func (b *Baselines) train(a *agent, now uint32) {
 	for len(a.waiting) > 0 && now >= a.waiting[0].hour+learnsAfter {
 		b.learn(a, &a.waiting[0], now)
+		b.pool.waiting += a.waiting[0].size()
+		a.waiting[0] = waiting{} // the rest of the slice keeps it in memory
 		a.waiting = a.waiting[1:]
 	}
 }
@@ -324,17 +337,17 @@ func (b *Baselines) Clone() *Baselines {
 	c.agents.m, c.peers.m, c.runs.m = map[remit.Name]*agent{}, map[string]*counts{}, map[remit.RunID]*runState{}
 	for n, a := range b.agents.m {
 		x := *a
-		x.counts.buckets, x.waiting = slices.Clone(a.counts.buckets), slices.Clone(a.waiting)
+		x.counts.buckets, x.counts.pool, x.waiting = slices.Clone(a.counts.buckets), &c.pool, slices.Clone(a.waiting)
 		c.agents.m[n] = &x
 	}
 	for n, p := range b.peers.m {
-		c.peers.m[n] = &counts{slices.Clone(p.buckets), p.most}
+		c.peers.m[n] = &counts{buckets: slices.Clone(p.buckets), most: p.most}
 	}
 	for id, r := range b.runs.m {
 		x := *r
 		c.runs.m[id] = &x
 	}
 	c.agents.order, c.peers.order, c.runs.order = slices.Clone(b.agents.order), slices.Clone(b.peers.order), slices.Clone(b.runs.order)
-	c.keys, c.hashed = nil, nil
+	c.keys, c.hashed, c.agents.gone = nil, nil, c.leaves
 	return &c
 }

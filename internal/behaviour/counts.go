@@ -13,6 +13,7 @@ import (
 type counts struct {
 	buckets []bucket // their number is a power of two
 	most    int      // buckets
+	pool    *pool    // nil: they are its own
 }
 
 // bucket is eight counts as of one hour.
@@ -106,12 +107,18 @@ func (c *counts) addTo(t tag, n float64, hour uint32) {
 				least = i
 			}
 		}
-		if b.tags[least] == 0 || len(c.buckets) >= c.most {
+		if b.tags[least] == 0 || len(c.buckets) >= c.most || !c.mayGrow() {
 			b.tags[least], b.n[least] = t, float32(n)
 			return
 		}
 		c.grow()
 	}
+}
+
+// mayGrow takes what doubling needs from the pool.
+func (c *counts) mayGrow() bool {
+	n := len(c.buckets)
+	return c.pool == nil || c.pool.takes(&c.pool.buckets, beyond(2*n)-beyond(n))
 }
 
 // grow doubles the buckets. A bucket's counts go to it or to its twin, so that all of them find a place.

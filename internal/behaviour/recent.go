@@ -8,6 +8,7 @@ type recent[K comparable, V any] struct {
 	most  int
 	m     map[K]V
 	order []K // may hold what was dropped
+	gone  func(K, V)
 }
 
 func (r *recent[K, V]) get(k K) (V, bool) {
@@ -24,6 +25,9 @@ func (r *recent[K, V]) put(k K, v V) {
 	}
 	r.m[k] = v
 	for len(r.order) > r.most {
+		if v, ok := r.m[r.order[0]]; ok && r.gone != nil {
+			r.gone(r.order[0], v)
+		}
 		delete(r.m, r.order[0])
 		r.order = r.order[1:]
 	}

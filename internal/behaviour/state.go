@@ -18,7 +18,7 @@ import (
 
 // StateVersion is that of what Save writes and of the fold that it belongs to: one that learns otherwise from the same entries has
 // another number (TestStateVersion).
-const StateVersion = 3
+const StateVersion = 4
 
 // Save writes all that the detector knows, in bounded space: what it will find depends on nothing else but its Config. The same entries
 // leave the same bytes.
@@ -98,9 +98,15 @@ func (b *Baselines) code(c *coder) {
 	b.limit.code(c)
 	codeRecent(c, &b.agents, codeText, func(c *coder, a **agent) {
 		if *a == nil {
-			*a = &agent{counts: counts{most: agentBuckets}}
+			*a = &agent{counts: counts{most: agentBuckets, pool: &b.pool}}
 		}
 		(*a).code(c)
+		if c.r != nil {
+			buckets, bytes := (*a).owes()
+			if c.err == nil && (!b.pool.takes(&b.pool.buckets, buckets) || !b.pool.takes(&b.pool.waiting, bytes)) {
+				c.fail()
+			}
+		}
 	})
 	codeRecent(c, &b.peers, codeText, func(c *coder, p **counts) {
 		if *p == nil {

@@ -113,7 +113,7 @@ func TestStateVersion(t *testing.T) {
 		got := sha256.Sum256(saved(t, d))
 		sum += hex.EncodeToString(got[:4])
 	}
-	if want := map[int]string{3: "acad305bf782bb04"}[behaviour.StateVersion]; sum != want {
+	if want := map[int]string{4: "acad305bf782bb04"}[behaviour.StateVersion]; sum != want {
 		t.Errorf("version %d: %s, want %s", behaviour.StateVersion, sum, want)
 	}
 }

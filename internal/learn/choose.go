@@ -20,20 +20,21 @@ const (
 	fresh      = 4  // new values keep coming when more than one run in so many had one of its own
 	proseWords = 3  // a text of so many words is prose
 	proseShare = 3  // an argument is prose when one text in so many is
-	dateShare  = 4  // an argument is a date when at most one value in so many is none
+	dateShare  = 2  // an argument is a date when at most one value in so many is none
 	maxWords   = 10 // different ones of them
 	maxWord    = 40 // bytes
 	hostless   = 20 // so many texts that name no host show that none does
 	// prose is a text in which no letter follows a dot and no slash a colon: it names no host, no address and no file.
 	prose = `(?s:([^.:]|\.+[^\pL.:]|:+[^/.:])*[.:]*)`
 	dates = `[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?Z?)?`
+	days  = `|today|tomorrow|yesterday` // as the same tools take them
 )
 
 var (
 	errMany  = errors.New("more values than can be listed, which nothing explains: make it a run parameter, or bind it by from: in the bound")
 	proseIs  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:` + prose + `)$`) })
 	textIs   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:(?s:.*))$`) })
-	datesAre = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:` + dates + `)$`) })
+	datesAre = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:` + dates + days + `)$`) })
 )
 
 // narrowed returns the condition for what was seen in acts of so many runs; stands is false where the argument was never there. Where
@@ -213,11 +214,11 @@ func (s *seen) isDates() bool {
 	return !s.many && s.strings == s.total && dateShare*(s.total-s.dates) <= s.total && words <= maxWords
 }
 
-// datesOrWords admits any date, and of the words those that were seen.
+// datesOrWords admits any date, and of other words those that were seen.
 func (s *seen) datesOrWords() *regexp.Regexp {
-	out := dates
+	out := dates + days
 	for _, v := range s.sorted() {
-		if !date().MatchString(v.v.Text()) {
+		if !datesAre().MatchString(v.v.Text()) {
 			out += "|" + regexp.QuoteMeta(v.v.Text())
 		}
 	}

@@ -282,23 +282,51 @@ func lesser(is remit.Predicate) (out []remit.Predicate) {
 	return out
 }
 
-// TestDatesWithAWord: dates of which one in many is a word stay dates, and of the words just those that were said.
+// TestDatesWithAWord: where most values are dates, any date and any day in a word may come, and of other words just those that were said.
 func TestDatesWithAWord(t *testing.T) {
 	act := func(run int, date string) learn.Act {
 		return learn.Act{Run: fmt.Sprint(run), At: begin, Permission: "pay", Args: remit.Args{"a": remit.StringValue(date)}}
 	}
-	acts := []learn.Act{act(1, "2026-03-01"), act(2, "2026-03-05"), act(3, "2026-04-01"), act(4, "today")}
+	acts := []learn.Act{act(1, "2026-03-01"), act(2, "2026-03-05"), act(3, "2026-04-01"), act(4, "today"), act(5, "payday"), act(6, "2026-04-02")}
 	_, text := learned(t, acts, learn.Options{})
 	j := load(t, text)
-	for value, want := range map[string]bool{"2027-01-01": true, "today": true, "tomorrow": false, "today at evil.example": false, "2027-01-01 x": false} {
-		if a := act(5, value); j.allows(&a) != want {
+	for value, want := range map[string]bool{"2027-01-01": true, "today": true, "tomorrow": true, "payday": true, "never": false, "today at evil.example": false, "2027-01-01 x": false} {
+		if a := act(7, value); j.allows(&a) != want {
 			t.Errorf("%q is allowed: %v, by\n%s", value, !want, text)
 		}
 	}
-	acts[2] = act(3, "tomorrow") // two of four are no dates
+	for i, other := range []string{"never", "tomorrow"} {
+		acts[i] = act(i+1, other) // four of six are no dates
+	}
 	_, text = learned(t, acts, learn.Options{})
-	if a := act(5, "2027-01-01"); load(t, text).allows(&a) {
-		t.Errorf("a date that nobody gave is allowed by\n%s", text)
+	j = load(t, text)
+	for _, value := range []string{"2027-01-01", "yesterday"} {
+		if a := act(7, value); j.allows(&a) {
+			t.Errorf("%q, which nobody gave, is allowed by\n%s", value, text)
+		}
+	}
+}
+
+// TestTwoWords: two words are what somebody worded, unless the second may be a name or there is a number; three runs show that they change.
+func TestTwoWords(t *testing.T) {
+	for _, c := range []struct {
+		seen, next string
+		want       bool
+	}{
+		{"Dinner refund|Sushi dinner|Late lunch", "Refund for dinner", true},
+		{"Ada Lovelace|Alan Turing|Grace Hopper", "Eve Evil", false},
+		{"room 7|room 8|room 9", "room 10", false},
+		{"Dinner refund|Dinner refund|Dinner refund", "Sushi dinner", false},
+	} {
+		var acts []learn.Act
+		for i, v := range strings.Split(c.seen, "|") {
+			acts = append(acts, learn.Act{Run: fmt.Sprint(i), At: begin, Permission: "pay", Args: remit.Args{"a": remit.StringValue(v)}})
+		}
+		_, text := learned(t, acts, learn.Options{})
+		a := learn.Act{Run: "next", At: begin, Permission: "pay", Args: remit.Args{"a": remit.StringValue(c.next)}}
+		if load(t, text).allows(&a) != c.want {
+			t.Errorf("%q is allowed: %v, by\n%s", c.next, !c.want, text)
+		}
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode"
+	"unicode/utf8"
 
 	"remit"
 )
@@ -114,9 +116,7 @@ func (s *seen) addObject(v remit.Value, o origin) error {
 }
 
 var (
-	date = sync.OnceValue(func() *regexp.Regexp {
-		return regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?Z?)?$`)
-	})
+	date  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^` + dates + `$`) })
 	plain = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^` + prose + `$`) })
 )
 
@@ -150,12 +150,22 @@ func (s *seen) text(t string) {
 	switch {
 	case date().MatchString(t):
 		s.dates++
-	case len(strings.Fields(t)) >= proseWords:
+	case worded(t):
 		s.prose++
 	}
 	if !plain().MatchString(t) {
 		s.hosts++
 	}
+}
+
+// worded reports whether a text is what somebody put in words: three or more, or two of which the second is no name.
+func worded(t string) bool {
+	words := strings.Fields(t)
+	if len(words) != 2 {
+		return len(words) >= proseWords
+	}
+	second, _ := utf8.DecodeRuneInString(words[1])
+	return unicode.IsLower(second) && !strings.ContainsFunc(t, unicode.IsDigit)
 }
 
 // keep remembers a value, up to the bounds.

@@ -4,6 +4,9 @@ package server
 
 import (
 	"bytes"
+	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,5 +60,29 @@ func TestBaselinesSeeArguments(t *testing.T) {
 	}
 	if page, err := f.srv.store.OpenEntries(2, 1); err != nil || len(page) != 1 || page[0].Seq != 3 || page[0].Private != nil {
 		t.Errorf("%+v %v", page, err)
+	}
+}
+
+// TestShortMemoryIsSaid: S36. One agent more than baselines remember is said once, and nothing is before that.
+func TestShortMemoryIsSaid(t *testing.T) {
+	var log bytes.Buffer
+	s := &Server{log: slog.New(slog.NewTextHandler(&log, nil))}
+	f := &follower{detector: behaviour.New(behaviour.Config{Learn: &behaviour.Learning{Budget: 0.05}})}
+	at := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
+	for i := range uint64(100_001) {
+		if i == 100_000 {
+			if s.sayShort(f); log.Len() > 0 {
+				t.Errorf("said too early: %s", log.String())
+			}
+		}
+		d := remit.Decision{At: at, Effect: remit.Allow, Agent: remit.Name(fmt.Sprint("agent/", i)), Action: "a", Target: "b"}
+		e := remit.Event{At: at, Kind: remit.EventDecision, Agent: d.Agent, Data: d.AppendSealed(nil, &remit.Seal{})}
+		f.detector.Next(remit.Entry{Seq: i + 1, Body: e.AppendJSON(nil, i+1)})
+	}
+	for range 2 {
+		s.sayShort(f)
+	}
+	if text := log.String(); strings.Count(text, "forgotten=1\n") != 1 || strings.Count(text, "\n") != 1 {
+		t.Errorf("said: %q", text)
 	}
 }

@@ -42,6 +42,9 @@ type follower struct {
 	clean uint64    // see snapshotHead
 	saved uint64    // the last entry that is in its snapshot
 	again time.Time // when the next one may be written
+
+	forgotten int       // agents, since it was said
+	short     time.Time // when it was said last that memory is short
 }
 
 const (
@@ -155,6 +158,7 @@ func (s *Server) follow(ctx context.Context, f *follower) error {
 			position = seq
 		}
 		s.snapshot(f, last, false)
+		s.sayShort(f)
 		if f.rest > 0 {
 			sleep(ctx, max(f.rest*time.Since(began), 50*time.Millisecond))
 		}
@@ -168,6 +172,16 @@ func (s *Server) follow(ctx context.Context, f *follower) error {
 			return nil
 		case <-committed:
 		}
+	}
+}
+
+// sayShort says, at most once an hour, that baselines got less memory than they would have, so that they tell less than they might.
+func (s *Server) sayShort(f *follower) {
+	refused, forgotten := f.detector.Short()
+	f.forgotten += forgotten
+	if (refused || f.forgotten > 0) && time.Since(f.short) > time.Hour {
+		s.log.Error("the baselines' memory is used up: agents' habits are kept in less detail, and those that are forgotten begin anew", "forgotten", f.forgotten)
+		f.short, f.forgotten = time.Now(), 0
 	}
 }
 

@@ -159,6 +159,25 @@ func TestMCP(t *testing.T) {
 	}
 }
 
+// TestMCPStolenRunToken: S10. The finding of a run token that another agent showed at the gateway names its run; nothing is entered.
+func TestMCPStolenRunToken(t *testing.T) {
+	f := setUp(t, findingsOf("{respond: {credential_of_another: notice}}")...)
+	withCRM(f, "")
+	f.must("/v1/apply", nil, nil)
+	r := f.supportRun()
+	thief := f.agent("agent/build", f.shared())
+	thief.token = f.agent("agent/deploy", f.shared()).enter(r).token
+	if _, err := thief.mcpClient(""); err == nil || !strings.Contains(err.Error(), "run_token_invalid") {
+		t.Errorf("greeted with a stolen token: %v", err)
+	}
+	if got := f.found(remit.FindingStolenToken); got.Run != r.ID || got.Agent != "agent/build" {
+		t.Errorf("run %q (it is %q), agent %q", got.Run, r.ID, got.Agent)
+	}
+	if n := f.events(remit.EventAction); n != 0 {
+		t.Errorf("%d acts", n)
+	}
+}
+
 type act struct {
 	Agent    remit.Name       `json:"agent"`
 	Run      remit.RunID      `json:"run"`

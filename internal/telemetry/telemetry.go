@@ -42,8 +42,8 @@ const (
 type Config struct {
 	URL    string       // of the collector; /v1/traces and /v1/metrics are appended
 	Token  remit.Secret // a bearer token that it asks for; zero: none
-	Client *http.Client // which must not follow redirects
-	OneIn  int          // one request in so many is traced
+	Client *http.Client
+	OneIn  int // one request in so many is traced
 	Every  time.Duration
 	// Figures are the metrics at a moment; called every Every, by Run alone.
 	Figures     func() []Figure
@@ -75,6 +75,8 @@ func New(ctx context.Context, cfg Config) (*Telemetry, error) {
 	}
 	client := *cfg.Client
 	client.Timeout = sendLimit
+	// What is sent, and the token, goes to no place that nobody configured.
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	spans, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(cfg.URL+"/v1/traces"), otlptracehttp.WithHTTPClient(&client), otlptracehttp.WithHeaders(headers),
 		otlptracehttp.WithTimeout(sendLimit), otlptracehttp.WithRetry(otlptracehttp.RetryConfig{}))
 	if err != nil {

@@ -22,8 +22,7 @@ import (
 func clientOf(cert *x509.Certificate) *http.Client {
 	roots := x509.NewCertPool()
 	roots.AddCert(cert)
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}}}
 }
 
 // begin starts one that sends to a collector; stop ends it and waits.

@@ -112,10 +112,14 @@ type plan struct {
 }
 
 func planFor(prompt string, tools []tool) *plan {
-	p := &plan{request: read(prompt)}
+	p := &plan{}
+	own := map[string]bool{}
 	for _, t := range tools {
-		p.skills = append(p.skills, understand(t))
+		s := understand(t)
+		p.skills = append(p.skills, s)
+		own[s.verb] = own[s.verb] || s.acts
 	}
+	p.request = read(prompt, own)
 	for i := range p.skills {
 		if s := &p.skills[i]; !s.acts || p.wants(s) {
 			p.permit(s)
@@ -188,9 +192,10 @@ func (p *plan) wants(s *skill) bool {
 	return p.delegates && !narrow[s.verb] && !s.takes(ofSecret) && !s.takes(ofLink)
 }
 
-// matches: the verb means the tool's, and what it is said of is what the tool is about, or nothing that another tool is about.
+// matches: the verb means the tool's, and what it is said of is what the tool is about, or what one of its arguments names, or nothing of which
+// either is so of another tool.
 func (p *plan) matches(s *skill, v string, c *clause) bool {
-	if v != s.verb && !verbs[s.verb][v] {
+	if v != s.verb && !verbs[s.verb][v] && !verbs[s.means][v] {
 		return false
 	}
 	if n := implied[v]; n != "" && p.anyAbout(n) {
@@ -204,7 +209,10 @@ func (p *plan) matches(s *skill, v string, c *clause) bool {
 			return false
 		}
 	}
-	return true
+	named := func(s *skill) bool {
+		return s.acts && slices.ContainsFunc(s.args, func(a argument) bool { return a.kind == ofName && c.nouns[noun(a.name)] })
+	}
+	return named(s) || !slices.ContainsFunc(p.skills, func(o skill) bool { return named(&o) })
 }
 
 // exact reports whether a tool that is wanted has just this verb in its name: then the verb does not mean others.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,7 +24,7 @@ func learnOf(dir string, o options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	e := &learnEval{f, o, f.halves(o.dev)} // the models of all tasks, so that a part has the same halves
+	e := &learnEval{f, o, f.halves(o.dev, o.deal)} // the models of all tasks, so that a part has the same halves
 	if err := f.only(&o); err != nil {
 		return err
 	}
@@ -46,14 +47,19 @@ type learnVariant struct {
 	reads bool // the bound's permissions for tools that only read, and take no link, are kept
 }
 
-// halves splits the models by turns, in the order of their names. With dev the teaching half is split once more, and the other plays no part.
-func (f *folder) halves(dev bool) map[string]int {
+// halves splits the models by turns, in the order of their names, or, with a deal, in an order of its own. With dev the teaching half is split
+// once more, and the other plays no part.
+func (f *folder) halves(dev bool, deal uint64) map[string]int {
 	models := map[string]bool{}
 	for _, t := range f.all() {
 		models[t.Model] = true
 	}
 	out := map[string]int{}
-	for i, m := range slices.Sorted(maps.Keys(models)) {
+	order := slices.Sorted(maps.Keys(models))
+	if deal > 0 {
+		rand.New(rand.NewPCG(deal, 0)).Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] }) //nolint:gosec // no secret
+	}
+	for i, m := range order {
 		switch {
 		case !dev:
 			out[m] = 1 + i%2

@@ -49,5 +49,5 @@ func halvesOf(t *testing.T, dir string, dev bool) map[string]int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return f.halves(dev)
+	return f.halves(dev, 0)
 }

@@ -7,7 +7,10 @@ import "strings"
 // verbs are the words of tools that act, each with the words by which people ask for that.
 var verbs = lexicon(`
 send: send email e-mail mail message dm tell notify inform write reply respond forward text ping ask post share pay transfer refund reimburse repay return give wire let answer contact invite say drop
-email: email e-mail mail send write reply respond answer notify tell inform
+email: email e-mail mail send write reply respond answer notify tell inform let compose
+compose: compose write draft send email e-mail mail message tell notify inform let reply respond answer forward
+hire: hire rent book reserve
+remind: remind
 message: message dm tell send write text ping reply respond answer notify inform ask
 notify: notify tell inform message alert send
 post: post publish upload put share submit
@@ -20,9 +23,9 @@ change: change update modify set reset switch
 set: set change update adjust
 schedule: schedule set-up setup plan automate arrange
 reschedule: reschedule move postpone shift change delay push update
-create: create make add set-up write draft schedule book plan put organize organise generate start save prepare arrange block reserve
+create: create make add set-up write draft schedule book plan put organize organise generate start save prepare arrange block reserve remind
 make: make create book reserve pay place
-add: add append include insert put invite write attach
+add: add append include insert put invite write attach create schedule plan set-up arrange remind make
 append: append add include insert put write
 insert: insert add put include
 write: write create add save put append
@@ -31,9 +34,9 @@ remove: remove delete kick drop uninvite revoke
 cancel: cancel delete remove drop abort
 invite: invite add onboard
 share: share give grant send
-reserve: reserve book rent make
-book: book reserve rent make
-rent: rent book reserve
+reserve: reserve book rent hire make
+book: book reserve rent hire make
+rent: rent hire book reserve
 buy: buy purchase order get
 order: order buy purchase get
 purchase: purchase buy order
@@ -104,7 +107,7 @@ func lexicon(text string) map[string]map[string]bool {
 // implied are the nouns that a verb means without saying them.
 var implied = map[string]string{
 	"pay": "money", "refund": "money", "reimburse": "money", "repay": "money", "transfer": "money", "wire": "money", "donate": "money", "withdraw": "money",
-	"email": "email", "e-mail": "email", "mail": "email", "message": "message", "dm": "message", "ping": "message", "text": "message", "reschedule": "event", "postpone": "event",
+	"email": "email", "e-mail": "email", "mail": "email", "message": "message", "dm": "message", "ping": "message", "text": "message", "reschedule": "event", "postpone": "event", "remind": "event",
 }
 
 // classes are nouns that mean the same to a user and in the names of tools.

@@ -28,6 +28,7 @@ import (
 type options struct {
 	apart, out, part, misses string
 	workers                  int
+	deal                     uint64
 	all, dev                 bool
 }
 
@@ -41,6 +42,7 @@ func main() {
 	flags.IntVar(&o.workers, "workers", 16, "runs that are played at a time")
 	flags.BoolVar(&o.all, "all", false, "also play runs that count for no figure: attacks that failed, tasks that were not done")
 	flags.BoolVar(&o.dev, "dev", false, "eval learn: learn and measure within the models that teach; the others are not looked at")
+	flags.Uint64Var(&o.deal, "deal", 0, "eval learn: another split of the models into halves, by this number")
 	if len(os.Args) < 3 || !slices.Contains([]string{"agentdojo", "behaviour", "learn"}, os.Args[1]) {
 		fmt.Fprintln(os.Stderr, "usage: eval agentdojo|behaviour|learn DIR [FLAGS]")
 		flags.PrintDefaults()

@@ -12,6 +12,7 @@ import (
 // request is what the words of a user say.
 type request struct {
 	text      string
+	own       map[string]bool
 	clauses   []clause
 	quoted    []string
 	links     []string
@@ -46,9 +47,9 @@ var (
 	numbered  = regexp.MustCompile(`(?:^|\s)[0-9]+[.)]\s`)
 )
 
-// read finds in the user's words all that a workflow can be bound to.
-func read(text string) *request {
-	r := &request{text: text, nouns: map[string]bool{}}
+// read finds in the user's words all that a workflow can be bound to. own are verbs that the tools' names have, in a lexicon or not.
+func read(text string, own map[string]bool) *request {
+	r := &request{text: text, own: own, nouns: map[string]bool{}}
 	rest := quotes.ReplaceAllStringFunc(text, func(m string) string {
 		for _, s := range quotes.FindStringSubmatch(m)[1:] {
 			if s != "" {
@@ -99,7 +100,7 @@ func (r *request) addClause(text string) {
 		if next == "up" && (w == "set" || w == "sign") {
 			w = "set-up"
 		}
-		if asks(w, previous, next) {
+		if r.asks(w, previous, next) {
 			c.verbs = append(c.verbs, w)
 			continue
 		}
@@ -115,8 +116,11 @@ func (r *request) addClause(text string) {
 }
 
 // asks reports whether the word is a verb here, in the form of an order.
-func asks(w, previous, next string) bool {
-	if !verbWords[w] || previous == "not" || previous == "don't" || previous == "never" || previous == "without" {
+func (r *request) asks(w, previous, next string) bool {
+	if telling[w] && next == "me" { // an answer is no act
+		return false
+	}
+	if !verbWords[w] && !r.own[w] || previous == "not" || previous == "don't" || previous == "never" || previous == "without" {
 		return false
 	}
 	if !either[w] {
@@ -124,6 +128,9 @@ func asks(w, previous, next string) bool {
 	}
 	return !after[next] && (previous == "" || before[previous] && !linking[next])
 }
+
+// telling are the verbs by which a user asks for an answer.
+var telling = set("tell let inform give show answer")
 
 // verbWords are all words by which people ask for something to be done.
 var verbWords = func() map[string]bool {

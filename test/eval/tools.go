@@ -21,6 +21,7 @@ type skill struct {
 	tool
 	acts  bool
 	verb  string   // the first word that is one: send, create, update
+	means string   // the verb of its description, where that of its name is in no lexicon
 	nouns []string // what it is about: money, email, event
 	head  string   // the noun right after the verb, which is what a reading tool lists
 	args  []argument
@@ -87,6 +88,11 @@ func understand(t tool) skill {
 		}
 	}
 	s.verb = words[at]
+	if verbs[s.verb] == nil && !reads[s.verb] { // so the description has to say what it does
+		if v := describedVerb(t.Description); verbs[v] != nil {
+			s.means = v
+		}
+	}
 	s.acts = !reads[s.verb] && (verbs[s.verb] != nil || !readsByDescription(t.Description))
 	if n := implied[s.verb]; n != "" {
 		s.nouns = append(s.nouns, n)
@@ -111,6 +117,20 @@ func readsByDescription(text string) bool {
 	words := tokens(text)
 	return len(words) > 0 && reads[strings.TrimSuffix(strings.TrimSuffix(words[0], "s"), "e")] || len(words) > 0 && reads[strings.TrimSuffix(words[0], "s")] ||
 		len(words) > 0 && (words[0] == "returns" || words[0] == "return")
+}
+
+// describedVerb is the word that a description begins with, as it stands in the lexicon: Sends an email.
+func describedVerb(text string) string {
+	words := tokens(text)
+	if len(words) == 0 {
+		return ""
+	}
+	for _, v := range []string{words[0], strings.TrimSuffix(words[0], "s"), strings.TrimSuffix(words[0], "es")} {
+		if verbs[v] != nil {
+			return v
+		}
+	}
+	return ""
 }
 
 type schema struct {

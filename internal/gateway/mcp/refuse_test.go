@@ -126,6 +126,20 @@ func TestCallers(t *testing.T) {
 	}
 }
 
+// TestRefusedTokenIsDecided: S10. With another's run token whatever is asked is denied on record, also what otherwise nobody decides.
+func TestRefusedTokenIsDecided(t *testing.T) {
+	w := deskWorld(t, true)
+	for method, params := range map[string]string{"tools/list": "", "server/discover": ""} {
+		w.set(func() { w.as, w.txn, w.asked = "/agent/other", "rt", nil })
+		_, body, _ := w.send("/mcp/desk", `{"jsonrpc":"2.0","id":1,"method":"`+method+`","params":{`+modernMeta+params+`}}`, "Mcp-Protocol-Version", "2026-07-28", "Mcp-Method", method)
+		w.set(func() {
+			if len(w.asked) != 1 || len(w.asked[0].Refused) != 1 || !strings.Contains(body, "run_token_invalid") {
+				t.Errorf("%s: %+v %s", method, w.asked, body)
+			}
+		})
+	}
+}
+
 type access struct {
 	p   remit.Principal
 	run remit.RunID

@@ -56,6 +56,10 @@ func (k *call) prepare(ctx context.Context) ([]byte, *rpcError) {
 	case decided:
 		return k.decide(ctx, reasons)
 	case own, listed, streamed:
+		//remit:guard S10 TestRefusedTokenIsDecided
+		if len(k.c.refused) > 0 {
+			return nil, k.recorded(ctx, &req)
+		}
 		if len(reasons) > 0 {
 			return nil, k.denial(reasons[0])
 		}
@@ -74,6 +78,20 @@ func (k *call) prepare(ctx context.Context) ([]byte, *rpcError) {
 		}
 	}
 	return nil, nil
+}
+
+// recorded denies what came with a run token that is not the caller's, on record whatever it asks for: a client greets before it calls, and who
+// is refused then never comes to call.
+func (k *call) recorded(ctx context.Context, req *remit.Request) *rpcError {
+	d, err := k.h.cfg.Line.Decide(ctx, req)
+	if err != nil {
+		k.h.cfg.Log.Error("record a refused run token", "decision", d.ID, "err", err)
+		return &rpcError{code: jsonrpc.CodeInternalError, message: "no decision could be recorded: nothing was done", status: 503}
+	}
+	if d.Effect == remit.Allow {
+		return k.denial(k.c.refused[0])
+	}
+	return k.deniedError(&d)
 }
 
 // sees reports whether the agent may know of the server at all.
