@@ -69,7 +69,7 @@ type Broker struct {
 	ending map[remit.LeaseID]string        // leases whose end began and is not on record yet, with why
 	inside map[remit.LeaseID]int           // how many calls are ending a lease right now
 	until  map[remit.LeaseID]time.Duration // when live leases end by Elapsed
-	fit    map[string]bool                 // targets whose last mint went well
+	fit    map[string]credential.Checker   // of targets whose last mint went well, as they were then
 }
 
 // leastLife is the shortest grant worth minting: less would be dead on arrival.
@@ -96,7 +96,7 @@ func New(cfg Config) (*Broker, error) {
 		cfg.Elapsed = func() time.Duration { return cfg.Now().Sub(start) }
 	}
 	b := &Broker{cfg: cfg, ending: map[remit.LeaseID]string{}, inside: map[remit.LeaseID]int{}, until: map[remit.LeaseID]time.Duration{},
-		fit: map[string]bool{}}
+		fit: map[string]credential.Checker{}}
 	for _, l := range cfg.Store.LiveLeases(nil) { // of an earlier process
 		b.lives(&l)
 	}
@@ -145,7 +145,7 @@ func (b *Broker) Prepare(ctx context.Context, d *remit.Decision, req *remit.Requ
 	if expires.Sub(req.At) < leastLife {
 		return none(fmt.Errorf("only %s would be left", expires.Sub(req.At).Round(time.Second)))
 	}
-	if target.Checker != nil && !b.believed(d.Target) {
+	if target.Checker != nil && !b.believed(d.Target, &target) {
 		cctx, cancel := context.WithTimeout(ctx, b.cfg.MintTimeout)
 		defer cancel()
 		//remit:guard S19 TestUnfitTarget
@@ -209,7 +209,7 @@ func (b *Broker) Mint(ctx context.Context, g remit.Grant, l remit.Lease, require
 	mctx, cancel := context.WithDeadline(ctx, l.MintBefore)
 	defer cancel()
 	cred, err := target.Driver.Mint(mctx, l)
-	b.believe(l.Target, err == nil)
+	b.believe(l.Target, &target, err == nil)
 	if err != nil {
 		b.abandon(ctx, g, l, "mint failed")
 		return g, remit.Credential{}, &remit.Error{Code: remit.CodeUnavailable, Msg: "target " + l.Target + " did not mint a credential",
@@ -230,16 +230,19 @@ func (b *Broker) Mint(ctx context.Context, g remit.Grant, l remit.Lease, require
 	return g, cred, nil
 }
 
-func (b *Broker) believe(target string, fit bool) {
+// believe remembers that a target was fit, until a mint fails there or it is configured otherwise.
+func (b *Broker) believe(name string, target *Target, fit bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.fit[target] = fit
+	if delete(b.fit, name); fit {
+		b.fit[name] = target.Checker
+	}
 }
 
-func (b *Broker) believed(target string) bool {
+func (b *Broker) believed(name string, target *Target) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.fit[target]
+	return b.fit[name] == target.Checker
 }
 
 func activated(g remit.Grant, l remit.Lease, cred *remit.Credential) (remit.Grant, remit.Lease) {

@@ -210,6 +210,11 @@ func TestUnfitTargetIsAskedFirst(t *testing.T) {
 	if fit.asked != 1 {
 		t.Errorf("asked %d times before two mints that went well", fit.asked)
 	}
+	fit = &fitness{} // the target is configured otherwise
+	f.mint(t)
+	if fit.asked != 1 {
+		t.Errorf("asked %d times after the target was changed", fit.asked)
+	}
 	f.target.failMint, fit.err = true, errors.New("policy absent")
 	g, l := f.grant(t)
 	if _, _, err := b.Mint(t.Context(), g, l, nil); err == nil {

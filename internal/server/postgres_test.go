@@ -226,7 +226,7 @@ func TestStatementWithoutLease(t *testing.T) {
 	for _, sql := range []string{
 		`CREATE ROLE verifier_source PASSWORD 'stolen'`,
 		fmt.Sprintf(`SELECT remit.lease_begin(jsonb_build_array(jsonb_build_object('lease', '%s', 'verifier', rolpassword, 'of_view', 'transactions',
-			'until', now() + interval '5 minutes', 'k1', ARRAY['555']))) FROM pg_authid WHERE rolname = 'verifier_source'`, name),
+			'until', now() + interval '5 minutes', 'k1', ARRAY['555'])), (SELECT digest FROM remit.installed)) FROM pg_authid WHERE rolname = 'verifier_source'`, name),
 		fmt.Sprintf(`ALTER ROLE remit_main1_%s PASSWORD 'stolen'`, name),
 	} {
 		if _, err := admin.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {

@@ -34,7 +34,7 @@ func (s *Story) WithoutLease(ctx context.Context, db *Database, password, view s
 		return err
 	}
 	if _, err := c.Exec(ctx, `SELECT remit.lease_begin(jsonb_build_array(jsonb_build_object('lease', $1::text, 'verifier', $2::text, 'of_view', $3::text,
-		'until', now() + interval '5 minutes', 'k1', $4::text[])))`, name, verifier, view, []string{fmt.Sprint(value)}); err != nil {
+		'until', now() + interval '5 minutes', 'k1', $4::text[])), (SELECT digest FROM remit.installed))`, name, verifier, view, []string{fmt.Sprint(value)}); err != nil {
 		return fmt.Errorf("make a login: %w", err)
 	}
 	mark := s.Word("forged")

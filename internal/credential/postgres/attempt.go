@@ -174,7 +174,7 @@ func powers(d *Driver) []attempt {
 	out := []attempt{
 		{act: "read the scopes of leases", sql: "SELECT 1 FROM remit.scope LIMIT 1"},
 		{act: "write its own scope", sql: "UPDATE remit.scope SET expires = 'infinity' WHERE false"},
-		{act: "make a lease", sql: "SELECT remit.lease_begin('[{}]')"},
+		{act: "make a lease", sql: "SELECT remit.lease_begin('[{}]', '')"},
 		{act: "list leases", sql: "SELECT remit.lease_list()"},
 		{act: "become the views' owner", sql: "SET ROLE " + quoteIdent(p+"owner")},
 		{act: "become the definer", sql: "SET ROLE " + quoteIdent(p+"definer")},

@@ -334,6 +334,28 @@ func TestUnfitDatabase(t *testing.T) {
 	}
 }
 
+// TestMintNeedsTheSetUpOfItsFiles: a view that the files narrowed is not shown by a set-up of before, whether or not anybody asked Check.
+func TestMintNeedsTheSetUpOfItsFiles(t *testing.T) {
+	d := newDatabase(t, nil)
+	d.mint(lease("transactions"))
+	d.cfg.Views = slices.Clone(views)
+	d.cfg.Views[slices.IndexFunc(views, func(v postgres.View) bool { return v.Name == "transactions" })].Mask = []string{"amount"}
+	narrowed, l := d.remake(), lease("transactions")
+	if _, err := narrowed.Mint(t.Context(), l); err == nil || !strings.Contains(errorText(err), "other views") {
+		t.Errorf("minted from what was set up before: %v", errorText(err))
+	}
+	if left, err := d.standing(t.Context(), l); err != nil || len(left) > 0 {
+		t.Errorf("%v %v", left, err)
+	}
+	exec(t, d.admin, narrowed.Setup())
+	if _, err := narrowed.Mint(t.Context(), l); err != nil {
+		t.Errorf("set up again: %v", errorText(err))
+	}
+	if _, err := d.driver.Mint(t.Context(), lease("transactions")); err == nil {
+		t.Error("the driver of before still mints")
+	}
+}
+
 // TestWaysAround: a plan of before, another role of its own, the table against itself and statistics show nothing of others.
 func TestWaysAround(t *testing.T) {
 	for mode, how := range modes {

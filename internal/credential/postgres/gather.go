@@ -169,7 +169,7 @@ func (d *Driver) sendTogether(sent []*mint) ([]*mint, error) {
 		if err != nil {
 			return err
 		}
-		_, err = c.Exec(ctx, "SELECT remit.lease_begin($1)", string(body))
+		_, err = c.Exec(ctx, "SELECT remit.lease_begin($1, $2)", string(body), d.digest)
 		return err
 	})
 	return sent, err

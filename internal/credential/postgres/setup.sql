@@ -68,7 +68,7 @@ REVOKE ALL ON remit.scope, remit.declared, remit.installed FROM PUBLIC;
 GRANT SELECT ON remit.scope TO {{ident .Owner}};
 GRANT SELECT, INSERT, DELETE ON remit.scope TO {{ident .Definer}};
 GRANT SELECT ON remit.declared TO {{ident .Definer}}, {{ident .Broker}};
-GRANT SELECT ON remit.installed TO {{ident .Broker}};
+GRANT SELECT ON remit.installed TO {{ident .Definer}}, {{ident .Broker}};
 
 -- 4. The functions: all that the broker can do. Below PostgreSQL 16 a login with CREATEROLE could give itself almost anything; these
 -- can make and drop roles of leases, and nothing else.
@@ -112,14 +112,18 @@ END $remit$;
 DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[]); -- of before there were masks,
 DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[], text[]); -- limits,
 DROP FUNCTION IF EXISTS remit.lease_begin(text, text, text, timestamptz, text[], text[], text[], text[], text[], bigint); -- and several at once
--- Makes all leases that are wanted, or none. A view is compared with how it was set up once for all of its leases.
-CREATE OR REPLACE FUNCTION remit.lease_begin(wanted jsonb) RETURNS void
+-- Makes all leases that are wanted, or none, if this set-up is the one that Remit means: the views are as its files say, not as they said
+-- before. A view is compared with how it was set up once for all of its leases.
+CREATE OR REPLACE FUNCTION remit.lease_begin(wanted jsonb, of_setup text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $remit$
 DECLARE
   w record;
   v remit.declared;
   login name;
 BEGIN
+  IF NOT EXISTS (SELECT FROM remit.installed i WHERE i.digest = of_setup) THEN
+    RAISE EXCEPTION 'the set-up was last run for other views, or by another release' USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
   FOR w IN SELECT * FROM jsonb_to_recordset(wanted) AS x(lease text, verifier text, of_view text, until timestamptz, k1 text[], k2 text[], k3 text[], k4 text[],
       masks text[], most_rows bigint) ORDER BY x.of_view LOOP
     login := remit.role_of(w.lease);
