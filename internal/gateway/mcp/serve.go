@@ -146,12 +146,15 @@ func (k *call) look(ctx context.Context, req *remit.Request) *rpcError {
 	if e != nil {
 		return e
 	}
-	pins := k.h.cfg.Tools.Pins(remit.Name("tool/" + k.a.server))
+	pins, e := k.pinned(ctx, &set)
+	if e != nil {
+		return e
+	}
 	k.tool = set.named(k.a.name)
 	//remit:guard S27 TestChangedToolIsHeld
-	if pins != nil && (k.tool == nil || pins.Tools[k.a.name].Digest != k.tool.digest) {
+	if k.tool == nil || pins.Tools[k.a.name].Digest != k.tool.digest {
 		req.Refused = append(req.Refused, remit.Reason{Code: remit.ReasonTarget, Of: "pins",
-			Got: "the tool is not as it was reviewed: remit tool review " + k.a.server})
+			Got: "the tool is not as it was reviewed or first read: remit tool review " + k.a.server})
 	}
 	return nil
 }
