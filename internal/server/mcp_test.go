@@ -419,6 +419,9 @@ func TestFirstListOfAnotherServer(t *testing.T) {
 	if _, err := f.srv.firstSeen(t.Context(), "tool/crm", origin, list("late")); err == nil {
 		t.Error("the list of a server that is not configured any more was remembered")
 	}
+	if rec, _ := f.srv.store.Tool("tool/crm"); rec.Tools["look"].Digest != first.Tools["look"].Digest || f.events(remit.EventToolSeen) != 1 {
+		t.Errorf("it is on record: %+v", rec)
+	}
 	if p, err := f.srv.firstSeen(t.Context(), "tool/crm", f.srv.rev.Load().origins["tool/crm"], list("two")); err != nil || p.Tools["look"].Digest != list("two").Tools["look"].Digest {
 		t.Errorf("%v %+v", err, p)
 	}
