@@ -7,12 +7,14 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -468,5 +470,31 @@ func TestRulesAboutFirstLists(t *testing.T) {
 	f.must("/v1/apply", nil, nil)
 	if c := f.srv.checkTools(); !c.OK {
 		t.Errorf("%+v", c)
+	}
+}
+
+// TestSeenEventsFit: a list as long as the gateway takes is named whole, in entries that the ledger takes.
+func TestSeenEventsFit(t *testing.T) {
+	r := remit.ToolRecord{Tool: "tool/crm", Of: remit.DigestOf(nil), Tools: map[string]remit.ToolPin{}}
+	for i := range 1000 {
+		r.Tools[strings.Repeat("\x01", 250)+strconv.Itoa(i)] = remit.ToolPin{Digest: remit.DigestOf([]byte{byte(i)})}
+	}
+	events, err := seenEvents(&r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]remit.Digest{}
+	for _, e := range events {
+		if len(e.Data) > 48<<10 {
+			t.Errorf("an entry of %d bytes", len(e.Data))
+		}
+		var d seenData
+		if err := json.Unmarshal(e.Data, &d); err != nil {
+			t.Fatal(err)
+		}
+		maps.Copy(named, d.Tools)
+	}
+	if len(named) != len(r.Tools) || len(events) < 2 {
+		t.Errorf("%d tools in %d entries, of %d", len(named), len(events), len(r.Tools))
 	}
 }
