@@ -49,7 +49,7 @@ func UsedKey(issuer, jti string) EpochKey { return EpochKey("used/" + issuer + "
 func GrantKey(id GrantID) EpochKey { return EpochKey("grant/" + string(id)) }
 
 // Row is one stored noun, whole: writing it replaces what stood under its key. The set is closed: Run, AgentStatus, Grant,
-// Lease, Statement, Revision, Used, Issued, LaunchRecord, Erasure, Session, PersonRecord, Held, Finding and Followed.
+// Lease, Statement, Revision, Used, Issued, LaunchRecord, Erasure, Session, PersonRecord, ToolRecord, Held, Finding and Followed.
 type Row interface{ EpochKey() EpochKey }
 
 // EpochKey returns RunKey; likewise for the other rows.

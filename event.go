@@ -32,6 +32,7 @@ const (
 	EventLaunch         EventKind = "agent.launch"
 	EventSandboxStarted EventKind = "sandbox.started" // claimed for a run, stage and tool; nothing of the tool has run
 	EventSandboxEnded   EventKind = "sandbox.ended"   // nothing of it is left
+	EventToolSeen       EventKind = "tool.seen"       // what a server said of its tools when that was first read; else is held
 	EventEvidence       EventKind = "evidence.added"
 	EventApproved       EventKind = "approval.given"   // by one person; more may be needed
 	EventRefused        EventKind = "approval.denied"  // by one person, for good

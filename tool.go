@@ -3,6 +3,7 @@
 package remit
 
 import (
+	"encoding/json"
 	"slices"
 	"time"
 )
@@ -50,7 +51,7 @@ type Tool struct {
 	URL string // of a remote server
 	CA  string // PEM file with its roots; empty: the host's
 
-	Pins string // file of reviewed descriptions and schemas, in the configuration directory; empty: none
+	Pins string // file of reviewed descriptions and schemas, in the configuration directory; empty: what is read first is remembered
 	Line string // FILE:LINE
 }
 
@@ -81,4 +82,35 @@ type ToolLimits struct {
 	Processes int
 	Wall      time.Duration // how long a sandbox lives
 	Output    int64         // bytes that the server may write in all
+}
+
+// ToolPin is what a server says of one of its tools.
+type ToolPin struct {
+	Digest Digest          `json:"digest"`         // of Tool, over its canonical JSON without _meta
+	Tool   json.RawMessage `json:"tool,omitempty"` // its description and schemas, whole
+}
+
+// ToolRecord remembers what a tool's server said of its tools when that was first read. What differs from it later is held.
+type ToolRecord struct {
+	Tool  Name               `json:"tool"`
+	Of    Digest             `json:"of"` // of what is run, or where it is (Tool.Origin): of another origin, the first list is to come
+	First time.Time          `json:"first"`
+	Tools map[string]ToolPin `json:"tools"`
+}
+
+// EpochKey makes a key of its own: requiring what was seen keeps two first lists from both being the first.
+func (r ToolRecord) EpochKey() EpochKey { return ToolKey(r.Tool) }
+
+// ToolKey is moved when a tool's first list is remembered.
+func ToolKey(n Name) EpochKey { return EpochKey("seen/" + string(n)) }
+
+// Origin is the digest of what is run, or of the address. Limits, mounts and the environment are no part of it: a change of those is
+// no reason to trust another description.
+func (t *Tool) Origin() Digest {
+	b, _ := json.Marshal(struct { // texts always can be written
+		URL     string    `json:"url,omitempty"`
+		Command []string  `json:"command,omitempty"`
+		Files   ToolFiles `json:"files"`
+	}{t.URL, t.Command, t.Files})
+	return DigestOf(b)
 }

@@ -278,7 +278,8 @@ type Applied struct {
 	Previous remit.Digest `json:"previous"`
 	DryRun   bool         `json:"dry_run"`
 	Changed  []string     `json:"changed_files,omitempty"`
-	Ended    int          `json:"ended_grants"` // of removed agents and targets, and what is not allowed any more
+	Ended    int          `json:"ended_grants"`       // of removed agents and targets, and what is not allowed any more
+	Unpinned []remit.Name `json:"unpinned,omitempty"` // tools whose descriptions nobody reviewed, and of which nothing was read yet
 
 	Version uint64               `json:"version,omitempty"` // of the signed bundle; none: unsigned
 	Signers []string             `json:"signers,omitempty"`
@@ -432,9 +433,10 @@ type ReviewedTool struct {
 	Pinned json.RawMessage `json:"pinned,omitempty"` // where it differs
 }
 
-// The states. All but reviewed are held where pins are kept.
+// The states. All but reviewed and seen are held.
 const (
 	ToolReviewed = "reviewed"
+	ToolSeen     = "seen" // as it was first read; nobody need have read it
 	ToolNew      = "new"
 	ToolChanged  = "changed"
 	ToolGone     = "gone"

@@ -58,6 +58,9 @@ func (a *app) printApplied(r api.Applied) {
 	if r.Ended > 0 {
 		fmt.Fprintf(a.out, "%d grants of removed agents or targets ended\n", r.Ended)
 	}
+	for _, name := range r.Unpinned {
+		fmt.Fprintf(a.out, "%s is not pinned yet: what its server says first will be trusted (remit tool pin %s)\n", name, strings.TrimPrefix(string(name), "tool/"))
+	}
 	if r.Refused != "" {
 		fmt.Fprintf(a.out, "it would be refused as it is: %s\n", clean(r.Refused))
 	}

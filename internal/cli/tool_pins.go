@@ -60,7 +60,7 @@ func (a *app) toolPinCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "pin NAME", Short: "Print what a tool's server says of its tools, as a file of pins to read and keep",
 		Long:    "Ask the tool's server what it says of its tools now, and print that as the file of pins that the Tool's pins: names.\nRead it before you keep it: agents and their models are shown exactly this.",
-		Example: "  remit tool pin crm --file config/crm.pins.json", Args: cobra.ExactArgs(1),
+		Example: "  remit tool pin crm --file remit/config/crm.pins.json", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			var r api.ToolReview
 			if err := a.get(c.Context(), "/v1/tools/"+strings.TrimPrefix(args[0], "tool/")+"/review", nil, &r); err != nil {

@@ -34,7 +34,7 @@ type toolFile struct {
 
 type ownOfTool struct {
 	Server *serverOfTool `yaml:"server" doc:"Its MCP server. Left out: Remit knows the identity only, and where it runs counts as remote."`
-	Pins   word          `yaml:"pins" is:"pins" doc:"The file of its reviewed descriptions and schemas, in the configuration directory. A tool that differs is held until it is reviewed. Only with server."`
+	Pins   word          `yaml:"pins" is:"pins" doc:"The file of its reviewed descriptions and schemas, in the configuration directory. A tool that differs is held until it is reviewed. Left out: what is read first is held to. Only with server."`
 }
 
 type serverOfTool struct {

@@ -140,7 +140,7 @@ func (s *Server) erasable(in *api.Erase) (by string, seqs []uint64, runs map[rem
 	case in.Entry != 0 && in.Run == "" && in.Value == "":
 		e, ok, err := s.store.Entry(in.Entry)
 		if err == nil && !ok {
-			err = notFound("ledger", fmt.Sprint(in.Entry))
+			err = notFound("ledger entry", fmt.Sprint(in.Entry))
 		}
 		if id := runOf(e); id != "" {
 			if r, ok := s.store.Run(id); ok && !r.Over() {
@@ -249,7 +249,7 @@ func (s *Server) opCheck(_ context.Context, c admin.Call) (any, error) {
 		return nil, err
 	}
 	if !ok {
-		return nil, notFound("ledger", c.Path("seq"))
+		return nil, notFound("ledger entry", c.Path("seq"))
 	}
 	for _, d := range e.Reveal().Disclosures() {
 		var text string

@@ -98,7 +98,7 @@ func (s *Server) opEntry(_ context.Context, c admin.Call) (any, error) {
 		return nil, err
 	}
 	if !ok {
-		return nil, notFound("ledger", c.Path("seq"))
+		return nil, notFound("ledger entry", c.Path("seq"))
 	}
 	out := openEntry(e)
 	out.Leaf = e.Body

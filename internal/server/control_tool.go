@@ -14,7 +14,8 @@ import (
 	"remit/internal/gateway/mcp"
 )
 
-// opToolReview compares what a tool's server says of its tools now with what was reviewed.
+// opToolReview compares what a tool's server says of its tools now with what was reviewed or first read. What is read for the first
+// time is remembered, as it is when an agent is the first.
 func (s *Server) opToolReview(ctx context.Context, c admin.Call) (any, error) {
 	name := remit.Name("tool/" + c.Path("name"))
 	rev := s.rev.Load()
@@ -27,7 +28,21 @@ func (s *Server) opToolReview(ctx context.Context, c admin.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return compareTools(name, rev.pins[name], now), nil
+	pins := s.pinsOf(rev, name)
+	if pins == nil {
+		if pins, err = s.firstSeen(ctx, name, rev.origins[name], now); err != nil {
+			return nil, err
+		}
+	}
+	out := compareTools(name, pins, now)
+	if out.Pinned = rev.pins[name] != nil; !out.Pinned {
+		for i := range out.Tools {
+			if t := &out.Tools[i]; t.State == api.ToolReviewed {
+				t.State = api.ToolSeen
+			}
+		}
+	}
+	return out, nil
 }
 
 func (s *Server) describe(ctx context.Context, rev *revision, name remit.Name) (*mcp.Pins, error) {
@@ -39,10 +54,7 @@ func (s *Server) describe(ctx context.Context, rev *revision, name remit.Name) (
 }
 
 func compareTools(name remit.Name, pins, now *mcp.Pins) api.ToolReview {
-	out := api.ToolReview{Tool: name, Pinned: pins != nil, Tools: []api.ReviewedTool{}}
-	if pins == nil {
-		pins = &mcp.Pins{}
-	}
+	out := api.ToolReview{Tool: name, Tools: []api.ReviewedTool{}}
 	all := slices.Collect(maps.Keys(now.Tools))
 	for n := range pins.Tools {
 		if _, ok := now.Tools[n]; !ok {

@@ -111,6 +111,7 @@ type line struct{ s *Server }
 func (l line) Decide(ctx context.Context, req *remit.Request) (remit.Decision, error) {
 	l.s.watchClock()
 	l.complete(req)
+	l.s.refuseUnfit(req)
 	req.Sandbox = l.s.tierOf(req)
 	req.Keeps = l.s.keeps(req.Keeps)
 	ctx, span := l.s.telemetry.Request(ctx, "decide", req.Trace)

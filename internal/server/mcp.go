@@ -76,19 +76,17 @@ func (t tools) Open(ctx context.Context, c mcp.Claim) (*mcp.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &mcp.Server{ID: string(held.ID()), Pipe: func() (mcp.Pipe, error) { return held, nil }, Turn: held.Turn}, nil
+	return &mcp.Server{ID: string(held.ID()), Origin: rev.origins[c.Tool], Pipe: func() (mcp.Pipe, error) { return held, nil }, Turn: held.Turn}, nil
 }
-
-// Pins implements mcp.Tools.
-func (t tools) Pins(tool remit.Name) *mcp.Pins { return t.s.rev.Load().pins[tool] }
 
 // buildTools reads the pins of tools and prepares the clients of those at addresses. A rule that names an argument which a pinned
 // tool does not have would deny for ever, or bind nothing: it is an error.
 func (r *revision) buildTools() error {
-	r.remotes, r.pins = map[remit.Name]*mcp.Server{}, map[remit.Name]*mcp.Pins{}
+	r.remotes, r.pins, r.origins = map[remit.Name]*mcp.Server{}, map[remit.Name]*mcp.Pins{}, map[remit.Name]remit.Digest{}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(r.set.Tools)) {
 		t := r.set.Tools[name]
+		r.origins[name] = t.Origin()
 		if t.Pins != "" {
 			p, err := mcp.ParsePins(r.set.Files[t.Pins])
 			if err != nil {
@@ -96,12 +94,14 @@ func (r *revision) buildTools() error {
 				continue
 			}
 			r.pins[name] = p
-			errs = append(errs, r.checkArguments(name, p))
+			for _, m := range r.misfits(name, p) {
+				errs = append(errs, m.err)
+			}
 		}
 		if t.URL != "" {
 			c, err := remoteClient(t.CA)
 			errs = append(errs, err)
-			r.remotes[name] = &mcp.Server{ID: t.URL + " " + t.CA, URL: t.URL, HTTP: c}
+			r.remotes[name] = &mcp.Server{ID: t.URL + " " + t.CA, Origin: r.origins[name], URL: t.URL, HTTP: c}
 		}
 	}
 	return errors.Join(errs...)
@@ -118,46 +118,6 @@ func remoteClient(ca string) (*http.Client, error) {
 			TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
-}
-
-// checkArguments compares the rules about a tool's calls with its pinned schemas.
-func (r *revision) checkArguments(name remit.Name, pins *mcp.Pins) error {
-	server := strings.TrimPrefix(string(name), "tool/")
-	var errs []error
-	for _, w := range r.set.Workflows {
-		for _, st := range w.Stages {
-			for i := range st.May {
-				p := &st.May[i]
-				at, tool, cut := strings.Cut(p.Target, "/")
-				if p.Action != "mcp.call" || at != server {
-					continue
-				}
-				if !cut {
-					tool = server
-				}
-				errs = append(errs, checkRule(p, pins, tool))
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func checkRule(p *remit.Permission, pins *mcp.Pins, tool string) error {
-	pin, ok := pins.Tools[tool]
-	//remit:guard S27 TestRulesAboutPinnedTools
-	if !ok {
-		return &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("%s: %s: the pins of its server have no tool %q", p.Line, p.Name, tool),
-			Hint: "pin it, or correct the target"}
-	}
-	names, all := pin.Arguments()
-	for _, arg := range slices.Sorted(maps.Keys(p.Where)) {
-		//remit:guard S27 TestRulesAboutPinnedTools
-		if !all && !slices.Contains(names, arg) {
-			return &remit.Error{Code: remit.CodeInvalid, Msg: fmt.Sprintf("%s: %s: where: the tool has no argument %q", p.Line, p.Name, arg),
-				Hint: "it has: " + strings.Join(names, ", ")}
-		}
-	}
-	return nil
 }
 
 // AccessToken implements mcp.AccessTokens. What a launch was given ends with it.

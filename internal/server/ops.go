@@ -118,9 +118,35 @@ func listed[T any](items []T, limit int, id func(T) string) api.List[T] {
 	return l
 }
 
+// listing says how each noun that may be missing is listed.
+var listing = map[string]string{
+	"agent":              "remit agent list",
+	"approval":           "remit approval list",
+	"decision":           "remit ledger list --kind decision",
+	"evidence":           "remit evidence list",
+	"finding":            "remit finding list",
+	"grant":              "remit grant list",
+	"launch":             "remit ledger list --kind agent.launch",
+	"lease":              "remit grant list",
+	"ledger entry":       "remit ledger list",
+	"person":             "remit login list",
+	"revision":           "remit ledger list --kind policy.activated",
+	"run":                "remit run list",
+	"sandbox":            "remit sandbox list",
+	"server of":          "remit tool list",
+	"session":            "remit login list",
+	"target":             "remit doctor",
+	"tool":               "remit tool list",
+	"tool with a server": "remit tool list",
+	"workflow":           "remit workflow list",
+}
+
 func notFound(what, id string) error {
-	return &remit.Error{Code: remit.CodeNotFound, Msg: fmt.Sprintf("there is no %s %.80q", what, id),
-		Hint: fmt.Sprintf("remit %s list shows them", what)}
+	e := &remit.Error{Code: remit.CodeNotFound, Msg: fmt.Sprintf("there is no %s %.80q", what, id)}
+	if l := listing[what]; l != "" {
+		e.Hint = l + " shows them"
+	}
+	return e
 }
 
 func (s *Server) opStatus(_ context.Context, c admin.Call) (any, error) {

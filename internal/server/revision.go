@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"remit"
 	"remit/internal/api"
@@ -42,9 +43,11 @@ type revision struct {
 	audiences      map[string]bool            // of grant tokens, at targets
 	remotes        map[remit.Name]*mcp.Server // of tools at addresses
 	pins           map[remit.Name]*mcp.Pins
-	outside        *egress.Targets // of the egress proxy
-	ceiling        remit.Digest    // under which it stands; empty: none
-	version        uint64          // of its bundle; 0: unsigned
+	origins        map[remit.Name]remit.Digest // of tools' servers
+	unfit          sync.Map                    // remit.Name to []misfit: of servers that have no pins, found once their first list is known
+	outside        *egress.Targets             // of the egress proxy
+	ceiling        remit.Digest                // under which it stands; empty: none
+	version        uint64                      // of its bundle; 0: unsigned
 	signers        []string
 	ceilingSigners []string
 	epoch          uint64              // of the policy
@@ -220,6 +223,10 @@ func (s *Server) put(ctx context.Context, c *candidate, by string, dry bool) (ap
 		epoch++
 	}
 	next, err := s.build(c.set, epoch)
+	if err == nil && by != atStart { // a start has to go on with what is active: calls under such a rule are denied
+		err = s.checkSeen(next)
+	}
+	out.Unpinned = s.unpinned(c.set, next)
 	if err != nil || dry {
 		return out, err
 	}

@@ -40,6 +40,8 @@ func (s *Store) keyspace(key remit.EpochKey) keyspace {
 		return keyspace{&s.sessions, id, ""}
 	case "person":
 		return keyspace{&s.people, id, ""}
+	case "seen":
+		return keyspace{&s.tools, id, ""}
 	case "hold":
 		return keyspace{&s.held, id, ""}
 	case "finding":

@@ -126,7 +126,7 @@ func asSchema2(t *testing.T, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = sqlitex.ExecuteScript(conn, `DROP TABLE ref_segments; DROP TABLE ref_blocks; DROP TABLE sessions; DROP TABLE people; DROP TABLE held; DROP TABLE findings;
+	err = sqlitex.ExecuteScript(conn, `DROP TABLE ref_segments; DROP TABLE ref_blocks; DROP TABLE sessions; DROP TABLE people; DROP TABLE held; DROP TABLE findings; DROP TABLE tools;
 		CREATE TABLE refs (ref INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (ref, seq)) WITHOUT ROWID;
 		INSERT INTO meta (name, value) VALUES ('indexed', 7); PRAGMA user_version = 2;`, nil)
 	if err := errors.Join(err, conn.Close()); err != nil {

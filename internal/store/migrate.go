@@ -12,7 +12,7 @@ import (
 )
 
 // migrations bring the schema from version i to i+1. They are only ever appended to.
-var migrations = [...]string{schema1, schema2, schema3, schema4, schema5, schema6, schema7}
+var migrations = [...]string{schema1, schema2, schema3, schema4, schema5, schema6, schema7, schema8}
 
 // Every noun's row is its JSON body; columns repeat what is searched for. Times are milliseconds since 1970. refs finds
 // events by what they refer to; it follows behind (meta.indexed), so that appending an event touches one page.

@@ -16,7 +16,7 @@ import (
 func (s *Store) encode(r remit.Row, require []remit.Precondition) ([]byte, error) {
 	switch v := r.(type) {
 	case remit.Run, remit.Grant, remit.Lease, remit.Statement, remit.Revision, remit.Used, remit.Issued, remit.LaunchRecord,
-		remit.Erasure, remit.Session, remit.PersonRecord, remit.Held, remit.Finding, remit.Followed:
+		remit.Erasure, remit.Session, remit.PersonRecord, remit.ToolRecord, remit.Held, remit.Finding, remit.Followed:
 	case remit.AgentStatus:
 		//remit:guard S11 TestSuspensionActsInMemory
 		if !v.Suspended && !requires(require, v.EpochKey()) {
@@ -77,6 +77,8 @@ func putRow(conn *sqlite.Conn, w *write) error {
 		return putSession(conn, &r, w)
 	case remit.PersonRecord:
 		return putPerson(conn, &r, w)
+	case remit.ToolRecord:
+		return putTool(conn, &r, w)
 	case remit.Held:
 		return putHeld(conn, &r, w)
 	case remit.Finding:
@@ -112,6 +114,8 @@ func (s *Store) publish(w *write) {
 		s.sessions.put(r.ID, &r, w.epoch)
 	case remit.PersonRecord:
 		s.people.put(r.Name, &r, w.epoch)
+	case remit.ToolRecord:
+		s.tools.put(r.Tool, &r, w.epoch)
 	case remit.Held:
 		s.held.put(r.Digest, &r, w.epoch)
 	case remit.Finding:

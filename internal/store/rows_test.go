@@ -313,3 +313,28 @@ func TestNarrowedTwice(t *testing.T) {
 		}
 	}
 }
+
+// TestTools: what a server said first outlives the process, and two first lists cannot both be the first.
+func TestTools(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "remit.db")
+	s := open(t, store.Config{Path: path})
+	if r, epoch := s.Tool("tool/crm"); r != nil || epoch != 0 {
+		t.Fatalf("%+v at %d", r, epoch)
+	}
+	want := remit.ToolRecord{Tool: "tool/crm", Of: remit.DigestOf([]byte("origin")), First: time.Unix(1_800_000_000, 0).UTC(),
+		Tools: map[string]remit.ToolPin{"look": {Digest: remit.DigestOf([]byte("look")), Tool: []byte(`{"name":"look"}`)}}}
+	first := []remit.Precondition{{Key: remit.ToolKey("tool/crm")}}
+	commit(t, s, remit.Change{Rows: []remit.Row{want}, Require: first})
+	other := want
+	other.Of = remit.DigestOf([]byte("other"))
+	if _, err := s.Commit(t.Context(), remit.Change{Rows: []remit.Row{other}, Require: first}); remit.CodeOf(err) != remit.CodeConflict {
+		t.Errorf("a second first list: %v", err)
+	}
+	twice(t, s, path, func(t *testing.T, s *store.Store) {
+		got, epoch := s.Tool("tool/crm")
+		if got == nil || epoch != 1 {
+			t.Fatalf("%+v at %d", got, epoch)
+		}
+		equal(t, *got, want)
+	})
+}

@@ -94,6 +94,7 @@ type memory struct {
 	issued     table[string, remit.Issued]
 	sessions   table[remit.SessionID, remit.Session]
 	people     table[remit.Name, remit.PersonRecord]
+	tools      table[remit.Name, remit.ToolRecord]
 	held       table[remit.Digest, remit.Held]       // the newest about each request of a live run
 	findings   table[remit.FindingID, remit.Finding] // open
 	sources    table[string, struct{}]               // epochs of evidence sources
@@ -194,6 +195,7 @@ func (s *Store) load(conn *sqlite.Conn) error {
 		func() error { return s.loadUsed(conn, now) },
 		func() error { return s.loadIssued(conn, now) },
 		func() error { return s.loadPeople(conn, now) },
+		func() error { return s.loadTools(conn) },
 		func() error { return s.loadHeld(conn, now) },
 		func() error { return s.loadFindings(conn) },
 		func() error { return s.loadSources(conn) },
@@ -217,6 +219,7 @@ func (m *memory) init() {
 	m.issued.init()
 	m.sessions.init()
 	m.people.init()
+	m.tools.init()
 	m.held.init()
 	m.findings.init()
 	m.sources.init()

@@ -56,6 +56,8 @@ start: {by: [operator/ci], expires: 1h}
 stages:
 - name: work
   may:
+  - {name: close, who: agent/support, action: mcp.call, target: crm/close, sandbox: remote, where: {customer: $customer},
+     evidence: [{approval: {when: {customer: {above: 0}}, group: support, people: 1, by: not-starter, within: 15m}}]}
   - {name: look, who: agent/support, action: mcp.call, target: crm/look, sandbox: remote, where: {customer: $customer}}
   - {name: see, who: agent/support, action: mcp.list, target: crm/drop, sandbox: remote}
 `
@@ -132,7 +134,7 @@ func binary(t *testing.T) string {
 // tool starts a real MCP server with two tools.
 func (d *desk) tool() string {
 	s := sdk.NewServer(&sdk.Implementation{Name: "crm", Version: "1"}, nil)
-	for _, name := range []string{"look", "drop"} {
+	for _, name := range []string{"look", "drop", "close"} {
 		sdk.AddTool(s, &sdk.Tool{Name: name, Description: "customers: " + name}, func(_ context.Context, _ *sdk.CallToolRequest, in lookIn) (*sdk.CallToolResult, any, error) {
 			d.calls.Add(1)
 			return &sdk.CallToolResult{Content: []sdk.Content{&sdk.TextContent{Text: fmt.Sprintf("%s %d: Ann", name, in.Customer)}}}, nil, nil
@@ -244,6 +246,9 @@ type told struct {
 	Remit  struct {
 		Run, Stage, Decision string
 		Reasons              []string
+		Held                 bool
+		Hold, Until          string
+		RetryAfter           int `json:"retry_after_s"`
 	} `json:"remit"`
 }
 
@@ -276,9 +281,10 @@ func python(t *testing.T, framework string) (interpreter, measured string) {
 }
 
 // TestFrameworks: a model that follows a script calls an allowed tool, the same tool for another customer, and a tool that is only
-// shown. The denials come back to the model as messages that say what was missing, with the run and stage.
+// shown, and one that a person has to agree to. The denials come back to the model as messages that say what was missing, with the run and
+// stage; where the framework keeps what a result says beside its text, so do the messages of calls that were made.
 func TestFrameworks(t *testing.T) {
-	for framework, names := range map[string]string{"langchain": "crm__drop crm__look", "crewai": "crm_drop crm_look"} {
+	for framework, names := range map[string]string{"langchain": "crm__close crm__drop crm__look", "crewai": "crm_close crm_drop crm_look"} {
 		t.Run(framework, func(t *testing.T) {
 			at, measured := python(t, framework)
 			d := open(t, measured)
@@ -300,11 +306,19 @@ func (d *desk) converse(t *testing.T, python, script, source, names string) {
 		t.Fatal(err)
 	}
 	all := conversation(t, out)
-	if len(all) != 4 || strings.Join(all[0].Tools, " ") != names {
+	if len(all) != 5 || strings.Join(all[0].Tools, " ") != names {
 		t.Fatalf("%s", out)
 	}
 	if all[1].Status == "error" || !strings.Contains(all[1].Text, "look 7: Ann") {
 		t.Errorf("allowed: %+v", all[1])
+	}
+	if got := all[1].Remit; strings.HasPrefix(names, "crm__") && (got.Run != d.run || got.Stage != "work" || !strings.HasPrefix(got.Decision, "dec-")) {
+		t.Errorf("an allowed call's message says %+v", got)
+	}
+	if m := all[4]; !m.Remit.Held || !strings.HasPrefix(m.Remit.Hold, "hold-") || m.Remit.RetryAfter <= 0 || !strings.Contains(m.Text, m.Remit.Hold) {
+		t.Errorf("held: %+v", m)
+	} else if until, err := time.Parse(time.RFC3339, m.Remit.Until); err != nil || until.Before(time.Now()) {
+		t.Errorf("held until %q: %v", m.Remit.Until, err)
 	}
 	for i, reason := range map[int]string{2: "argument_mismatch", 3: "not_permitted"} {
 		m := all[i]

@@ -82,7 +82,13 @@ t.on('error',e=>console.log(e.message))});c.end();`
 // TestWebSocket: it passes after its own decision, which a permission makes by naming the argument upgrade; its bytes are counted, and what
 // comes back is searched for the secret.
 func TestWebSocket(t *testing.T) {
-	up := newUpstream(t, false, func(w http.ResponseWriter, r *http.Request) {
+	for _, secure := range []bool{false, true} {
+		t.Run(map[bool]string{false: "plain", true: "TLS"}[secure], func(t *testing.T) { webSocket(t, secure) })
+	}
+}
+
+func webSocket(t *testing.T, secure bool) {
+	up := newUpstream(t, secure, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") != "websocket" || r.Header.Get("Sec-Websocket-Extensions") != "" {
 			w.WriteHeader(400)
 			return
@@ -103,8 +109,18 @@ func TestWebSocket(t *testing.T) {
 		}
 	})
 	w := newWorld(t, up.target(t, withHeader))
-	c := w.dial()
-	fmt.Fprintf(c, "GET %s/v1/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n", up.url())
+	var c net.Conn
+	at := up.url() + "/v1/ws"
+	if secure { // through TLS that is ended here, or the answers could not be searched
+		var err error
+		if c, err = w.tlsThrough(up, "api.test"); err != nil {
+			t.Fatal(err)
+		}
+		at = "/v1/ws"
+	} else {
+		c = w.dial()
+	}
+	fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: api.test:%s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n", at, up.port)
 	br := bufio.NewReader(c)
 	resp, err := http.ReadResponse(br, nil)
 	if err != nil || resp.StatusCode != 101 || resp.Header.Get("Sec-Websocket-Accept") != "x" {

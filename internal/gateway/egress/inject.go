@@ -18,6 +18,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/aws/smithy-go/encoding/httpbinding"
 
 	"remit"
 )
@@ -140,7 +141,9 @@ func (in *injection) apply(ctx context.Context, r *http.Request, m *message, now
 // maxSigned bounds a body that has to be read to be signed.
 const maxSigned = 8 << 20
 
-// sign is AWS Signature Version 4, over the body, too.
+// sign is AWS Signature Version 4, over the body, too. The path is sent as AWS's clients send it, with every byte encoded that is not
+// unreserved: that is what AWS computes the signature over, for S3 as it is and for others with the percent signs encoded once more. Go's
+// own encoding leaves some as they are (= : @ , + ; $ &), which AWS's rule does not. Decoded, both are the path that was decided.
 func (in *injection) sign(ctx context.Context, r *http.Request, m *message, now time.Time) error {
 	body := m.body
 	if m.stream != nil {
@@ -159,6 +162,7 @@ func (in *injection) sign(ctx context.Context, r *http.Request, m *message, now 
 	sum := sha256.Sum256(body)
 	digest := hex.EncodeToString(sum[:])
 	r.Header.Set("X-Amz-Content-Sha256", digest)
+	r.URL.RawPath = httpbinding.EscapePath(m.path, false)
 	creds := aws.Credentials{AccessKeyID: in.aws.AccessKeyID, SecretAccessKey: in.secret.Reveal(), SessionToken: in.token.Reveal()}
 	return v4.NewSigner().SignHTTP(ctx, creds, r, digest, in.aws.Service, in.aws.Region, now, func(o *v4.SignerOptions) {
 		o.DisableURIPathEscaping = in.aws.Service == "s3"

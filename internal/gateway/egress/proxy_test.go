@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"strings"
@@ -266,6 +267,48 @@ func TestRebinding(t *testing.T) {
 	}
 	if n := len(up.requests()); n != 1 {
 		t.Errorf("it got %d requests", n)
+	}
+}
+
+// TestPublicAndPrivateAtOnce: of the addresses that a name leads to, each is judged by itself, in whatever order they come.
+func TestPublicAndPrivateAtOnce(t *testing.T) {
+	inside := newUpstream(t, false, nil)
+	const public, private = "3ffe::1", "127.0.0.1" // the public one is of a network that was given back: nobody is there
+	for _, names := range [][]string{{public, private}, {private, public}, {private, "::ffff:127.0.0.1", public, "10.0.0.1"}} {
+		w := newWorld(t, inside.target(t, func(c *egress.TargetConfig) { c.Private = false }))
+		w.set(func() {
+			w.names["api.test"] = nil
+			for _, n := range names {
+				w.names["api.test"] = append(w.names["api.test"], netip.MustParseAddr(n))
+			}
+		})
+		if resp, body := w.do("GET", inside.url()+"/", "", ""); resp != nil && resp.StatusCode == 200 {
+			t.Errorf("%v: the private one was reached: %s", names, body)
+		}
+	}
+	if n := len(inside.requests()); n != 0 {
+		t.Fatalf("the private one got %d requests", n)
+	}
+	// Where one is allowed, that one is dialled, and no other.
+	other := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "the allowed one") }))
+	_ = other.Listener.Close()
+	var err error
+	if other.Listener, err = net.Listen("tcp", "127.0.0.2:"+inside.port); err != nil {
+		t.Fatal(err)
+	}
+	other.Start()
+	defer other.Close()
+	for _, names := range [][]string{{private, "127.0.0.2"}, {"127.0.0.2", private}} {
+		w := newWorld(t, inside.target(t, func(c *egress.TargetConfig) { c.Private, c.Addresses = false, []string{"127.0.0.2"} }))
+		w.set(func() {
+			w.names["api.test"] = []netip.Addr{netip.MustParseAddr(names[0]), netip.MustParseAddr(names[1])}
+		})
+		if resp, body := w.do("GET", inside.url()+"/", "", ""); resp == nil || resp.StatusCode != 200 || body != "the allowed one" {
+			t.Errorf("%v: %v %s", names, resp, body)
+		}
+	}
+	if n := len(inside.requests()); n != 0 {
+		t.Errorf("the other one got %d requests", n)
 	}
 }
 

@@ -15,9 +15,28 @@ import (
 	"time"
 )
 
-// fewer are the scenarios in which the suite counts event streams, where the gateway answers with one JSON text, and one in which a tool takes
-// an answer before it asked: here that reaches no tool (TestOnlyQuestionsAreAnswered).
-var fewer = map[string]bool{"server-sse-multiple-streams": true, "server-sse-polling": true, "input-required-result-ignore-extra-params": true}
+// differs is where the results are not the same, exactly: per era and scenario how many checks pass and fail directly and through the
+// gateway. In the scenarios about event streams the suite counts a check for each stream, and the gateway answers with one JSON text what
+// has nothing to say before its answer; in input-required-result-ignore-extra-params a tool takes an answer before it asked, which here
+// reaches no tool (TestOnlyQuestionsAreAnswered). The scenarios about tasks, which neither side has, call tools that the server does not
+// list: they are held here, and the suite takes some of those denials for good answers.
+var differs = map[string]map[string][2][2]string{
+	"2026-07-28": {
+		"input-required-result-ignore-extra-params": {{"2", "0"}, {"1", "0"}},
+		"server-sse-multiple-streams":               {{"2", "0"}, {"1", "0"}},
+		"tasks-capability-negotiation":              {{"1", "4"}, {"2", "3"}},
+		"tasks-dispatch-and-envelope":               {{"3", "6"}, {"5", "4"}},
+		"tasks-lifecycle":                           {{"1", "8"}, {"2", "7"}},
+	},
+	"2025-11-25": {
+		"server-sse-polling":          {{"1", "0"}, {"0", "0"}},
+		"server-sse-multiple-streams": {{"2", "0"}, {"1", "0"}},
+	},
+	"2025-11-25, 0.1": {
+		"server-sse-polling":          {{"1", "0"}, {"0", "0"}},
+		"server-sse-multiple-streams": {{"2", "0"}, {"1", "0"}},
+	},
+}
 
 var scenario = regexp.MustCompile(`(?m)^[✓✗] ([a-z0-9-]+): (\d+) passed, (\d+) failed`)
 
@@ -41,21 +60,28 @@ func TestConformance(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	sessions, newer := []string{"-stateless=false"}, "@modelcontextprotocol/conformance"
-	for name, j := range map[string]judged{
+	for era, j := range map[string]judged{
 		"2026-07-28":      {newer, nil, []string{"--requirements", "2026-07-28"}},
 		"2025-11-25":      {newer, sessions, []string{"--requirements", "2025-11-25"}},
 		"2025-11-25, 0.1": {"conformance-0.1", sessions, nil},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(era, func(t *testing.T) {
 			url := everything(t, server, j.server...)
 			w := newWorld(t)
 			w.at("everything", url)
 			w.set(func() { w.view.List["everything"], w.answer = true, allow }) // its clients are another process: nothing else orders it
 			program := filepath.Join(modules, j.suite, "dist", "index.js")
 			direct, through := j.run(t, node, program, url), j.run(t, node, program, w.url+"/mcp/everything")
+			if len(through) != len(direct) {
+				t.Errorf("%d scenarios directly, %d through the gateway", len(direct), len(through))
+			}
 			for name, want := range direct {
 				got := through[name]
-				if got != want && (!fewer[name] || got[1] != "0") {
+				if pinned, ok := differs[era][name]; ok {
+					if want != pinned[0] || got != pinned[1] {
+						t.Errorf("%s: direct %v, through the gateway %v (passed, failed); it is to differ as %v", name, want, got, pinned)
+					}
+				} else if got != want {
 					t.Errorf("%s: direct %s passed, %s failed; through the gateway %s and %s", name, want[0], want[1], got[0], got[1])
 				}
 			}

@@ -71,6 +71,9 @@ func (k *call) toolsOf(ctx context.Context, server string) ([]described, *rpcErr
 	if e != nil {
 		return nil, e
 	}
+	if pins, e = k.pinned(ctx, &set); e != nil {
+		return nil, e
+	}
 	return reviewed(pins, &set), nil
 }
 

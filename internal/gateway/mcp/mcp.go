@@ -54,8 +54,11 @@ type Tools interface {
 	// Open returns the server of the tool for the run and its present stage, started if need be. An error of
 	// remit.CodeNotFound means that the tool has no server.
 	Open(ctx context.Context, c Claim) (*Server, error)
-	// Pins are the reviewed descriptions of the tool's server; nil: none are kept, and what the server says is shown.
+	// Pins are what the server of the tool is held to: what was reviewed, or what was read of it first; nil: nothing was read yet.
 	Pins(tool remit.Name) *Pins
+	// First remembers, durably, what a server says of its tools that was read for the first time, and returns what it is held to from
+	// now on: of two first lists one counts. After an error nothing of the list may be shown or called.
+	First(ctx context.Context, tool remit.Name, s *Server, now *Pins) (*Pins, error)
 }
 
 // Claim is to whom a server belongs while it is used: a sandbox belongs to one run, stage and tool.
@@ -69,6 +72,8 @@ type Claim struct {
 type Server struct {
 	// ID is of this very process or address: another ID, another server, and sessions with the old one are over.
 	ID string
+	// Origin is of what runs or where it is: what was read first of another origin does not count. The gateway hands it back in First.
+	Origin remit.Digest
 	// URL is the Streamable HTTP address, reached by HTTP. HTTP follows no redirects and adds whatever the server wants to see.
 	URL  string
 	HTTP *http.Client

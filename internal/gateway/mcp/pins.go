@@ -13,16 +13,14 @@ import (
 	"remit"
 )
 
-// Pins are what was reviewed of a server's tools: what a model reads of them is what a person read.
+// Pins are what a server's tools are held to: what was reviewed of them, so that what a model reads is what a person read; or what was
+// read of them first.
 type Pins struct {
 	Tools map[string]Pin `json:"tools"`
 }
 
-// Pin is one reviewed tool.
-type Pin struct {
-	Digest remit.Digest    `json:"digest"`         // of Tool, as DigestTool computes it
-	Tool   json.RawMessage `json:"tool,omitempty"` // its description as it was reviewed, whole
-}
+// Pin is one tool, as it was reviewed or first read.
+type Pin = remit.ToolPin
 
 // ParsePins reads a file of pins and checks that each digest is that of its tool.
 func ParsePins(b []byte) (*Pins, error) {
@@ -63,8 +61,8 @@ func digestOf(o object) (remit.Digest, error) {
 	return remit.DigestOf(b), nil
 }
 
-// Arguments are the top-level arguments that the tool's schema has; all is true where it takes others, too.
-func (p Pin) Arguments() (names []string, all bool) {
+// Arguments are the top-level arguments that a tool's schema has; all is true where it takes others, too.
+func Arguments(p *Pin) (names []string, all bool) {
 	var t struct {
 		Schema struct {
 			Properties map[string]json.RawMessage `json:"properties"`
@@ -88,12 +86,8 @@ func (p Pin) Arguments() (names []string, all bool) {
 	return names, open || s.Others != nil || s.AllOf != nil || s.AnyOf != nil || s.OneOf != nil || s.Ref != nil
 }
 
-// reviewed is what of a server's tools may be shown and called: all, where no pins are kept; else those whose digest is the
-// pinned one, as they were pinned.
+// reviewed is what of a server's tools may be shown and called: those whose digest is the pinned one, as they were pinned.
 func reviewed(p *Pins, t *toolset) []described {
-	if p == nil {
-		return t.list
-	}
 	var out []described
 	for _, d := range t.list {
 		pin, ok := p.Tools[d.name]
@@ -105,6 +99,25 @@ func reviewed(p *Pins, t *toolset) []described {
 		out = append(out, d)
 	}
 	return out
+}
+
+// pinned is what the server's list is held to. A list that is the first one ever is remembered before anything of it is used.
+func (k *call) pinned(ctx context.Context, set *toolset) (*Pins, *rpcError) {
+	tool := remit.Name("tool/" + k.a.server)
+	if p := k.h.cfg.Tools.Pins(tool); p != nil {
+		return p, nil
+	}
+	now := &Pins{Tools: make(map[string]Pin, len(set.list))}
+	for _, d := range set.list {
+		now.Tools[d.name] = Pin{Digest: d.digest, Tool: d.raw}
+	}
+	p, err := k.h.cfg.Tools.First(ctx, tool, k.conn.server, now)
+	//remit:guard S27 TestFirstListIsRemembered
+	if err != nil {
+		k.h.cfg.Log.Error("remember what a tool's server says", "tool", tool, "err", err)
+		return nil, unreachable(errors.New("what it says of its tools could not be put on record"))
+	}
+	return p, nil
 }
 
 // Describe asks a server for its tools as they are now, for a person to read; nothing of it is shown to agents.

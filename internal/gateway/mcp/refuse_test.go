@@ -766,3 +766,28 @@ func TestOneMessageAnEvent(t *testing.T) {
 		t.Error(body)
 	}
 }
+
+// TestFirstListIsRemembered: where nobody reviewed a tool, what is read first counts; and nothing of it is used before it is on record.
+func TestFirstListIsRemembered(t *testing.T) {
+	w := deskWorld(t, true)
+	w.set(func() { w.remembers, w.forgets = true, errors.New("the disk is full") })
+	if _, body := w.modern("/mcp/desk", "tools/call", "greet", greetAnn); strings.Contains(body, "hello Ann") || !strings.Contains(body, "could not be put on record") {
+		t.Errorf("a tool that could not be remembered is called: %s", body)
+	}
+	if _, body := w.modern("/mcp/desk", "tools/list", "", ""); strings.Contains(body, "says hello") {
+		t.Errorf("a tool that could not be remembered is shown: %s", body)
+	}
+	w.set(func() { w.forgets = nil })
+	if _, body := w.modern("/mcp/desk", "tools/call", "greet", greetAnn); !strings.Contains(body, "hello Ann") {
+		t.Error(body)
+	}
+	w.set(func() { w.remembers = false })
+	w.set(func() { // the server has changed meanwhile
+		p := w.pins["tool/desk"].Tools["greet"]
+		p.Digest = remit.DigestOf([]byte("another"))
+		w.pins["tool/desk"].Tools["greet"] = p
+	})
+	if _, body := w.modern("/mcp/desk", "tools/call", "greet", greetAnn); !strings.Contains(body, "target_unfit (pins)") {
+		t.Errorf("a tool that changed is called: %s", body)
+	}
+}

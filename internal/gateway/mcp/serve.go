@@ -164,12 +164,15 @@ func (k *call) look(ctx context.Context, req *remit.Request) *rpcError {
 	if e != nil {
 		return e
 	}
-	pins := k.h.cfg.Tools.Pins(remit.Name("tool/" + k.a.server))
+	pins, e := k.pinned(ctx, &set)
+	if e != nil {
+		return e
+	}
 	k.tool = set.named(k.a.name)
 	//remit:guard S27 TestChangedToolIsHeld
-	if pins != nil && (k.tool == nil || pins.Tools[k.a.name].Digest != k.tool.digest) {
+	if k.tool == nil || pins.Tools[k.a.name].Digest != k.tool.digest {
 		req.Refused = append(req.Refused, remit.Reason{Code: remit.ReasonTarget, Of: "pins",
-			Got: "the tool is not as it was reviewed: remit tool review " + k.a.server})
+			Got: "the tool is not as it was reviewed or first read: remit tool review " + k.a.server})
 	}
 	return nil
 }
@@ -274,9 +277,19 @@ func (k *call) finish(ctx context.Context, raw []byte) ([]byte, *rpcError) {
 	if k.acted == nil {
 		return raw, nil
 	}
+	raw, e := k.returned(ctx, raw, o)
+	if e != nil {
+		return nil, e
+	}
+	return k.marked(raw), nil
+}
+
+// returned notes what a call returned, and withholds what may not be shown.
+func (k *call) returned(ctx context.Context, raw []byte, o object) ([]byte, *rpcError) {
 	sum := sha256.Sum256(raw)
 	all := len(raw)
-	if raw, err = keep(k.decision.Obligations, raw); err != nil {
+	raw, err := keep(k.decision.Obligations, raw)
+	if err != nil {
 		k.acted.Status, k.acted.Detail = 200, map[string]string{"withheld": err.Error(), "bytes": strconv.Itoa(all)}
 		k.acted.Effective = string(o.get("isError")) != "true"
 		return withheld(err), nil
@@ -294,6 +307,29 @@ func (k *call) finish(ctx context.Context, raw []byte) ([]byte, *rpcError) {
 		}
 	}
 	return raw, nil
+}
+
+// metaCall is the member of _meta that says under which decision a call was made, where its run is: for traces.
+const metaCall = "remit.internal/call"
+
+// marked adds to the result of a call under which decision it was made. What the server itself says in our name is taken out.
+func (k *call) marked(raw []byte) []byte {
+	o, err := parseObject(raw)
+	if err != nil {
+		return raw // finish has read it, or written it
+	}
+	var meta object
+	if given := o.get("_meta"); given != nil {
+		if meta, err = parseObject(given); err != nil {
+			return raw // no object: it is the server's, and the client's to refuse
+		}
+	}
+	//remit:guard S29 TestResultsSayTheirDecision
+	meta = slices.DeleteFunc(meta, func(m member) bool { return strings.HasPrefix(m.name, "remit.internal/") })
+	b := []byte(`{"decision_id":"` + string(k.decision.ID) + `","run":`)
+	b = remit.AppendJSONString(b, string(k.decision.Run))
+	b = append(remit.AppendJSONString(append(b, `,"stage":`...), k.view.Stage), '}')
+	return o.with("_meta", meta.with(metaCall, b).append(nil)).append(nil)
 }
 
 // sealState binds the server's state, and what it asks, to this caller and request: the server cannot tell who brings it back.

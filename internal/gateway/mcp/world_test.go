@@ -41,8 +41,12 @@ type world struct {
 	servers map[remit.Name]*mcp.Server
 	pins    map[remit.Name]*mcp.Pins
 	opened  int
-	as      string // who the next request is from
-	txn     string
+
+	remembers bool  // first lists
+	forgets   error // why they cannot be
+
+	as  string // who the next request is from
+	txn string
 }
 
 func newWorld(t testing.TB, change ...func(*mcp.Config)) *world {
@@ -148,6 +152,22 @@ func (w *world) Pins(tool remit.Name) *mcp.Pins {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.pins[tool]
+}
+
+// First implements mcp.Tools: it remembers where a test says so, else each list is the first.
+func (w *world) First(_ context.Context, tool remit.Name, s *mcp.Server, now *mcp.Pins) (*mcp.Pins, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.forgets != nil {
+		return nil, w.forgets
+	}
+	if w.remembers && w.pins[tool] == nil {
+		w.pins[tool] = now
+	}
+	if p := w.pins[tool]; p != nil {
+		return p, nil
+	}
+	return now, nil
 }
 
 func (w *world) last() remit.Request {

@@ -19,7 +19,7 @@ def act(name: str, customer: int) -> str:
 
 
 # CrewAI shows the model no name with two underscores in a row.
-SCRIPT = [act("crm_look", 7), act("crm_look", 8), act("crm_drop", 7), "Thought: I now know.\nFinal Answer: done"]
+SCRIPT = [act("crm_look", 7), act("crm_look", 8), act("crm_drop", 7), act("crm_close", 7), "Thought: I now know.\nFinal Answer: done"]
 
 
 class Scripted(BaseLLM):
@@ -44,7 +44,7 @@ def main() -> None:
         Crew(agents=[agent], tasks=[task]).kickoff()
     denials = iter(hook.denials)
     for text in llm.told[1:]:
-        denied = "the call was not made" in text
+        denied = "the call was not made" in text or "before this call is made" in text
         print(json.dumps({"status": "error" if denied else "success", "text": text, "remit": next(denials).tags() if denied else {}}))
 
 

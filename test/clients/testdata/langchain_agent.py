@@ -30,7 +30,7 @@ async def main() -> None:
     client = MultiServerMCPClient({"remit": gateway.connection()}, tool_interceptors=[denials])
     tools = await client.get_tools()
     print(json.dumps({"tools": sorted(t.name for t in tools)}))
-    script = [call(1, "crm__look", 7), call(2, "crm__look", 8), call(3, "crm__drop", 7), AIMessage("done")]
+    script = [call(1, "crm__look", 7), call(2, "crm__look", 8), call(3, "crm__drop", 7), call(4, "crm__close", 7), AIMessage("done")]
     agent = create_agent(Scripted(messages=iter(script)), tools, middleware=[RemitMiddleware(gateway)])
     result = await agent.ainvoke({"messages": [("user", "what do you know of customer 7?")]})
     for m in result["messages"]:

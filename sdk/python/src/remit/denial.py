@@ -11,11 +11,15 @@ from typing import Any
 META = "remit.internal/denial"
 """The member of a result's ``_meta`` that holds a denial."""
 
+CALL = "remit.internal/call"
+"""The member of ``_meta`` in the result of a call that was made: its decision, run and stage."""
+
 CODE = -32001
 """The code of a JSON-RPC error that is a denial; its ``data`` holds what ``_meta`` holds in a result."""
 
 _TEXT = re.compile(
     r"(?P<held>Held: a person has to agree first|Denied)(?:: (?P<reasons>.*?))?\. (?:To go on: (?P<next>.*?)\. )?"
+    r"(?:It waits as (?P<hold>[a-z0-9-]+) until (?P<until>[0-9TZ:.+-]+): make the same call .*?, every (?P<retry>\d+) seconds.*? one time\. )?"
     r"Decision (?P<decision>dec-[a-z2-7]{26})(?:, run (?P<run>run-[a-z2-7]{26}), stage (?P<stage>[^.]+))?\."
 )
 _REASON = re.compile(r"([a-z_]+)(?: \(([^()]*)\))?")
@@ -34,7 +38,11 @@ class Reason:
 
 @dataclass(frozen=True)
 class Denial:
-    """A call that was refused, or is held until a person agrees."""
+    """A call that was refused, or is held until a person agrees.
+
+    A held one that can be asked for names its ``hold``, ``until`` when it waits (RFC 3339), and after how many seconds to make the same
+    call again.
+    """
 
     reasons: tuple[Reason, ...]
     next: str = ""
@@ -42,6 +50,9 @@ class Denial:
     run: str = ""
     stage: str = ""
     held: bool = False
+    hold: str = ""
+    until: str = ""
+    retry_after_s: int = 0
 
     @classmethod
     def parse(cls, data: Any) -> Denial | None:
@@ -49,8 +60,10 @@ class Denial:
         if not isinstance(data, Mapping) or not isinstance(data.get("reasons"), list):
             return None
         reasons = tuple(Reason(_text(r, "code"), _text(r, "of")) for r in data["reasons"] if isinstance(r, Mapping))
-        texts = {k: _text(data, k) for k in ("next", "run", "stage")}
-        return cls(reasons, decision=_text(data, "decision_id"), held=data.get("held") is True, **texts)
+        texts = {k: _text(data, k) for k in ("next", "run", "stage", "hold", "until")}
+        after = data.get("retry_after_s")
+        after = after if isinstance(after, int) and not isinstance(after, bool) and after > 0 else 0
+        return cls(reasons, decision=_text(data, "decision_id"), held=data.get("held") is True, retry_after_s=after, **texts)
 
     @classmethod
     def of_result(cls, result: Any) -> Denial | None:
@@ -67,8 +80,8 @@ class Denial:
         if m is None:
             return None
         reasons = tuple(Reason(code, of) for code, of in _REASON.findall(m["reasons"] or ""))
-        parts = {k: m[k] or "" for k in ("next", "decision", "run", "stage")}
-        return cls(reasons, held=m["held"] != "Denied", **parts)
+        parts = {k: m[k] or "" for k in ("next", "decision", "run", "stage", "hold", "until")}
+        return cls(reasons, held=m["held"] != "Denied", retry_after_s=int(m["retry"] or 0), **parts)
 
     @classmethod
     def of_error(cls, error: BaseException) -> Denial | None:
@@ -85,6 +98,8 @@ class Denial:
         lines += [f"Missing: {r}" for r in self.reasons]
         if self.next:
             lines.append(f"To go on: {self.next}.")
+        if self.hold:
+            lines.append(f"It waits as {self.hold} until {self.until}: make the same call again after {self.retry_after_s} seconds.")
         where = [f"{k} {v}" for k, v in (("run", self.run), ("stage", self.stage), ("decision", self.decision)) if v]
         if where:
             lines.append(f"[{', '.join(where)}]")
@@ -92,7 +107,20 @@ class Denial:
 
     def tags(self) -> dict[str, Any]:
         """What a trace should carry, so that it can be laid beside the ledger."""
-        return {"run": self.run, "stage": self.stage, "decision": self.decision, "held": self.held, "reasons": [r.code for r in self.reasons]}
+        tags: dict[str, Any] = {"run": self.run, "stage": self.stage, "decision": self.decision, "held": self.held}
+        tags["reasons"] = [r.code for r in self.reasons]
+        if self.hold:
+            tags |= {"hold": self.hold, "until": self.until, "retry_after_s": self.retry_after_s}
+        return tags
+
+
+def call_tags(result: Any) -> dict[str, str]:
+    """What a trace should carry of a call that was made, from a CallToolResult of the mcp package; {} where it says nothing."""
+    meta = getattr(result, "meta", None)
+    said = meta.get(CALL) if isinstance(meta, Mapping) else None
+    if not isinstance(said, Mapping):
+        return {}
+    return {"run": _text(said, "run"), "stage": _text(said, "stage"), "decision": _text(said, "decision_id")}
 
 
 def _text(of: Mapping[str, Any], name: str) -> str:

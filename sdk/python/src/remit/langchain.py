@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 from langchain.agents.middleware import AgentMiddleware
@@ -16,8 +17,13 @@ from langchain.messages import ToolMessage
 from langchain.tools import ToolException
 from langchain.tools.tool_node import ToolCallRequest
 
-from remit.denial import Denial
+from remit.denial import Denial, call_tags
 from remit.gateway import Gateway
+
+
+# Where the interceptor leaves, for the middleware around it, what a result said. The middleware sets it anew for each call, and both
+# see one dict, in whatever task or copied context the call runs.
+_said: ContextVar[dict[str, str]] = ContextVar("remit_said")
 
 
 class Denied(ToolException):
@@ -34,14 +40,16 @@ async def denials(request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any
     denial = Denial.of_result(result)
     if denial is not None:
         raise Denied(denial)
+    _said.get({}).update(call_tags(result))
     return result
 
 
 class RemitMiddleware(AgentMiddleware):
     """Answers the model with what was missing when a tool's call is denied, and goes on.
 
-    Each tool message carries ``additional_kwargs["remit"]``: the run, and of a denial the stage, the decision and the codes of
-    the reasons. Other errors are left to other middleware.
+    Each tool message carries ``additional_kwargs["remit"]``: the run, its stage and the decision (without the interceptor, of a call
+    that was made the run only), and of a denial the codes of the reasons and what is held until when. Other errors are left to other
+    middleware.
     """
 
     def __init__(self, gateway: Gateway | None = None) -> None:
@@ -49,20 +57,29 @@ class RemitMiddleware(AgentMiddleware):
         self._run = gateway.run if gateway else ""
 
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Any]) -> Any:
+        said: dict[str, str] = {}
+        before = _said.set(said)
         try:
-            return self._tagged(handler(request))
+            return self._tagged(handler(request), said)
         except Exception as e:
             return self._answer(request, e)
+        finally:
+            _said.reset(before)
 
     async def awrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Any]]) -> Any:
+        said: dict[str, str] = {}
+        before = _said.set(said)
         try:
-            return self._tagged(await handler(request))
+            return self._tagged(await handler(request), said)
         except Exception as e:
             return self._answer(request, e)
+        finally:
+            _said.reset(before)
 
-    def _tagged(self, message: Any) -> Any:
-        if isinstance(message, ToolMessage) and self._run:
-            message.additional_kwargs.setdefault("remit", {"run": self._run})
+    def _tagged(self, message: Any, said: dict[str, str]) -> Any:
+        tags = said or ({"run": self._run} if self._run else {})
+        if isinstance(message, ToolMessage) and tags:
+            message.additional_kwargs.setdefault("remit", dict(tags))
         return message
 
     def _answer(self, request: ToolCallRequest, error: Exception) -> ToolMessage:
