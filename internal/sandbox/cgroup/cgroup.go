@@ -279,33 +279,44 @@ func (g *Group) Tasks() int {
 	return int(n)
 }
 
-// Stop stops all processes of the group where they stand, and returns the programs that they are. What is forked meanwhile is stopped in
-// the next round; the group's limit bounds the rounds. Signals, not the freezer: that exists on version 2 alone.
+// Stop stops all processes of the group where they stand, and returns the programs that they are. What is forked meanwhile, or continued by
+// another that was not stopped yet, is stopped in a later round: it is done when all stand still twice over. Signals, not the freezer:
+// that of version 1 holds back the kill that follows.
 func (g *Group) Stop() (programs []string, err error) {
-	stopped := map[int]bool{}
-	for range 100 {
+	named := map[int]bool{}
+	for still, round := 0, 0; still < 2; round++ {
+		if round == 1000 {
+			return programs, errors.New("the processes of a sandbox do not stand still: they continue each other")
+		}
 		pids, err := pidsIn(g.folders["pids"])
 		if err != nil {
 			return programs, err
 		}
-		more := false
-		for _, pid := range pids {
-			if stopped[pid] {
-				continue
-			}
-			stopped[pid], more = true, true
+		for _, pid := range pids { // with nothing between them, so that few can be continued
 			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return programs, fmt.Errorf("stop the process %d of a sandbox: %w", pid, err)
 			}
-			if name, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil {
+		}
+		still++
+		for _, pid := range pids {
+			if !stopped(pid) || !named[pid] {
+				still = 0
+			}
+			if name, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && !named[pid] {
 				programs = append(programs, name)
 			}
-		}
-		if !more {
-			break
+			named[pid] = true
 		}
 	}
 	return programs, nil
+}
+
+// stopped reports whether a process stands still, or is none any more: the state in /proc/PID/stat (proc(5)), behind the name, which the
+// process chooses.
+func stopped(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	state := bytes.TrimLeft(stat[bytes.LastIndexByte(stat, ')')+1:], " ")
+	return err != nil || len(state) > 0 && strings.IndexByte("TtZX", state[0]) >= 0
 }
 
 // Kill ends all processes of the group. A group that is gone has none.
