@@ -279,13 +279,18 @@ func (g *Group) Tasks() int {
 	return int(n)
 }
 
+const stopsWithin = 500 * time.Millisecond // its ways out and its life end after that all the same
+
 // Stop stops all processes of the group where they stand, and returns the programs that they are. What is forked meanwhile, or continued by
 // another that was not stopped yet, is stopped in a later round: it is done when all stand still twice over. Signals, not the freezer:
 // that of version 1 holds back the kill that follows.
 func (g *Group) Stop() (programs []string, err error) {
-	named := map[int]bool{}
+	named, end := map[int]bool{}, time.Now().Add(stopsWithin)
 	for still, round := 0, 0; still < 2; round++ {
-		if round == 1000 {
+		if round > 10 { // what its limit of processor time holds up stops when it runs again
+			time.Sleep(100 * time.Microsecond)
+		}
+		if time.Now().After(end) {
 			return programs, errors.New("the processes of a sandbox do not stand still: they continue each other")
 		}
 		pids, err := pidsIn(g.folders["pids"])
