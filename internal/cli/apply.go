@@ -58,6 +58,9 @@ func (a *app) printApplied(r api.Applied) {
 	if r.Ended > 0 {
 		fmt.Fprintf(a.out, "%d grants of removed agents or targets ended\n", r.Ended)
 	}
+	for _, w := range r.Warnings {
+		fmt.Fprintf(a.out, "warning: %s\n", clean(w))
+	}
 	if r.Refused != "" {
 		fmt.Fprintf(a.out, "it would be refused as it is: %s\n", clean(r.Refused))
 	}
