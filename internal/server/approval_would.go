@@ -131,11 +131,13 @@ func (s *Server) outlook(d *remit.Decision, req *remit.Request, run *remit.Run, 
 	if err != nil {
 		return &api.WouldAllow{Not: "target " + d.Target + " does not take it"}
 	}
-	out.Credential, out.Until, out.WorstCase, out.Hidden = true, plan.Expires, int64(plan.WorstCase.Seconds()), private
+	out.Credential, out.Until, out.WorstCase = true, plan.Expires, int64(plan.WorstCase.Seconds())
 	//remit:guard S33 TestSensitiveBoundsAreNotShown
-	if !private {
-		out.Bounds, out.NotBounded = printables(plan.Bounds), printables(plan.NotBounded)
+	if private {
+		out.Hidden = true
+		return out
 	}
+	out.Bounds, out.NotBounded = printables(plan.Bounds), printables(plan.NotBounded)
 	return out
 }
 
