@@ -217,10 +217,25 @@ type Approval struct {
 	Params   []AskedValue     `json:"params,omitempty"` // of the run
 	Last     *LastApproved    `json:"last,omitempty"`   // the last of this permission that was approved
 	Evidence []string         `json:"evidence,omitempty"`
-	Limits   map[string]int64 `json:"limits,omitempty"`
+	Would    *WouldAllow      `json:"would_allow,omitempty"` // absent: it cannot be approved or used any more
 	People   []AskedPeople    `json:"people"`
 	Answers  []ApprovalAnswer `json:"answers,omitempty"`
 	You      string           `json:"you,omitempty"` // why you cannot approve it; empty: you can
+}
+
+// WouldAllow is what the agent would be given, if everybody who is asked approved now and it asked again at once. It gives nothing.
+type WouldAllow struct {
+	Not         string           `json:"not,omitempty"`         // why nothing would be, as things stand; the rest is empty then
+	Seconds     int64            `json:"ttl_seconds,omitempty"` // that it lasts at most, from when it is given
+	Until       time.Time        `json:"until,omitzero"`        // and never longer: the run, stage, window, a fact or the approval ends
+	Limits      map[string]int64 `json:"limits,omitempty"`
+	Obligations []string         `json:"obligations,omitempty"`        // masks, redactions and what else the enforcement point sees to
+	Tier        string           `json:"tier,omitempty"`               // the least sandbox
+	Credential  bool             `json:"credential"`                   // the agent would hold one; else it is a decision only
+	Bounds      []string         `json:"bounds,omitempty"`             // what the target holds the credential to
+	NotBounded  []string         `json:"not_bounded,omitempty"`        // what it does not hold it to
+	WorstCase   int64            `json:"worst_case_seconds,omitempty"` // how long it can live after its end, when the target cannot be reached
+	Hidden      bool             `json:"hidden,omitempty"`             // the bounds hold sensitive values
 }
 
 // Answered is a person's answer. The reason stands in the ledger, sealed.
@@ -286,6 +301,8 @@ type Applied struct {
 	Ceiling remit.Digest         `json:"ceiling,omitempty"`
 	Changes []remit.PolicyChange `json:"changes"`           // by meaning
 	Refused string               `json:"refused,omitempty"` // dry run: why its signatures are not enough
+
+	Warnings []string `json:"warnings,omitempty"` // what is in order and will not work as the server is set up
 }
 
 // Entry is a ledger entry.

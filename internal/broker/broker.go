@@ -132,18 +132,9 @@ func (b *Broker) over(l *remit.Lease, now time.Time) bool {
 // found unfit is asked first until it is fit again, so that the denial says why and nothing is begun there.
 func (b *Broker) Prepare(ctx context.Context, d *remit.Decision, req *remit.Request, run *remit.Run) (remit.Grant, remit.Lease, error) {
 	none := func(err error) (remit.Grant, remit.Lease, error) { return remit.Grant{}, remit.Lease{}, err }
-	target, ok := b.cfg.Targets(d.Target)
-	if !ok {
-		return none(fmt.Errorf("target %s is not configured", d.Target))
-	}
-	//remit:guard S3 TestProductionNeedsLaunch
-	if target.Production && req.Caller.Level < remit.LevelLaunched { // the target may be marked since the request was let in
-		return none(fmt.Errorf("target %s takes only launched workloads", d.Target))
-	}
-	expires := earliest(d, req, run)
-	//remit:guard S12 TestShortestEndCounts
-	if expires.Sub(req.At) < leastLife {
-		return none(fmt.Errorf("only %s would be left", expires.Sub(req.At).Round(time.Second)))
+	target, expires, err := b.takes(d, req, run)
+	if err != nil {
+		return none(err)
 	}
 	if target.Checker != nil && !b.believed(d.Target, &target) {
 		cctx, cancel := context.WithTimeout(ctx, b.cfg.MintTimeout)
@@ -153,6 +144,52 @@ func (b *Broker) Prepare(ctx context.Context, d *remit.Decision, req *remit.Requ
 			return none(fmt.Errorf("target %s is not fit for grants: %w", d.Target, err))
 		}
 	}
+	g, l, err := b.planned(&target, d, req, expires)
+	if err != nil {
+		return none(err)
+	}
+	return g, l, nil
+}
+
+// Outlook is what a grant would be: no more than words and a time, nothing that can be minted from.
+type Outlook struct {
+	Expires            time.Time
+	Bounds, NotBounded []string
+	WorstCase          time.Duration
+}
+
+// Outlook says what Prepare would plan for a decision, for people who are asked about it. It asks no target.
+func (b *Broker) Outlook(d *remit.Decision, req *remit.Request, run *remit.Run) (Outlook, error) {
+	target, expires, err := b.takes(d, req, run)
+	if err != nil {
+		return Outlook{}, err
+	}
+	g, _, err := b.planned(&target, d, req, expires)
+	if err != nil {
+		return Outlook{}, err
+	}
+	return Outlook{g.Expires, g.Bounds, g.NotBounded, g.WorstCase}, nil
+}
+
+// takes returns the target of a decision, if it takes whoever asks, and when a grant would end, if that is far enough.
+func (b *Broker) takes(d *remit.Decision, req *remit.Request, run *remit.Run) (Target, time.Time, error) {
+	target, ok := b.cfg.Targets(d.Target)
+	if !ok {
+		return target, time.Time{}, fmt.Errorf("target %s is not configured", d.Target)
+	}
+	//remit:guard S3 TestProductionNeedsLaunch
+	if target.Production && req.Caller.Level < remit.LevelLaunched { // the target may be marked since the request was let in
+		return target, time.Time{}, fmt.Errorf("target %s takes only launched workloads", d.Target)
+	}
+	expires := earliest(d, req, run)
+	//remit:guard S12 TestShortestEndCounts
+	if expires.Sub(req.At) < leastLife {
+		return target, expires, fmt.Errorf("only %s would be left", expires.Sub(req.At).Round(time.Second))
+	}
+	return target, expires, nil
+}
+
+func (b *Broker) planned(target *Target, d *remit.Decision, req *remit.Request, expires time.Time) (remit.Grant, remit.Lease, error) {
 	l := remit.Lease{
 		ID: remit.NewLeaseID(), Grant: remit.NewGrantID(), Agent: d.Agent, AgentID: b.cfg.AgentID(d.Agent), Run: d.Run,
 		Launch: req.Caller.Launch, Target: d.Target, Action: d.Action, Scope: d.Args, Masks: masks(d), Rows: d.Limits["rows"], Issued: req.At, Expires: expires,
@@ -162,13 +199,11 @@ func (b *Broker) Prepare(ctx context.Context, d *remit.Decision, req *remit.Requ
 		ID: l.Grant, Decision: d.ID, Agent: d.Agent, Run: d.Run, Permission: d.Permission, Action: d.Action,
 		Target: d.Target, Scope: d.Args, Issued: req.At, Expires: expires, State: remit.GrantPending,
 	}
+	var err error
 	if target.Planner != nil {
-		var err error
-		if g.Bounds, g.NotBounded, g.WorstCase, err = target.Planner.Plan(l); err != nil {
-			return none(err)
-		}
+		g.Bounds, g.NotBounded, g.WorstCase, err = target.Planner.Plan(l)
 	}
-	return g, l, nil
+	return g, l, err
 }
 
 // masks are the columns that the decision obliges the target to mask.

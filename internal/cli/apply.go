@@ -61,6 +61,9 @@ func (a *app) printApplied(r api.Applied) {
 	for _, name := range r.Unpinned {
 		fmt.Fprintf(a.out, "%s is not pinned yet: what its server says first will be trusted (remit tool pin %s)\n", name, strings.TrimPrefix(string(name), "tool/"))
 	}
+	for _, w := range r.Warnings {
+		fmt.Fprintf(a.out, "warning: %s\n", clean(w))
+	}
 	if r.Refused != "" {
 		fmt.Fprintf(a.out, "it would be refused as it is: %s\n", clean(r.Refused))
 	}

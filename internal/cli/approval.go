@@ -106,9 +106,7 @@ func (a *app) showApproval(v *api.Approval) error {
 		for _, e := range v.Evidence {
 			fmt.Fprintln(a.out, "evidence:", clean(e))
 		}
-		for _, name := range slices.Sorted(maps.Keys(v.Limits)) {
-			fmt.Fprintf(a.out, "bounded: %s at most %d\n", clean(name), v.Limits[name])
-		}
+		a.wouldAllow(v.Would)
 		for _, p := range v.People {
 			fmt.Fprintf(a.out, "asked: %d of %s, %d missing\n", p.People, clean(p.Group), p.Missing)
 		}
@@ -123,6 +121,49 @@ func (a *app) showApproval(v *api.Approval) error {
 			fmt.Fprintln(a.out, "you cannot approve it:", clean(v.You))
 		}
 	})
+}
+
+// wouldAllow prints what the agent would be given.
+func (a *app) wouldAllow(w *api.WouldAllow) {
+	if w == nil {
+		return
+	}
+	if w.Not != "" {
+		fmt.Fprintln(a.out, "approved now, it would be denied still:", clean(w.Not))
+		return
+	}
+	what := "one decision, no credential"
+	if w.Credential {
+		what = "a credential"
+	}
+	if w.Seconds > 0 {
+		what += fmt.Sprintf(" for at most %s", time.Duration(w.Seconds)*time.Second)
+	}
+	if !w.Until.IsZero() {
+		what += ", not after " + stamp(w.Until)
+	}
+	fmt.Fprintln(a.out, "would allow:", what)
+	for _, name := range slices.Sorted(maps.Keys(w.Limits)) {
+		fmt.Fprintf(a.out, "limited: %s at most %d\n", clean(name), w.Limits[name])
+	}
+	for _, o := range w.Obligations {
+		fmt.Fprintln(a.out, "obliged:", clean(o))
+	}
+	if w.Tier != "" {
+		fmt.Fprintln(a.out, "sandbox: at least", clean(w.Tier))
+	}
+	for _, b := range w.Bounds {
+		fmt.Fprintln(a.out, "bounded:", clean(b))
+	}
+	for _, b := range w.NotBounded {
+		fmt.Fprintln(a.out, "not bounded:", clean(b))
+	}
+	if w.Hidden {
+		fmt.Fprintln(a.out, "bounded: by sensitive values, which are not shown")
+	}
+	if w.WorstCase > 0 {
+		fmt.Fprintln(a.out, "ends at worst, without Remit,", time.Duration(w.WorstCase)*time.Second, "late")
+	}
 }
 
 func (a *app) askedValues(what string, list []api.AskedValue) {

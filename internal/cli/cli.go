@@ -152,7 +152,7 @@ func (a *app) client() (*api.Client, error) {
 		return nil, err
 	}
 	if address != "" && strings.TrimSuffix(address, "/") != strings.TrimSuffix(s.Server, "/") {
-		return nil, badUse("you are logged in at %s, not at %s", s.Server, address).hint("remit login --server %s", address)
+		return nil, badUse("you are logged in at %s, not at %s", s.Server, address).hint("remit login --server %s --ca bundle.pem", address)
 	}
 	return s.client()
 }

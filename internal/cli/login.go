@@ -105,7 +105,7 @@ type loginGranted struct {
 func (a *app) login(ctx context.Context, ca string, in func(context.Context, *api.Client) (loginGranted, error)) error {
 	s := &session{Server: a.address()}
 	if !strings.HasPrefix(s.Server, "https://") {
-		return badUse("name the server").hint("remit login --server https://HOST:PORT")
+		return badUse("name the server").hint(hintLogin)
 	}
 	if ca != "" {
 		b, err := os.ReadFile(ca)

@@ -51,7 +51,10 @@ func sessionPath() (string, error) {
 	return filepath.Join(dir, "remit", "session.json"), nil
 }
 
-var errNoSession = &remit.Error{Code: remit.CodeUnauthenticated, Msg: "you are not logged in", Hint: "remit login --server https://HOST:PORT"}
+// hintLogin is the whole command: the server's certificate is an SVID, which the system's roots do not know.
+const hintLogin = "remit login --server https://HOST:PORT --ca bundle.pem (the server's bundle.pem, from whoever runs it)"
+
+var errNoSession = &remit.Error{Code: remit.CodeUnauthenticated, Msg: "you are not logged in", Hint: hintLogin}
 
 // loadSession reads the session. A file that others can read is refused: they could have it.
 func loadSession() (*session, error) {

@@ -17,9 +17,11 @@ var approvalPage = template.Must(template.New("approval").Parse(`<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>Approval</title>
 <h1>{{.ID}}</h1>
 {{if .Said}}<p>{{.Said}}</p>{{else}}<p>It waits for people. To see what is asked, and to approve it, in a session of your own:</p>
-<pre>remit login --server {{.Server}}
+<pre>remit login --server {{.Server}} --ca bundle.pem
 remit approval show {{.ID}}
 remit approval approve {{.ID}}</pre>
+<p>bundle.pem is the server's, from whoever runs it; the first line is needed once a session. <code>remit approval show</code> says what
+would be allowed, for how long and within which bounds.</p>
 {{if .Token}}<form method="post"><input type="hidden" name="deny" value="{{.Token}}"><button>Deny it</button></form>{{end}}{{end}}
 </html>
 `))

@@ -4,6 +4,7 @@ package server
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -41,7 +42,7 @@ func (s *Server) askedOf(h *remit.Held) (asked, error) {
 
 // view is a held request as a person sees it. Everything that an agent wrote is a value beside its name and kind, escaped and cut:
 // none of it can pass for a line of ours (S39).
-func (s *Server) view(h *remit.Held, who remit.Principal) (api.Approval, error) {
+func (s *Server) view(ctx context.Context, h *remit.Held, who remit.Principal, past *used) (api.Approval, error) {
 	a, err := s.askedOf(h)
 	if err != nil {
 		return api.Approval{}, err
@@ -50,7 +51,7 @@ func (s *Server) view(h *remit.Held, who remit.Principal) (api.Approval, error) 
 	now := s.now()
 	out := api.Approval{ID: h.ID, State: h.State, Asked: h.Asked, Until: h.Until, Decision: string(h.Decision), Used: string(h.Used), Agent: h.Agent,
 		Action: h.Action, Target: h.Target, Workflow: h.Permission.Workflow, Stage: h.Permission.Stage, For: h.Permission.Name, Run: h.Run,
-		Level: d.Level, Limits: d.Limits}
+		Level: d.Level, Would: s.wouldAllow(ctx, h)}
 	if h.State == remit.HeldApproved {
 		out.Until = h.Lapses()
 	}
@@ -65,7 +66,7 @@ func (s *Server) view(h *remit.Held, who remit.Principal) (api.Approval, error) 
 	if permission != nil {
 		out.Line = permission.Line
 	}
-	last := s.lastApproved(h, &out)
+	last := s.lastApproved(h, &out, past)
 	out.Args = values(d.Args, last, func(name string) string { return declared(permission, name) })
 	out.Params = values(d.Params, nil, func(name string) string { return cmp.Or(run.Sources[name], "asserted") })
 	for i := range d.Evidence {
@@ -102,15 +103,51 @@ func (s *Server) permissionOf(ref remit.PermissionRef) *remit.Permission {
 	return nil
 }
 
-// lastApproved finds what was asked the last time that this agent had an approval for this permission.
-func (s *Server) lastApproved(h *remit.Held, out *api.Approval) remit.Args {
-	rows, err := s.store.ListHeld(store.HeldFilter{State: remit.HeldUsed}, 200, "")
-	if err != nil {
+// used are the requests whose approval was used, newest first. They are read as far back as somebody looks for one, and once for all
+// that a call shows.
+type used struct {
+	store *store.Store
+	of    map[usedKey][]remit.Held
+	after remit.HoldID
+	over  bool
+}
+
+type usedKey struct {
+	agent      remit.Name
+	permission remit.PermissionRef
+}
+
+const usedPage = 200
+
+func (s *Server) used() *used { return &used{store: s.store, of: map[usedKey][]remit.Held{}} }
+
+// nth returns the n-th newest of an agent and permission, or nil.
+func (u *used) nth(key usedKey, n int) *remit.Held {
+	for n >= len(u.of[key]) && !u.over {
+		rows, err := u.store.ListHeld(store.HeldFilter{State: remit.HeldUsed}, usedPage, u.after)
+		for i := range rows {
+			r := &rows[i]
+			k := usedKey{r.Agent, r.Permission}
+			u.of[k] = append(u.of[k], remit.Held{ID: r.ID, Decision: r.Decision, Asked: r.Asked}) // no more: there may be many
+			u.after = r.ID
+		}
+		u.over = err != nil || len(rows) < usedPage
+	}
+	if n >= len(u.of[key]) {
 		return nil
 	}
-	for i := range rows {
-		r := &rows[i]
-		if r.ID == h.ID || r.Agent != h.Agent || r.Permission != h.Permission || r.Asked.After(h.Asked) {
+	return &u.of[key][n]
+}
+
+// lastApproved finds what was asked the last time that this agent had an approval for this permission.
+func (s *Server) lastApproved(h *remit.Held, out *api.Approval, past *used) remit.Args {
+	key := usedKey{h.Agent, h.Permission}
+	for n := 0; ; n++ {
+		r := past.nth(key, n)
+		if r == nil {
+			return nil
+		}
+		if r.ID == h.ID || r.Asked.After(h.Asked) {
 			continue
 		}
 		before, err := s.askedOf(r)
@@ -121,7 +158,6 @@ func (s *Server) lastApproved(h *remit.Held, out *api.Approval) remit.Args {
 		out.Last = &api.LastApproved{ID: r.ID, At: r.Asked, Same: err == nil && remit.ObjectValue(before.decision.Args).Equal(remit.ObjectValue(now.decision.Args))}
 		return before.decision.Args
 	}
-	return nil
 }
 
 // declared is what the permission lets an argument be.

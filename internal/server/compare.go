@@ -54,6 +54,9 @@ func (s *Server) applied(old *revision, c *candidate) api.Applied {
 		ceiling = digestOf(stored.Ceiling)
 	}
 	out.Changes = c.set.Diff(before)
+	if text := s.unanswered(c.set); text != "" {
+		out.Warnings = append(out.Warnings, text+": "+fixUnanswered)
+	}
 	if c.ceiling != nil {
 		out.Ceiling = c.ceiling.Digest
 	}

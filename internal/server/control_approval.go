@@ -164,7 +164,7 @@ func (s *Server) answer(ctx context.Context, c admin.Call, do func(h *remit.Held
 		if err != nil {
 			return nil, err
 		}
-		return s.view(&h, c.Who)
+		return s.view(ctx, &h, c.Who, s.used())
 	}
 }
 
@@ -199,7 +199,7 @@ func (s *Server) mayApprove(h *remit.Held, who remit.Principal, now time.Time) e
 	//remit:guard S39 TestApprovalNeedsASession
 	if who.Method != remit.MethodSession || who.Account == "" {
 		return &remit.Error{Code: remit.CodeForbidden, Msg: "a person approves in a session of their own, after a login: not over the admin socket, and no CI job", ID: string(h.ID),
-			Hint: "remit login --server https://HOST:PORT, then remit approval approve"}
+			Hint: "remit login --server https://HOST:PORT --ca bundle.pem (the server's bundle.pem), then remit approval approve"}
 	}
 	//remit:guard S39 TestApproveAfterExpiry
 	if !h.Open(now) {
@@ -297,7 +297,7 @@ func seesApprovals(who remit.Principal) error {
 	return nil
 }
 
-func (s *Server) opApprovals(_ context.Context, c admin.Call) (any, error) {
+func (s *Server) opApprovals(ctx context.Context, c admin.Call) (any, error) {
 	if err := seesApprovals(c.Who); err != nil {
 		return nil, err
 	}
@@ -309,9 +309,9 @@ func (s *Server) opApprovals(_ context.Context, c admin.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := make([]api.Approval, 0, len(rows))
+	out, past := make([]api.Approval, 0, len(rows)), s.used()
 	for i := range rows {
-		v, err := s.view(&rows[i], c.Who)
+		v, err := s.view(ctx, &rows[i], c.Who, past)
 		if err != nil {
 			return nil, err
 		}
@@ -320,7 +320,7 @@ func (s *Server) opApprovals(_ context.Context, c admin.Call) (any, error) {
 	return listed(out, limit, func(a api.Approval) string { return string(a.ID) }), nil
 }
 
-func (s *Server) opApproval(_ context.Context, c admin.Call) (any, error) {
+func (s *Server) opApproval(ctx context.Context, c admin.Call) (any, error) {
 	if err := seesApprovals(c.Who); err != nil {
 		return nil, err
 	}
@@ -328,5 +328,5 @@ func (s *Server) opApproval(_ context.Context, c admin.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.view(&h, c.Who)
+	return s.view(ctx, &h, c.Who, s.used())
 }

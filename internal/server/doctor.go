@@ -26,7 +26,7 @@ func (s *Server) opDoctor(ctx context.Context, c admin.Call) (any, error) {
 	}
 	checks := []api.Check{s.checkKeys(), s.checkOwnUID(), s.checkClock(), s.checkLedger(), s.checkAudiences(), s.checkSigned(), s.checkCeiling(),
 		s.checkApplied()}
-	checks = append(checks, s.checkAttestation(), s.checkUIDs(), s.checkPeople(), s.checkTools(), s.checkWitnesses(), s.checkSignals())
+	checks = append(checks, s.checkAttestation(), s.checkUIDs(), s.checkPeople(), s.checkApprovals(), s.checkTools(), s.checkWitnesses(), s.checkSignals())
 	names := s.targetNames()
 	slices.Sort(names)
 	for _, name := range names {

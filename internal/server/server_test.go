@@ -124,6 +124,14 @@ func (b *backend) set(hook *func(), f func()) {
 	*hook = sync.OnceFunc(f)
 }
 
+// Plan implements credential.Planner for what has a customer.
+func (b *backend) Plan(l remit.Lease) (bounds, notBounded []string, worst time.Duration, err error) {
+	if v, ok := l.Scope["customer"]; ok {
+		return []string{"customer " + v.String(), "masked: " + strings.Join(l.Masks, " ")}, []string{"the time of day\u202e"}, 2 * time.Minute, nil
+	}
+	return nil, nil, 0, nil
+}
+
 func (b *backend) Mint(_ context.Context, l remit.Lease) (remit.Credential, error) {
 	b.call(&b.minting)
 	b.mu.Lock()

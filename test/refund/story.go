@@ -252,7 +252,7 @@ func (s *refund) pending(ctx context.Context, amount int) (string, error) {
 func (s *refund) approve(ctx context.Context) error {
 	s.Ask("%s: remit approval show %s", s.bob, s.hold)
 	r := s.as(ctx, s.bob, "approval", "show", s.hold)
-	for _, want := range []string{fmt.Sprint(s.large900), fmt.Sprint(s.customer), s.alice, "agent/refund", "finance"} {
+	for _, want := range []string{fmt.Sprint(s.large900), fmt.Sprint(s.customer), s.alice, "agent/refund", "finance", "would allow:"} {
 		if r.Code != 0 || !strings.Contains(r.Out, want) {
 			return fmt.Errorf("what %s is shown has no %q: %s", s.bob, want, r)
 		}
