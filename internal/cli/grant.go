@@ -19,9 +19,10 @@ func (a *app) grantCommand() *cobra.Command {
 		&cobra.Command{Use: "show GRANT", Short: "Show one", Args: cobra.ExactArgs(1), RunE: a.grantShow},
 		&cobra.Command{Use: "verify GRANT", Short: "Try what a live grant may not do, without effect, with a twin of it", Args: cobra.ExactArgs(1),
 			Long: `Mints a twin of a live grant, of equal scope and for nobody else, and tries with it what the grant allows and what it does
-not: other images, names, namespaces and kinds, secrets, exec, deletion, more authority. Nothing that is tried has an effect: dry
-runs, access reviews, objects that do not exist. The twin is ended, and the result is recorded in the ledger. What cannot be
-tried without effect is listed as not tried.
+not: at Kubernetes other images, names, namespaces and kinds, secrets, exec, deletion; at PostgreSQL other rows, columns and
+tables, other roles, functions, COPY, large objects; at both, more authority. Nothing that is tried has an effect: dry runs, access
+reviews, objects that do not exist, transactions that are rolled back. The twin is ended, and the result is recorded in the ledger.
+What cannot be tried without effect is listed as not tried.
 
 Exits with 1 if a forbidden act passed, or if nothing granted did.`, RunE: a.grantVerify},
 		a.reasoned("revoke GRANT", "End a grant at its target now", func(c *cobra.Command, id string, r api.Reasoned) error {

@@ -228,8 +228,17 @@ func TestStartedAhead(t *testing.T) {
 		if r := sandboxtest.Run(t, d, sandbox.Spec{Command: sandboxtest.Shell("echo hello")}); r.Out != "hello\n" {
 			t.Fatalf("got %+v", r)
 		}
-		if err := syscall.Kill(ahead(t), syscall.SIGKILL); err != nil {
+		pid := ahead(t)
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
+		}
+		// Until all of it has ended it can take an order.
+		for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(time.Millisecond) {
+			at := "/proc/" + strconv.Itoa(pid)
+			threads, _ := os.ReadDir(at + "/task")
+			if stat, err := os.ReadFile(at + "/stat"); err != nil || len(threads) < 2 && strings.Contains(string(stat), ") Z ") {
+				break
+			}
 		}
 	}
 }

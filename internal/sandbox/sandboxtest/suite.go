@@ -101,7 +101,7 @@ func (s Suite) isolation(t *testing.T) {
 		"write=/proc/sys/kernel/core_pattern": forbidden + "|" + absent, "write=/proc/sysrq-trigger": forbidden + "|" + absent,
 		"write=/dev/x": forbidden, "write=/tmp/x": `^ok$`,
 		"dial=" + l.Addr().String(): nowhere, "dial=169.254.169.254:80": nowhere, "dial=8.8.8.8:53": nowhere, "dial=[fd00:ec2::254]:80": nowhere,
-		"resolve=example.com": `.`, "unix=" + abstract: nowhere, "unix=/var/run/docker.sock": absent,
+		"resolve=example.com": `^lookup example\.com`, "unix=" + abstract: nowhere, "unix=/var/run/docker.sock": absent,
 		"bpf": forbidden, "io_uring": forbidden, "userfaultfd": forbidden, "keyctl": forbidden, "perf": forbidden, "setuid": forbidden,
 		"ptrace": forbidden, "mount": forbidden, "kexec": forbidden, "chroot": forbidden, "reboot": forbidden, "module": forbidden,
 		"open_by_handle": forbidden + "|bad file descriptor", "setns": forbidden + "|bad file descriptor", "userns": forbidden, "newuser": forbidden,
