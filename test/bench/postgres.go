@@ -204,7 +204,7 @@ func repeated(ctx context.Context, n int, d time.Duration, f func(context.Contex
 }
 
 // leases compares the complete lease, from the agent's request to the login, with a role and its grant alone, by the same server. The grants are
-// on a table that views does not read: thousands of them are searched at every statement of whoever is no superuser.
+// on tables that views does not read: thousands of them are searched at every statement of whoever is no superuser, and do not fit in one row.
 func (b *bench) leases(ctx context.Context, d *database) error {
 	admins := make([]*pgx.Conn, dbAgents)
 	for i := range admins {
@@ -214,11 +214,17 @@ func (b *bench) leases(ctx context.Context, d *database) error {
 		}
 		defer admins[i].Close(ctx) //nolint:errcheck // a connection of a moment
 	}
+	const tables = 16
+	for i := range tables {
+		if _, err := admins[0].Exec(ctx, fmt.Sprintf("CREATE TABLE raw_table_%d (id int)", i)); err != nil {
+			return err
+		}
+	}
 	var names atomic.Int64
 	raw := func(ctx context.Context, i int) error {
 		n := names.Add(1)
 		for { // two grants on one table at once fail, and are made again
-			_, err := admins[i].Exec(ctx, fmt.Sprintf("CREATE ROLE raw_%d LOGIN PASSWORD 'password %d' VALID UNTIL 'infinity'; GRANT SELECT ON pgbench_tellers TO raw_%d", n, n, n),
+			_, err := admins[i].Exec(ctx, fmt.Sprintf("CREATE ROLE raw_%d LOGIN PASSWORD 'password %d' VALID UNTIL 'infinity'; GRANT SELECT ON raw_table_%d TO raw_%d", n, n, n%tables, n),
 				pgx.QueryExecModeSimpleProtocol)
 			if err == nil || !strings.Contains(err.Error(), "tuple concurrently updated") {
 				return err
