@@ -163,6 +163,10 @@ func TestSuspensionCutShort(t *testing.T) {
 		}
 		f.backend.waitEmpty(t)
 	}
+	time.Sleep(200 * time.Millisecond)
+	if n := f.events(remit.EventSuspended); n != 1 {
+		t.Errorf("%d suspensions are on record after another start", n)
+	}
 }
 
 // TestSuspensionsHaveABudget: S36. Beyond the budget a finding only tells, and says so. The budget outlives a restart.

@@ -179,7 +179,6 @@ func (d *Driver) sendTogether(sent []*mint) ([]*mint, error) {
 func inTime(with []*mint) []*mint {
 	due := with[:0:0]
 	for _, m := range with {
-		//remit:guard S18 TestMintIsNeverSentTooLate
 		if err := m.ctx.Err(); err != nil {
 			m.done <- err
 			continue
