@@ -78,6 +78,14 @@ func TestHeldCallAsksForPeople(t *testing.T) {
 		if q == nil || q.Mode != "url" || q.URL != base+"/approvals/"+string(p.hold) || q.ElicitationID != string(p.hold) || strings.Contains(q.Message, "Ann") {
 			t.Errorf("%+v", q)
 		}
+		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) { // acts are on record a little later
+			w.mu.Lock()
+			n := len(w.acts)
+			w.mu.Unlock()
+			if n > 0 {
+				break
+			}
+		}
 		w.mu.Lock()
 		if len(w.asked) != 2 || len(w.acts) != 1 || !w.asked[1].At.After(w.asked[0].At) {
 			t.Errorf("%d decisions, %d acts", len(w.asked), len(w.acts))
