@@ -136,12 +136,8 @@ type contest struct {
 	sides []*side // the first is Remit
 }
 
-// newContest starts everything: Remit without or with the organisation's rule, and OPA twice.
-func (b *bench) newContest(ctx context.Context, rule bool) (*contest, error) {
-	name := "decisions"
-	if rule {
-		name = "ruled"
-	}
+// newContest starts everything: Remit of that name without or with the organisation's rule, and OPA twice.
+func (b *bench) newContest(ctx context.Context, name string, rule bool) (*contest, error) {
 	in, err := b.install(ctx, name, policyFiles(rule))
 	if err != nil {
 		return nil, err
@@ -217,7 +213,7 @@ func (b *bench) addPeers(ctx context.Context, c *contest, data object, keyed, pr
 // decisions compares recorded decisions with OPA's server, which records nothing.
 func (b *bench) decisions(ctx context.Context) error {
 	for _, rule := range []bool{false, true} {
-		c, err := b.newContest(ctx, rule)
+		c, err := b.newContest(ctx, map[bool]string{false: "decisions", true: "ruled"}[rule], rule)
 		if err != nil {
 			return err
 		}

@@ -23,7 +23,7 @@ import (
 func (b *bench) replay(ctx context.Context) error {
 	ours := *b
 	ours.opa = "" // nobody to compare with
-	c, err := ours.newContest(ctx, false)
+	c, err := ours.newContest(ctx, "replay", false)
 	b.stops = append(b.stops, ours.stops...)
 	if err != nil {
 		return err
