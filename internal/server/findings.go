@@ -35,6 +35,7 @@ type follower struct {
 	make     func() *behaviour.Detector
 	read     func(after uint64, limit int) ([]remit.Entry, error)
 	note     func(remit.Entry) // is told of all entries; nil: nobody is
+	most     int               // entries at a time
 	rest     time.Duration     // how long it rests for each it works: what it reads can wait
 	forgets  bool              // what it knows comes from values that can be erased
 	detector *behaviour.Detector
@@ -51,19 +52,20 @@ const (
 	followerName  = "findings"
 	baselinesName = "baselines"
 	followed      = 512  // entries at a time
+	followedAside = 32   // of a follower that rests: it never keeps a processor for more than a millisecond or two
 	followSaved   = 4096 // entries until the position is written, if nothing is found
 	budgetFor     = time.Hour
 	responding    = 16
 	maxPlans      = 8
-	// restful leaves three quarters of a processor to the line while much is decided: baselines have until tomorrow.
-	restful = 3
+	// restful leaves seven eighths of a processor to the line while much is decided: baselines have until tomorrow.
+	restful = 7
 )
 
 // hardRules hold each entry to what is never in order. They take what they need from the entries as they are in memory.
 func (s *Server) hardRules() *follower {
 	cfg := s.rules()
 	return &follower{name: followerName, config: cfg.Digest(), make: func() *behaviour.Detector { return behaviour.New(cfg) }, read: s.store.Entries,
-		note: s.countSuspension}
+		note: s.countSuspension, most: followed}
 }
 
 // baselines compare each entry with what was before. They read the arguments, which are kept apart from the entries.
@@ -71,7 +73,7 @@ func (s *Server) baselines() *follower {
 	learning := behaviour.Learning(s.cfg.Findings.Baselines)
 	cfg := behaviour.Config{Learn: &learning}
 	return &follower{name: baselinesName, config: cfg.Digest(), make: func() *behaviour.Detector { return behaviour.New(cfg) },
-		read: s.store.OpenEntries, rest: restful, forgets: true}
+		read: s.store.OpenEntries, most: followedAside, rest: restful, forgets: true}
 }
 
 func (s *Server) rules() behaviour.Config {
@@ -140,7 +142,7 @@ func (s *Server) follow(ctx context.Context, f *follower) error {
 	f.saved = seq
 	for position := done; ; {
 		committed, began := s.store.Committed(), time.Now()
-		entries, err := f.read(seq, followed)
+		entries, err := f.read(seq, f.most)
 		if err != nil {
 			return err
 		}
@@ -159,9 +161,7 @@ func (s *Server) follow(ctx context.Context, f *follower) error {
 		}
 		s.snapshot(f, last, false)
 		s.sayShort(f)
-		if f.rest > 0 {
-			sleep(ctx, max(f.rest*time.Since(began), 50*time.Millisecond))
-		}
+		f.pause(ctx, time.Since(began), len(entries) == f.most)
 		if len(entries) > 0 && ctx.Err() == nil {
 			continue
 		}
@@ -173,6 +173,18 @@ func (s *Server) follow(ctx context.Context, f *follower) error {
 		case <-committed:
 		}
 	}
+}
+
+// pause rests after some work. Who has caught up waits for more to come together.
+func (f *follower) pause(ctx context.Context, worked time.Duration, more bool) {
+	if f.rest == 0 {
+		return
+	}
+	least := time.Duration(0)
+	if !more {
+		least = 50 * time.Millisecond
+	}
+	sleep(ctx, max(f.rest*worked, least))
 }
 
 // sayShort says, at most once an hour, that baselines got less memory than they would have, so that they tell less than they might.

@@ -29,7 +29,10 @@ type opinion struct {
 	parent   *remit.Decision
 }
 
-const opinionQueue = 64 // few, so that what is judged was decided a moment ago
+const (
+	opinionQueue = 64              // few, so that what is judged was decided a moment ago
+	longestRest  = 5 * time.Second // however slow a judgement was, so that the next comes
+)
 
 // sample takes one decision in so many, at random: nobody can tell which.
 func (s *Server) sample(d *remit.Decision, grant remit.GrantID) {
@@ -58,8 +61,8 @@ func (s *Server) sample(d *remit.Decision, grant remit.GrantID) {
 	}
 }
 
-// judgeSampled asks OPA about what was sampled, until ctx ends. It rests after each judgement, so that it never takes more than a
-// twentieth of one processor from those who wait for answers.
+// judgeSampled asks OPA about what was sampled, until ctx ends. It rests after each judgement: one that has a stage compiled keeps a
+// processor for tens of milliseconds, and at a twentieth of one every hundredth answer waited for it.
 func (s *Server) judgeSampled(ctx context.Context) error {
 	j := judges{server: s}
 	for {
@@ -83,7 +86,7 @@ func (s *Server) judgeSampled(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(19 * time.Since(began)):
+		case <-time.After(min(99*time.Since(began), longestRest)):
 		}
 	}
 }
