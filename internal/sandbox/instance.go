@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"sync"
 	"syscall"
@@ -69,6 +70,14 @@ func NewInstance(s Spec, guest Guest, pipes *Pipes) *Instance {
 
 // ID names the sandbox.
 func (i *Instance) ID() remit.SandboxID { return i.spec.ID }
+
+// Listener accepts what the sandbox's processes, and nobody else, dial at Spec.Listen; nil: that is empty. It ends with the sandbox.
+func (i *Instance) Listener() net.Listener {
+	if g, ok := i.guest.(interface{ Listener() net.Listener }); ok {
+		return g.Listener()
+	}
+	return nil
+}
 
 // Stdin is the tool's standard input.
 func (i *Instance) Stdin() io.WriteCloser { return i.pipes.stdin }

@@ -37,6 +37,12 @@ type Driver interface {
 	Sweep(ctx context.Context) error
 }
 
+// Answering is a driver that can make a socket in the sandbox which is served outside of it.
+type Answering interface {
+	Driver
+	Answers()
+}
+
 // ErrUnsupported is an answer: this driver cannot do that.
 var ErrUnsupported = errors.New("not supported by this sandbox")
 
@@ -55,7 +61,10 @@ type Spec struct {
 	Files   string            // a folder of the host, read-only at FilesAt; empty: none
 	Mounts  []Mount
 	Sockets string // a folder of the host at SocketsAt, the only one whose Unix sockets can be connected to; empty: none
-	Limits  Limits
+	// Listen is an address and port of the sandbox's own loopback at which whoever made it answers the tool, by Instance.Listener. Only
+	// for drivers that are Answering; others make no such sandbox. Empty: none.
+	Listen string
+	Limits Limits
 	// Image is a checkpoint to continue from, by Instance.Checkpoint of a sandbox with the same command and mounts; empty: none.
 	Image string
 	// Observe asks for Activity: what the tool executed, opened and connected to.

@@ -104,6 +104,9 @@ func (s *Server) prepareBox(ctx context.Context, t *remit.Tool, sockets bool, fr
 	spec := sandbox.Spec{ID: id, Command: append([]string{shimAt, sandbox.SocketsAt}, t.Command...), Env: maps.Clone(t.Environment), Image: from, Observe: true,
 		Limits: sandbox.Limits{Memory: t.Limits.Memory, CPU: t.Limits.CPU, Processes: t.Limits.Processes, Wall: t.Limits.Wall, Output: t.Limits.Output},
 		Mounts: []sandbox.Mount{{From: s.sandboxes.executable, At: shimAt}}}
+	if _, ok := driver.(sandbox.Answering); ok && sockets {
+		spec.Listen, spec.Command = shim.Listen, slices.Insert(spec.Command, 1, shim.Answered)
+	}
 	for _, m := range t.Mounts {
 		spec.Mounts = append(spec.Mounts, sandbox.Mount{From: m.From, At: m.At, Write: m.Write})
 	}
@@ -167,16 +170,29 @@ func (b *box) connect(o tool.Order) error {
 	if err := os.WriteFile(filepath.Join(b.folder, shim.CA), b.gate.Bundle(), 0o644); err != nil { //nolint:gosec // public
 		return fmt.Errorf("write what a tool has to trust: %w", err)
 	}
-	l, err := listenUnix(filepath.Join(b.folder, shim.Socket))
+	way, err := b.wayOut()
 	if err != nil {
 		return err
 	}
 	b.work.Go(func() {
-		if err := b.gate.Serve(context.Background(), &admitting{l, b}); err != nil {
+		if err := b.gate.Serve(context.Background(), way); err != nil {
 			s.log.Error("the way out of a sandbox is shut", "tool", o.Claim.Tool, "sandbox", b.about.Sandbox, "err", err)
 		}
 	})
 	return nil
+}
+
+// wayOut is what the sandbox's processes reach and nobody else: a socket that was made in its own network, where the driver can, or one
+// in its folder, to which the shim in it copies.
+func (b *box) wayOut() (net.Listener, error) {
+	if l := b.instance.Listener(); l != nil {
+		return l, nil
+	}
+	l, err := listenUnix(filepath.Join(b.folder, shim.Socket))
+	if err != nil {
+		return nil, err
+	}
+	return &admitting{l, b}, nil
 }
 
 // admitting accepts only connections of the sandbox's own processes.
@@ -193,7 +209,7 @@ func (l *admitting) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		err = l.box.admitConn(c)
-		//remit:guard S27 TestSandboxRefusals
+		//remit:guard S27 TestSandboxSockets
 		if err != nil {
 			l.box.server.log.Warn("a process is not of the sandbox whose way out it uses", "sandbox", l.box.about.Sandbox, "err", err)
 			_ = c.Close()

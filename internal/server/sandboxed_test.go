@@ -89,6 +89,7 @@ func (p *paymentService) all() []string {
 type refunds struct {
 	*fixture
 	payments *paymentService
+	tier     string
 	url      string
 	folder   string // of the tool's files
 	run      remit.Run
@@ -113,7 +114,7 @@ func setUpSandboxed(t *testing.T, tier string) *refunds {
 	f := setUp(t)
 	f.program = executable
 	f.restart()
-	r := &refunds{fixture: f, payments: &paymentService{}, folder: filepath.Join(f.dir, "refund")}
+	r := &refunds{fixture: f, tier: tier, payments: &paymentService{}, folder: filepath.Join(f.dir, "refund")}
 	srv := httptest.NewServer(r.payments)
 	t.Cleanup(srv.Close)
 	r.url = srv.URL

@@ -96,6 +96,9 @@ func (d *Driver) Prepare(ctx context.Context, s sandbox.Spec) (*sandbox.Instance
 	if err != nil {
 		return nil, err
 	}
+	if s.Listen != "" {
+		return nil, fmt.Errorf("answer outside of a sandbox: %w", sandbox.ErrUnsupported)
+	}
 	if s.Image != "" {
 		return nil, fmt.Errorf("start a virtual machine from a checkpoint: %w", sandbox.ErrUnsupported)
 	}

@@ -132,6 +132,9 @@ func (d *Driver) Prepare(ctx context.Context, s sandbox.Spec) (*sandbox.Instance
 	if err != nil {
 		return nil, err
 	}
+	if s.Listen != "" {
+		return nil, fmt.Errorf("answer outside of a sandbox: %w", sandbox.ErrUnsupported)
+	}
 	g := &guest{driver: d, id: string(s.ID), limits: s.Limits, image: s.Image, folder: filepath.Join(d.bundles(), string(s.ID))}
 	if err := os.Mkdir(g.folder, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of a sandbox: %w", err)

@@ -3,8 +3,11 @@
 package process
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -20,8 +23,8 @@ import (
 type child struct {
 	cmd     *exec.Cmd
 	pipes   *sandbox.Pipes
-	orders  *os.File // it reads its order, and a last byte: go
-	answers *os.File // it says that it has built
+	orders  *os.File      // it reads its order, and a last byte: go
+	answers *net.UnixConn // it says that it has built, and hands over what listens in it
 
 	waited sync.Once
 	status sandbox.Status
@@ -42,7 +45,7 @@ func (d *Driver) spawn() (*child, error) {
 		return nil, errors.Join(err, pipes.Close())
 	}
 	defer theirs.Close()
-	if c.answers, ready, err = os.Pipe(); err != nil {
+	if c.answers, ready, err = answering(); err != nil {
 		return nil, errors.Join(err, pipes.Close(), c.orders.Close())
 	}
 	defer ready.Close()
@@ -57,6 +60,45 @@ func (d *Driver) spawn() (*child, error) {
 		return nil, errors.Join(fmt.Errorf("start a process in namespaces: %w", err), pipes.Close(), c.orders.Close(), c.answers.Close())
 	}
 	return c, nil
+}
+
+// answering returns the two ends of what a child answers through.
+func answering() (ours *net.UnixConn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	own := os.NewFile(uintptr(fds[0]), "answers")
+	defer own.Close()
+	theirs = os.NewFile(uintptr(fds[1]), "ready")
+	c, err := net.FileConn(own)
+	if err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return c.(*net.UnixConn), theirs, nil
+}
+
+// built waits until the child has built, and returns what listens in it, if it was to listen.
+func (c *child) built() (net.Listener, error) {
+	said, rights := make([]byte, len(readyWord)), make([]byte, unix.CmsgSpace(4))
+	n, m, _, _, err := c.answers.ReadMsgUnix(said, rights)
+	if err != nil || string(said[:n]) != readyWord {
+		return nil, fmt.Errorf("build the root of a sandbox: it said %q: %w", said[:n], cmp.Or(err, io.ErrUnexpectedEOF))
+	}
+	if m == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:m])
+	if err != nil || len(messages) != 1 {
+		return nil, fmt.Errorf("take what listens in a sandbox: %d messages, %w", len(messages), err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, fmt.Errorf("take what listens in a sandbox: %d files, %w", len(fds), err)
+	}
+	f := os.NewFile(uintptr(fds[0]), "listens")
+	defer f.Close()
+	return net.FileListener(f)
 }
 
 // start starts the child on a thread that lasts: the child dies with the thread that made it.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"runtime"
 	"syscall"
@@ -24,6 +25,7 @@ const (
 	readyWord = "ready\n"
 	goByte    = 'g'
 	nobody    = 65534
+	backlog   = 128
 
 	ordersFD, readyFD = 3, 4
 )
@@ -69,7 +71,7 @@ func becomeTool() error {
 	if err := build(o); err != nil {
 		return err
 	}
-	if _, err := ready.WriteString(readyWord); err != nil {
+	if err := report(o.Spec.Listen); err != nil {
 		return err
 	}
 	if b, err := in.ReadByte(); err != nil || b != goByte {
@@ -86,6 +88,31 @@ func becomeTool() error {
 	}
 	err = syscall.Exec(o.Spec.Command[0], o.Spec.Command, o.Spec.Environ())
 	return fmt.Errorf("execute %s: %w", o.Spec.Command[0], err)
+}
+
+// report says that all is built, and hands over the socket that listens in the namespace: whoever made the sandbox answers there, and
+// the tool never has it.
+func report(listen string) error {
+	if listen == "" {
+		return unix.Sendmsg(readyFD, []byte(readyWord), nil, nil, 0)
+	}
+	at, err := netip.ParseAddrPort(listen)
+	if err != nil || !at.Addr().Is4() {
+		return fmt.Errorf("listen in a sandbox: %s is no IPv4 address and port: %w", listen, err)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("listen in a sandbox: %w", err)
+	}
+	defer unix.Close(fd)
+	err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()})
+	if err == nil {
+		err = unix.Listen(fd, backlog)
+	}
+	if err != nil {
+		return fmt.Errorf("listen on %s in a sandbox: %w", listen, err)
+	}
+	return unix.Sendmsg(readyFD, []byte(readyWord), unix.UnixRights(fd), nil, 0)
 }
 
 // giveUp leaves nothing but what the tool may: user, capabilities, files, system calls.

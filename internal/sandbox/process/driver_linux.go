@@ -10,12 +10,12 @@
 package process
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -130,8 +130,9 @@ func (g *guest) become(ctx context.Context, o order) error {
 	stop := context.AfterFunc(ctx, func() { _ = g.Kill() })
 	defer stop()
 	defer g.answers.Close()
-	if line, err := bufio.NewReader(g.answers).ReadString('\n'); line != readyWord {
-		return fmt.Errorf("build the root of a sandbox: it said %q, %w", line, errors.Join(err, ctx.Err()))
+	var err error
+	if g.listener, err = g.built(); err != nil {
+		return errors.Join(err, ctx.Err())
 	}
 	return nil
 }
@@ -197,11 +198,21 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Report {
 // guest is one process sandbox.
 type guest struct {
 	*child
-	folder string
-	group  *cgroup.Group // nil: none on this host
+	folder   string
+	group    *cgroup.Group // nil: none on this host
+	listener net.Listener  // in its namespace; nil: nobody asked
 }
 
-var _ sandbox.Guest = (*guest)(nil)
+var (
+	_ sandbox.Guest     = (*guest)(nil)
+	_ sandbox.Answering = (*Driver)(nil)
+)
+
+// Answers says that Spec.Listen is made: a socket of the sandbox's network is a socket of this host's kernel.
+func (d *Driver) Answers() {}
+
+// Listener is bound in the namespace of the sandbox.
+func (g *guest) Listener() net.Listener { return g.listener }
 
 // Start lets the child become the tool.
 func (g *guest) Start(context.Context) error {
@@ -242,6 +253,9 @@ func (g *guest) Release() error {
 		_ = g.end()
 	}
 	var errs []error
+	if g.listener != nil {
+		_ = g.listener.Close() // whoever answered may have closed it
+	}
 	if g.group != nil {
 		errs = append(errs, g.group.Remove())
 	}

@@ -5,6 +5,7 @@ package process_test
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -159,6 +160,50 @@ func TestStartedAhead(t *testing.T) {
 		}
 	}
 	run()
+}
+
+// TestAnswersInTheSandbox: what listens at Spec.Listen is served outside, is reached by the sandbox's own processes and by nobody else,
+// is no file of theirs, and ends with the sandbox.
+func TestAnswersInTheSandbox(t *testing.T) {
+	d := driver(t)
+	const at = "127.0.0.1:31280"
+	dial := "dial=" + at
+	spec := sandbox.Spec{ID: remit.NewSandboxID(), Listen: at, Command: sandboxtest.Shell("/attack "+dial, "ls -l /proc/self/fd"),
+		Mounts: []sandbox.Mount{{From: executable, At: "/attack"}}}
+	i, err := d.Prepare(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted := make(chan error, 1)
+	go func() {
+		c, err := i.Listener().Accept()
+		if err == nil {
+			err = c.Close()
+		}
+		accepted <- err
+	}()
+	if c, err := net.DialTimeout("tcp", at, time.Second); err == nil {
+		t.Error("it is reached from the host", c.Close())
+	}
+	if r := sandboxtest.Run(t, d, sandbox.Spec{Command: []string{"/attack", dial}, Mounts: spec.Mounts}); !strings.Contains(r.Out, "connection refused") {
+		t.Errorf("another sandbox says %q", r.Out)
+	}
+	if err := i.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	out, err := io.ReadAll(i.Stdout())
+	if err := errors.Join(err, <-accepted); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(out), dial+" ok\n") || !strings.Contains(string(out), " 2 -> ") || strings.Contains(string(out), "socket:") {
+		t.Errorf("the sandbox says %q", out)
+	}
+	if err := i.Destroy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := i.Listener().Accept(); err == nil {
+		t.Error("it listens still", c.Close())
+	}
 }
 
 // ahead waits for the processes of this driver that wait, and returns their numbers.

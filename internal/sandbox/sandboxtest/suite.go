@@ -5,6 +5,7 @@ package sandboxtest
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -43,7 +44,7 @@ func Test(t *testing.T, s Suite) {
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"Isolation", s.isolation}, {"Sockets", s.sockets}, {"Mounts", s.mounts}, {"Limits", s.limits}, {"Nothing left", s.nothingLeft}, {"Frozen", s.frozen}, {"Sweep", s.sweep}, {"Killed owner", s.killedOwner}} {
+	}{{"Isolation", s.isolation}, {"Sockets", s.sockets}, {"Mounts", s.mounts}, {"Answers", s.answers}, {"Limits", s.limits}, {"Nothing left", s.nothingLeft}, {"Frozen", s.frozen}, {"Sweep", s.sweep}, {"Killed owner", s.killedOwner}} {
 		if s.Without[c.name] == "" {
 			t.Run(c.name, c.run)
 		}
@@ -161,6 +162,18 @@ func (s Suite) sockets(t *testing.T) {
 }
 
 // mounts: read-only unless stated.
+// answers: a driver that cannot do that says so, and makes no sandbox in which nobody answers.
+func (s Suite) answers(t *testing.T) {
+	d := s.New(t)
+	if _, ok := d.(sandbox.Answering); ok {
+		return // its own test
+	}
+	_, err := d.Prepare(t.Context(), sandbox.Spec{ID: remit.NewSandboxID(), Command: Shell("true"), Listen: "127.0.0.1:3128"})
+	if !errors.Is(err, sandbox.ErrUnsupported) {
+		t.Errorf("asked to listen: %v", err)
+	}
+}
+
 func (s Suite) mounts(t *testing.T) {
 	d := s.New(t)
 	read, write, files := Short(t), Short(t), Short(t)

@@ -6,8 +6,9 @@
 //
 // It is this program under the name remit-shim: mount the program so, and run
 //
-//	remit-shim FOLDER COMMAND [ARGUMENT…]
+//	remit-shim [-answered] FOLDER COMMAND [ARGUMENT…]
 //
+// With -answered the proxy itself listens on the box's loopback, as it can where that is the host's kernel's, and nothing is copied.
 // FOLDER holds egress.sock, in the sandbox of an agent gateway.sock, which leads to Remit, and, where the tool has to trust the box's authority, ca.pem.
 package shim
 
@@ -34,6 +35,8 @@ const (
 	// Gateway is the socket that leads to Remit itself, where the box has one, and GatewayListen where it is reached in the box.
 	Gateway       = "gateway.sock"
 	GatewayListen = "127.0.0.1:3129"
+	// Answered is the flag for a box in which somebody else answers at Listen.
+	Answered = "-answered"
 )
 
 const maxConnections = 128
@@ -47,24 +50,29 @@ func Dispatch() {
 
 // Main runs the command behind the shim and returns its exit code; 126 and 127 are a shell's: it could not be run, or was not found.
 func Main(args []string, stderr io.Writer) int {
+	answered := len(args) > 0 && args[0] == Answered
+	if answered {
+		args = args[1:]
+	}
 	if len(args) < 2 {
-		fmt.Fprintln(stderr, Name+": usage: "+Name+" FOLDER COMMAND [ARGUMENT…]")
+		fmt.Fprintln(stderr, Name+": usage: "+Name+" ["+Answered+"] FOLDER COMMAND [ARGUMENT…]")
 		return 2
 	}
 	debug.SetGCPercent(20) // it copies bytes: memory is the tool's
-	ln, err := net.Listen("tcp", Listen)
-	if err != nil {
-		fmt.Fprintln(stderr, Name+": listen in the box:", err)
-		return 126
+	ways := map[string]string{}
+	if !answered {
+		ways[Listen] = filepath.Join(args[0], Socket)
 	}
-	go serve(ln, filepath.Join(args[0], Socket))
 	if gateway := filepath.Join(args[0], Gateway); exists(gateway) {
-		ln, err := net.Listen("tcp", GatewayListen)
+		ways[GatewayListen] = gateway
+	}
+	for at, socket := range ways {
+		ln, err := net.Listen("tcp", at)
 		if err != nil {
 			fmt.Fprintln(stderr, Name+": listen in the box:", err)
 			return 126
 		}
-		go serve(ln, gateway)
+		go serve(ln, socket)
 	}
 	p, err := os.StartProcess(args[1], args[1:], &os.ProcAttr{Env: Environ(os.Environ(), args[0]), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
 	if err != nil {

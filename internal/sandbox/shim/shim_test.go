@@ -81,6 +81,19 @@ func TestTool(t *testing.T) {
 	if cmd.ProcessState.ExitCode() != 3 || string(out) != "200 asked for http://api.test/x input\n" {
 		t.Errorf("%v %q", err, out)
 	}
+	if ln, err = net.Listen("tcp", shim.Listen); err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()                                                    //nolint:errcheck // a test
+	cmd = exec.Command(filepath.Join(dir, shim.Name), dir, "/bin/true") //nolint:gosec // a test
+	if _ = cmd.Run(); cmd.ProcessState.ExitCode() != 126 {
+		t.Errorf("a port that is taken: %v", cmd.ProcessState)
+	}
+	cmd = exec.Command(filepath.Join(dir, shim.Name), shim.Answered, dir, "/bin/true") //nolint:gosec // a test
+	if _ = cmd.Run(); cmd.ProcessState.ExitCode() != 0 {
+		t.Errorf("a port at which somebody answers: %v", cmd.ProcessState)
+	}
+	_ = ln.Close()
 	cmd = exec.Command(filepath.Join(dir, shim.Name), dir, "/bin/sh", "-c", "kill -9 $$") //nolint:gosec // a test
 	if _ = cmd.Run(); cmd.ProcessState.ExitCode() != 137 {
 		t.Errorf("a killed tool: %v", cmd.ProcessState)
