@@ -16,7 +16,7 @@ const (
 		ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, state = excluded.state, body = excluded.body`
 	putCredentialSQL = `INSERT INTO lease_credentials (credential, lease) VALUES (?, ?)
 		ON CONFLICT (credential) DO UPDATE SET lease = excluded.lease`
-	liveLeasesSQL  = `SELECT body, epoch FROM leases WHERE state IN ('pending', 'active', 'revoking')`
+	liveLeasesSQL  = `SELECT body, epoch FROM leases WHERE state = 'pending' OR state = 'active' OR state = 'revoking'` // as its index has it
 	leaseSQL       = `SELECT body FROM leases WHERE id = ?`
 	leaseByCredSQL = `SELECT body FROM leases WHERE id = (SELECT lease FROM lease_credentials WHERE credential = ?)`
 	leasesOfSQL    = `SELECT body FROM leases WHERE grant_id = ? ORDER BY n`
