@@ -16,6 +16,8 @@ import (
 	"gvisor.dev/gvisor/runsc/cmd"
 	"gvisor.dev/gvisor/runsc/cmd/sentry/sentrycmd"
 	"gvisor.dev/gvisor/runsc/cmd/util"
+
+	"remit/internal/sandbox/gvisor/filters"
 )
 
 // The names under which this program is one of gVisor's.
@@ -66,6 +68,7 @@ func settle() {
 }
 
 func runsc() {
+	filters.Offer()
 	cli.Run(nil, map[util.SubCommand]string{new(cmd.Create): "",
 		new(sentrycmd.Boot): "internal", new(cmd.Gofer): "internal", new(sentrycmd.Umount): "internal"}, nil)
 }

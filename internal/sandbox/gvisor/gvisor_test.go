@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -164,6 +165,26 @@ func TestCheckpoint(t *testing.T) {
 		spec.ID, spec.Image, spec.Sockets = "", image, sandboxtest.Short(t)
 		again := sandboxtest.Start(t, d, spec)
 		talk(again, bufio.NewReader(again.Stdout()), "c", "3 c")
+	}
+}
+
+// TestFilterWasCompiled: a kernel takes its filter as it was compiled ahead, by its own word.
+func TestFilterWasCompiled(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("a program was only generated for amd64")
+	}
+	d, logs := driver(t).(*gvisor.Driver), sandboxtest.Short(t)
+	d.Flag("--debug")
+	d.Flag("--debug-log=" + logs + "/")
+	if r := sandboxtest.Run(t, d, sandbox.Spec{Command: sandboxtest.Shell("echo hello")}); r.Out != "hello\n" {
+		t.Fatalf("got %+v", r)
+	}
+	files, err := filepath.Glob(filepath.Join(logs, "*.boot.txt"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the kernel's log is in %q, %v", files, err)
+	}
+	if log, err := os.ReadFile(files[0]); !strings.Contains(string(log), "Loaded precompiled seccomp instructions") {
+		t.Errorf("it is not said in %d bytes, %v", len(log), err)
 	}
 }
 
