@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"gvisor.dev/gvisor/runsc/boot"
 
 	"remit/internal/sandbox"
 )
@@ -22,6 +23,9 @@ var hostPlaces = []string{"/usr", "/etc/alternatives", "/etc/ld.so.cache", "/etc
 
 // hostRoots are links into /usr on most hosts, and folders on others.
 var hostRoots = []string{"/bin", "/sbin", "/lib", "/lib64"}
+
+// rememberFlag lets a sandbox's kernel remember what it saw of its mounts: nobody changes them while a tool runs, but those of changing.
+const rememberFlag = "--file-access-mounts=exclusive"
 
 // ownFiles stand in the root instead of the host's.
 var ownFiles = map[string]string{
@@ -56,12 +60,30 @@ func writeBundle(folder string, s sandbox.Spec) error {
 		errs = append(errs, mountPoint(root, m))
 		mounts = append(mounts, specs.Mount{Destination: m.At, Type: "bind", Source: m.From, Options: []string{mode, "rbind", "nosuid", "nodev"}})
 	}
-	config, err := json.Marshal(ociSpec(s, mounts))
+	spec := ociSpec(s, mounts)
+	spec.Annotations = changing(s)
+	config, err := json.Marshal(spec)
 	errs = append(errs, err, os.WriteFile(filepath.Join(folder, "config.json"), config, 0o600))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("write the root of a sandbox: %w", err)
 	}
 	return nil
+}
+
+// changing names the mounts that somebody may change while the tool runs: those of its file, and its sockets, which come after the kernel.
+// The kernel asks the host about each step of a path there. Of the others (hostPlaces, and the tool's files, which are a copy) it
+// remembers what it saw, and what was not there (rememberFlag).
+func changing(s sandbox.Spec) map[string]string {
+	out, named := map[string]string{}, map[string]bool{s.Files: true}
+	for i, m := range s.Places() {
+		if named[m.From] {
+			continue
+		}
+		named[m.From] = true
+		hint := fmt.Sprintf("%schanging%d.", boot.MountPrefix, i)
+		out[hint+"source"], out[hint+"type"], out[hint+"share"] = m.From, boot.Bind, "shared"
+	}
+	return out
 }
 
 // hostMounts returns what of the host is mounted, and makes the links.

@@ -82,7 +82,7 @@ func New(c Config) (*Driver, error) {
 	d.groups, d.groupsErr = cgroup.Open(fmt.Sprintf("remit-%x", sha256.Sum256([]byte(state)))[:14])
 	// Groups are ours, made before gVisor starts: its own way moves the whole process in and out of ten of them.
 	d.flags = []string{"--root=" + d.root(), "--platform=systrap", "--network=none", "--overlay2=none", "--host-settings=ignore",
-		"--host-uds=open", "--ignore-cgroups", "--sidecar-usage-policy=STRICT"}
+		"--host-uds=open", "--ignore-cgroups", "--sidecar-usage-policy=STRICT", rememberFlag}
 	set := flag.NewFlagSet("gvisor", flag.ContinueOnError)
 	config.RegisterFlags(set)
 	if err := set.Parse(d.flags); err != nil {

@@ -168,6 +168,39 @@ func TestCheckpoint(t *testing.T) {
 	}
 }
 
+// TestChangingMounts: what changes on the host in a tool's mounts is seen, also where the tool looked before. Two may have the same source.
+func TestChangingMounts(t *testing.T) {
+	data := sandboxtest.Short(t)
+	if err := os.Chmod(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	i := sandboxtest.Start(t, driver(t), sandbox.Spec{Command: sandboxtest.Shell("while read x; do cat /data/f || echo none; cat /again/f || echo none; done"), Sockets: sandboxtest.Short(t),
+		Mounts: []sandbox.Mount{{From: data, At: "/data"}, {From: data, At: "/again"}}})
+	in := bufio.NewReader(i.Stdout())
+	look := func(want string) {
+		t.Helper()
+		if _, err := io.WriteString(i.Stdin(), "\n"); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if got, err := in.ReadString('\n'); got != want+"\n" {
+				t.Fatalf("it sees %q, %v; want %q; %s", got, err, want, i.Stderr())
+			}
+		}
+	}
+	look("none")
+	for _, content := range []string{"first", "second, and longer"} {
+		next := filepath.Join(data, "next")
+		if err := os.WriteFile(next, []byte(content+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(next, filepath.Join(data, "f")); err != nil {
+			t.Fatal(err)
+		}
+		look(content)
+	}
+}
+
 // TestFilterWasCompiled: a kernel takes its filter as it was compiled ahead, by its own word.
 func TestFilterWasCompiled(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
