@@ -179,6 +179,9 @@ func enable(folder string) error {
 	return write(folder, "cgroup.subtree_control", "+memory +pids +cpu")
 }
 
+// absent are settings that not every kernel has: without swap, or before Linux 5.14.
+var absent = []string{"memory.swap.max", "cpu.cfs_burst_us", "cpu.max.burst"}
+
 // Make makes a group with limits for id.
 func (p *Parent) Make(id string, l Limits) (*Group, error) {
 	g := p.Find(id)
@@ -188,15 +191,17 @@ func (p *Parent) Make(id string, l Limits) (*Group, error) {
 		}
 	}
 	quota := strconv.Itoa(l.CPU * 1000) // of a period of 100 ms
+	// What it left of its quota in the period before it may use in the next (the burst): what waited may start at once, and has no more in
+	// the long run.
 	settings := [][3]string{{"memory", "memory.limit_in_bytes", strconv.FormatInt(l.Memory, 10)},
-		{"pids", "pids.max", strconv.Itoa(l.Tasks)}, {"cpu", "cpu.cfs_quota_us", quota}}
+		{"pids", "pids.max", strconv.Itoa(l.Tasks)}, {"cpu", "cpu.cfs_quota_us", quota}, {"cpu", "cpu.cfs_burst_us", quota}}
 	if p.v2 {
 		settings = [][3]string{{"memory", "memory.max", strconv.FormatInt(l.Memory, 10)}, {"memory", "memory.swap.max", "0"},
-			{"memory", "memory.oom.group", "1"}, {"pids", "pids.max", strconv.Itoa(l.Tasks)}, {"cpu", "cpu.max", quota + " 100000"}}
+			{"memory", "memory.oom.group", "1"}, {"pids", "pids.max", strconv.Itoa(l.Tasks)}, {"cpu", "cpu.max", quota + " 100000"}, {"cpu", "cpu.max.burst", quota}}
 	}
 	for _, s := range settings {
 		err := write(g.folders[s[0]], s[1], s[2])
-		if err != nil && !(s[1] == "memory.swap.max" && errors.Is(err, fs.ErrNotExist)) {
+		if err != nil && !(slices.Contains(absent, s[1]) && errors.Is(err, fs.ErrNotExist)) {
 			return nil, errors.Join(err, g.Remove())
 		}
 	}

@@ -5,7 +5,9 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,6 +58,24 @@ func TestStopOfThoseWhoContinueEachOther(t *testing.T) {
 		if err != nil || len(pids) != 2 {
 			t.Errorf("%v %v", err, pids)
 		}
+	}
+}
+
+// TestBurst: a group may use what it left in the period before, and no more, where the kernel has that.
+func TestBurst(t *testing.T) {
+	p, err := Open("remit-test-" + strconv.Itoa(os.Getpid()))
+	if err != nil {
+		t.Skipf("no control groups here: %v", err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	g, err := p.Make("burst", Limits{Memory: 64 << 20, CPU: 30, Tasks: 16})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = g.Remove() })
+	file := map[bool]string{false: "cpu.cfs_burst_us", true: "cpu.max.burst"}[p.v2]
+	if n, err := number(g.folders["cpu"], file, ""); n != 30_000 && !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is %d, %v", file, n, err)
 	}
 }
 
