@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"runtime/metrics"
 	"strings"
 	"syscall"
 	"time"
@@ -55,16 +56,45 @@ func Dispatch() {
 // than the least sandbox has.
 const startMemory = 24 << 20
 
+// tidyEvery is how often kernel and file server look whether they have something to give back; tidyFrom is from how many bytes.
+const (
+	tidyEvery = time.Second
+	tidyFrom  = 256 << 10
+)
+
 // settle lets kernel and file server start without collecting garbage, which took a fifth of their processor time. What waits beside a tool
-// afterwards is small: they collect early, and give back what only their start needed.
+// afterwards is small: whenever a second went by in which little was allocated, but something since the last time, they collect, and give
+// back what only that needed: their start, that of the tool, the last call.
 func settle() {
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(startMemory)
-	time.AfterFunc(time.Second, func() {
-		debug.SetGCPercent(25)
-		debug.SetMemoryLimit(math.MaxInt64)
-		debug.FreeOSMemory()
-	})
+	go tidy()
+}
+
+// tidy runs as long as the process.
+func tidy() {
+	time.Sleep(tidyEvery)
+	debug.FreeOSMemory()
+	debug.SetGCPercent(100)
+	debug.SetMemoryLimit(math.MaxInt64)
+	seen := allocated()
+	for tidied := seen; ; {
+		time.Sleep(tidyEvery)
+		now := allocated()
+		if now-seen < tidyFrom && now-tidied >= tidyFrom {
+			debug.FreeOSMemory()
+			now = allocated()
+			tidied = now
+		}
+		seen = now
+	}
+}
+
+// allocated returns how many bytes this process ever allocated.
+func allocated() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
 }
 
 func runsc() {
