@@ -58,12 +58,12 @@ const startMemory = 24 << 20
 
 // tidyEvery is how often kernel and file server look whether they have something to give back; tidyFrom is from how many bytes.
 const (
-	tidyEvery = time.Second
+	tidyEvery = 500 * time.Millisecond
 	tidyFrom  = 256 << 10
 )
 
 // settle lets kernel and file server start without collecting garbage, which took a fifth of their processor time. What waits beside a tool
-// afterwards is small: whenever a second went by in which little was allocated, but something since the last time, they collect, and give
+// afterwards is small: whenever half a second went by in which little was allocated, but something since the last time, they collect, and give
 // back what only that needed: their start, that of the tool, the last call.
 func settle() {
 	debug.SetGCPercent(-1)
@@ -73,7 +73,7 @@ func settle() {
 
 // tidy runs as long as the process.
 func tidy() {
-	time.Sleep(tidyEvery)
+	time.Sleep(2 * tidyEvery)
 	debug.FreeOSMemory()
 	debug.SetGCPercent(100)
 	debug.SetMemoryLimit(math.MaxInt64)
