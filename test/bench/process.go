@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,6 +24,25 @@ type process struct {
 	pid   int
 	stop  func()
 	ready time.Duration // from the start of the process to the line that says it is ready
+}
+
+// run starts a command that ends with this process, however that ends, and returns what tells its end. The kernel sends the signal when the
+// thread that started the command ends, so one waits for it. SIGTERM, so that a server of ours ends its sandboxes, too.
+func run(cmd *exec.Cmd, read func()) (exited chan error, err error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	started := make(chan error)
+	exited = make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			read() // all of its output, before Wait closes that
+			exited <- cmd.Wait()
+		}
+	}()
+	return exited, <-started
 }
 
 // start starts a server in the folder for its log and waits until it is ready: for the line, or where line is empty for the
@@ -39,11 +59,8 @@ func (b *bench) start(name, line, address string, argv ...string) (*process, err
 		return nil, err
 	}
 	began := time.Now()
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	said, exited := make(chan time.Duration, 1), make(chan error, 1)
-	go func() {
+	said := make(chan time.Duration, 1)
+	exited, err := run(cmd, func() {
 		scan := bufio.NewScanner(out)
 		for scan.Scan() {
 			if line != "" && strings.HasPrefix(scan.Text(), line) {
@@ -52,8 +69,10 @@ func (b *bench) start(name, line, address string, argv ...string) (*process, err
 			}
 		}
 		_, _ = io.Copy(io.Discard, out)
-		exited <- cmd.Wait()
-	}()
+	})
+	if err != nil {
+		return nil, err
+	}
 	s := &process{pid: cmd.Process.Pid}
 	ended := false
 	s.stop = func() {
