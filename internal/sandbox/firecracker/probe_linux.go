@@ -48,7 +48,7 @@ func (d *Driver) lacks() []sandbox.Problem {
 		add("use x86-64 or arm64", "Firecracker does not run on %s", runtime.GOARCH)
 	}
 	if f, err := os.OpenFile(d.host.KVM, os.O_RDWR, 0); err != nil {
-		add("load the kernel's module (modprobe kvm_intel or kvm_amd), or give the container the device", "no KVM: %v", err)
+		add(d.fixKVM(sandbox.ThisHost()), "no KVM: %v", err)
 	} else {
 		_ = f.Close()
 	}
@@ -58,6 +58,23 @@ func (d *Driver) lacks() []sandbox.Problem {
 		}
 	}
 	return out
+}
+
+// modules are the kernel's for the processors that say so.
+var modules = map[string]string{"vmx": "kvm_intel", "svm": "kvm_amd"}
+
+// fixKVM names the module of this processor.
+func (d *Driver) fixKVM(h sandbox.Host) string {
+	fix := "in a container, give it the device " + d.host.KVM
+	b, err := os.ReadFile(d.host.CPUInfo)
+	m := virtual.FindSubmatch(b)
+	switch {
+	case err != nil || m == nil: // of another kind, whose kernel has it built in
+		return fix
+	case h.Has("modprobe"):
+		return "modprobe " + modules[string(m[1])] + ", as root; " + fix
+	}
+	return "load the kernel's module " + modules[string(m[1])] + " on the host; " + fix
 }
 
 // from says where a file comes from.
@@ -107,7 +124,7 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Report {
 		r.Limits = append(r.Limits, "cpu")
 	} else {
 		r.Problems = append(r.Problems, sandbox.Problem{What: "no limit of processor time beside the number of processors: " + d.groupsErr.Error(),
-			Fix: "run remit as root, or under systemd with Delegate=yes"})
+			Fix: sandbox.ThisHost().GroupFix()})
 	}
 	said, took, err := sandbox.TryOut(ctx, d, "") // the image has the program
 	if err == nil && !strings.HasPrefix(said, fmt.Sprintf("uid=%d ", nobody)) {

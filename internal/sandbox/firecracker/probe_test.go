@@ -6,6 +6,7 @@ package firecracker_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -46,19 +47,29 @@ func TestLacks(t *testing.T) {
 	if err := os.WriteFile(weak, []byte("flags\t\t: fpu vme sse hypervisor\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	kvm := "load the kernel's module kvm_intel" // of the processor of host
+	if sandbox.ThisHost().Has("modprobe") {
+		kvm = "modprobe kvm_intel"
+	}
+	amd := filepath.Join(sandboxtest.Short(t), "cpuinfo")
+	if err := os.WriteFile(amd, []byte("flags\t\t: fpu vme svm sse\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		spoil func(folder string) error
 		host  firecracker.Host
 		want  string
+		fix   string // how it begins, or what of it runs in a shell and mends it
 	}{
-		"software":   {nil, firecracker.Host{CPUInfo: weak, KVM: good.KVM}, "no hardware virtualisation"},
-		"no KVM":     {nil, firecracker.Host{CPUInfo: good.CPUInfo, KVM: none}, "no KVM"},
-		"no machine": {func(f string) error { return os.Remove(f + "/firecracker") }, good, "firecracker is not there"},
-		"no jailer":  {func(f string) error { return os.Remove(f + "/jailer") }, good, "jailer is not there"},
-		"no kernel":  {func(f string) error { return os.Remove(f + "/vmlinux") }, good, "vmlinux is not there"},
-		"no image":   {func(f string) error { return os.Remove(f + "/root.img") }, good, "root.img is not there"},
-		"no program": {func(f string) error { return os.Chmod(f+"/jailer", 0o644) }, good, "cannot be executed"},
-		"private":    {func(f string) error { return os.Chmod(f+"/root.img", 0o600) }, good, "cannot be read"},
+		"software":    {nil, firecracker.Host{CPUInfo: weak, KVM: good.KVM}, "no hardware virtualisation", "use a bare-metal machine"},
+		"no KVM":      {nil, firecracker.Host{CPUInfo: good.CPUInfo, KVM: none}, "no KVM", kvm},
+		"no KVM, AMD": {nil, firecracker.Host{CPUInfo: amd, KVM: none}, "no KVM", strings.Replace(kvm, "intel", "amd", 1)},
+		"no machine":  {func(f string) error { return os.Remove(f + "/firecracker") }, good, "firecracker is not there", "copy it from a release of Firecracker"},
+		"no jailer":   {func(f string) error { return os.Remove(f + "/jailer") }, good, "jailer is not there", "copy it from the same release"},
+		"no kernel":   {func(f string) error { return os.Remove(f + "/vmlinux") }, good, "vmlinux is not there", "build a guest kernel"},
+		"no image":    {func(f string) error { return os.Remove(f + "/root.img") }, good, "root.img is not there", "make it as docs/sandbox.md says"},
+		"no program":  {func(f string) error { return os.Chmod(f+"/jailer", 0o644) }, good, "cannot be executed", "chmod 755 "},
+		"private":     {func(f string) error { return os.Chmod(f+"/root.img", 0o600) }, good, "cannot be read", "chmod a+r "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := folder(t)
@@ -68,10 +79,24 @@ func TestLacks(t *testing.T) {
 				}
 			}
 			r := probe(t, f, c.host)
-			if r.Works || len(r.Problems) != 1 || !strings.Contains(r.Problems[0].What, c.want) || r.Problems[0].Fix == "" {
-				t.Errorf("%+v", r)
+			if r.Works || len(r.Problems) != 1 || !strings.Contains(r.Problems[0].What, c.want) || !strings.HasPrefix(r.Problems[0].Fix, c.fix) {
+				t.Fatalf("%+v", r)
+			}
+			if strings.HasPrefix(c.fix, "chmod") {
+				mend(t, f, c.host, r.Problems[0].Fix)
 			}
 		})
+	}
+}
+
+// mend does what the fix says, and looks that the host lacks nothing more.
+func mend(t *testing.T, folder string, h firecracker.Host, fix string) {
+	t.Helper()
+	if out, err := exec.Command("/bin/sh", "-c", fix).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", fix, err, out)
+	}
+	if r := probe(t, folder, h); !r.Works {
+		t.Errorf("done, and still: %+v", r)
 	}
 }
 
@@ -87,9 +112,11 @@ func TestFilesOfOthers(t *testing.T) {
 			if err := spoil(f); err != nil {
 				t.Skip("only root can give files away")
 			}
-			if r := probe(t, f, host(t)); r.Works || !strings.Contains(r.Problems[0].What, "others than root") {
-				t.Errorf("%+v", r)
+			r := probe(t, f, host(t))
+			if r.Works || !strings.Contains(r.Problems[0].What, "others than root") {
+				t.Fatalf("%+v", r)
 			}
+			mend(t, f, host(t), r.Problems[0].Fix)
 		})
 	}
 }

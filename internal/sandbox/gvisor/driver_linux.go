@@ -273,11 +273,11 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Report {
 		r.Limits = append(r.Limits, "memory", "cpu")
 	} else {
 		r.Problems = append(r.Problems, sandbox.Problem{What: "no limits of memory and processor: " + d.groupsErr.Error(),
-			Fix: "run remit as root, or under systemd with Delegate=yes"})
+			Fix: sandbox.ThisHost().GroupFix()})
 	}
 	said, took, err := sandbox.TryOut(ctx, d, d.executable)
 	if err != nil {
-		r.Problems = append(r.Problems, problem(err))
+		r.Problems = append(r.Problems, problem(err, sandbox.ThisHost()))
 		return r
 	}
 	if !strings.Contains(said, fmt.Sprintf("uid=%d ", nobody)) || !strings.Contains(said, "gvisor") {
@@ -288,16 +288,14 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Report {
 	return r
 }
 
-// problem says what to do about a sandbox that did not run.
-func problem(err error) sandbox.Problem {
+// problem says what to do about a sandbox that did not run on h.
+func problem(err error, h sandbox.Host) sandbox.Problem {
 	p := sandbox.Problem{What: err.Error(), Fix: "see docs/sandbox.md, What a host needs"}
 	switch {
-	case os.Geteuid() != 0:
-		p.Fix = "run remit serve as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1 and, on Ubuntu, kernel.apparmor_restrict_unprivileged_userns=0; under systemd RestrictNamespaces= has to allow them"
 	case strings.Contains(p.What, "no such file or directory") && strings.Contains(p.What, "/proc/self/exe"):
 		p.Fix = "build remit statically: CGO_ENABLED=0, as make build does"
-	case strings.Contains(p.What, "operation not permitted"):
-		p.Fix = "let remit make namespaces and trace its children: CAP_SYS_ADMIN and CAP_SYS_PTRACE, and a seccomp profile that allows clone, mount and ptrace"
+	case !h.Root, errors.Is(err, fs.ErrPermission), strings.Contains(p.What, "operation not permitted"):
+		p.Fix = h.NamespaceFix()
 	}
 	return p
 }

@@ -4,6 +4,7 @@ package gvisor_test
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -218,6 +219,32 @@ func TestFilterWasCompiled(t *testing.T) {
 	}
 	if log, err := os.ReadFile(files[0]); !strings.Contains(string(log), "Loaded precompiled seccomp instructions") {
 		t.Errorf("it is not said in %d bytes, %v", len(log), err)
+	}
+}
+
+// TestProblem: the fix fits what went wrong, and who asks.
+func TestProblem(t *testing.T) {
+	settings := t.TempDir()
+	if err := os.MkdirAll(settings+"/user", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(settings+"/user/max_user_namespaces", []byte("0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	root, other := sandbox.Host{Root: true, Settings: t.TempDir()}, sandbox.Host{Settings: settings}
+	for err, c := range map[error]struct {
+		host sandbox.Host
+		want string
+	}{
+		errors.New("fork/exec /proc/self/exe: no such file or directory"): {other, "build remit statically"},
+		errors.New("creating container: operation not permitted"):         {root, "let remit make namespaces"},
+		&os.PathError{Op: "mount", Path: "/x", Err: syscall.EACCES}:       {root, "let remit make namespaces"},
+		errors.New("fork/exec remit: no space left on device"):            {other, "run remit serve as root, or allow user namespaces, as root: echo 15000 > " + settings},
+		errors.New("the sandbox did not answer"):                          {root, "see docs/sandbox.md, What a host needs"},
+	} {
+		if p := gvisor.ProblemOf(err, c.host); p.What != err.Error() || !strings.HasPrefix(p.Fix, c.want) {
+			t.Errorf("%+v, want %q", p, c.want)
+		}
 	}
 }
 

@@ -183,12 +183,11 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Report {
 		r.Limits = append(r.Limits, "memory", "cpu")
 	} else {
 		r.Problems = append(r.Problems, sandbox.Problem{What: "no limits of memory and processor: " + d.groupsErr.Error(),
-			Fix: "run remit as root, or under systemd with Delegate=yes"})
+			Fix: sandbox.ThisHost().GroupFix()})
 	}
 	said, took, err := sandbox.TryOut(ctx, d, d.executable)
 	if err != nil {
-		r.Problems = append(r.Problems, sandbox.Problem{What: err.Error(),
-			Fix: "allow user namespaces: sysctl kernel.unprivileged_userns_clone=1 and, on Ubuntu, kernel.apparmor_restrict_unprivileged_userns=0; in a container allow clone, mount and pivot_root, and leave /proc unmasked"})
+		r.Problems = append(r.Problems, sandbox.Problem{What: err.Error(), Fix: sandbox.ThisHost().NamespaceFix()})
 		return r
 	}
 	r.Works, r.Evidence, r.Took = true, said, took
