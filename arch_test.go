@@ -66,7 +66,8 @@ var mayImport = map[string][]string{
 	"internal/gateway/gatewaytest":       {""},
 	"internal/sandbox":                   {""},
 	"internal/sandbox/cgroup":            {"", "internal/sandbox"},
-	"internal/sandbox/gvisor":            {"", "internal/sandbox", "internal/sandbox/cgroup", "internal/sandbox/gvisor/trace", "internal/sandbox/gvisor/unmount"},
+	"internal/sandbox/gvisor":            {"", "internal/sandbox", "internal/sandbox/cgroup", "internal/sandbox/gvisor/filters", "internal/sandbox/gvisor/trace", "internal/sandbox/gvisor/unmount"},
+	"internal/sandbox/gvisor/filters":    {},
 	"internal/sandbox/gvisor/trace":      {"internal/sandbox"},
 	"internal/sandbox/gvisor/unmount":    {},
 	"internal/sandbox/process":           {"", "internal/sandbox", "internal/sandbox/cgroup"},
@@ -119,6 +120,8 @@ var mayImport = map[string][]string{
 	"test/eval":                    {"*"},
 	"test/fleet":                   {"", "internal/behaviour"},
 	"test/script":                  {"*"},
+
+	"internal/sandbox/gvisor/filters/generate": {"internal/sandbox/gvisor/filters"},
 }
 
 // heavy third-party packages stay where their technology is.
@@ -137,7 +140,7 @@ var heavy = map[string][]string{
 		"examples/refund/transactions", "examples/support/desk", "examples/support/runner", "examples/takeover/mailbox", "test/eval"},
 	"filippo.io/age":                         {"internal/keyfile"},
 	"github.com/aws/":                        {"internal/gateway/egress"},
-	"gvisor.dev/":                            {"internal/sandbox/gvisor", "internal/sandbox/gvisor/trace"},
+	"gvisor.dev/":                            {"internal/sandbox/gvisor", "internal/sandbox/gvisor/filters", "internal/sandbox/gvisor/filters/generate", "internal/sandbox/gvisor/trace"},
 	"github.com/landlock-lsm/":               {"internal/sandbox/process"},
 	"github.com/elastic/go-seccomp-bpf":      {"internal/sandbox/process"},
 	"github.com/opencontainers/runtime-spec": {"internal/sandbox/gvisor"},
