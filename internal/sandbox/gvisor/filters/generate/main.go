@@ -90,6 +90,7 @@ func nameProcess(p precompiledseccomp.Program) {
 	for i, word := range p.Bytecode32 {
 		if word == uint32(os.Getpid()) && !slices.Contains(p.VarOffsets[pid], i) {
 			p.VarOffsets[pid] = append(p.VarOffsets[pid], i)
+			p.Bytecode32[i] = 0 // until it is rendered
 		}
 	}
 }
