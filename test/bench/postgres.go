@@ -204,70 +204,90 @@ func repeated(ctx context.Context, n int, d time.Duration, f func(context.Contex
 	return float64(done.Load()) / time.Since(began).Seconds(), quantile(all, 0.5), errors.Join(errs...)
 }
 
+// roles makes roles with a password and a grant, each sender over a connection of its own: what leases are compared with.
+type roles struct {
+	admins []*pgx.Conn
+	named  atomic.Int64
+}
+
+const roleTables, rolesOnOne = 16, 400
+
+func (d *database) roles(ctx context.Context) (r *roles, end func(), err error) {
+	r = &roles{}
+	end = func() {
+		for _, c := range r.admins {
+			_ = c.Close(ctx)
+		}
+	}
+	for range dbAtOnce {
+		c, err := pgx.Connect(ctx, d.pg.Admin("bench"))
+		if err != nil {
+			end()
+			return nil, nil, err
+		}
+		r.admins = append(r.admins, c)
+	}
+	for i := range roleTables {
+		if _, err := r.admins[0].Exec(ctx, fmt.Sprintf("CREATE TABLE raw_table_%d (id int)", i)); err != nil {
+			end()
+			return nil, nil, err
+		}
+	}
+	return r, end, nil
+}
+
+// make returns what makes one role: the n-th has its grant on the table that is given.
+func (r *roles) make(table func(n int64) int64) func(context.Context, int) error {
+	return func(ctx context.Context, i int) error {
+		n := r.named.Add(1)
+		for { // two grants on one table at once fail, and are made again
+			_, err := r.admins[i].Exec(ctx, fmt.Sprintf("CREATE ROLE raw_%d LOGIN PASSWORD 'password %d' VALID UNTIL 'infinity'; GRANT SELECT ON raw_table_%d TO raw_%d", n, n, table(n), n),
+				pgx.QueryExecModeSimpleProtocol)
+			if err == nil || !strings.Contains(err.Error(), "tuple concurrently updated") {
+				return err
+			}
+		}
+	}
+}
+
 // leases compares the complete lease, from the agent's request to the login, with a role and its grant alone, by the same server. The grants of one
 // moment are on one table, as those of a tool that gives logins for it are; that views does not read it, because thousands of grants are searched
 // at every statement of whoever is no superuser. The next table comes when they fill the first one's row. Beside it, without a target, the
 // grants of one moment on many tables, which get less into each other's way.
 func (b *bench) leases(ctx context.Context, d *database) error {
-	admins := make([]*pgx.Conn, dbAtOnce)
-	for i := range admins {
-		var err error
-		if admins[i], err = pgx.Connect(ctx, d.pg.Admin("bench")); err != nil {
-			return err
-		}
-		defer admins[i].Close(ctx) //nolint:errcheck // a connection of a moment
+	r, end, err := d.roles(ctx)
+	if err != nil {
+		return err
 	}
-	const tables, most = 16, 400
-	for i := range tables {
-		if _, err := admins[0].Exec(ctx, fmt.Sprintf("CREATE TABLE raw_table_%d (id int)", i)); err != nil {
-			return err
-		}
-	}
-	var names atomic.Int64
-	raw := func(table func(n int64) int64) func(context.Context, int) error {
-		return func(ctx context.Context, i int) error {
-			n := names.Add(1)
-			for { // two grants on one table at once fail, and are made again
-				_, err := admins[i].Exec(ctx, fmt.Sprintf("CREATE ROLE raw_%d LOGIN PASSWORD 'password %d' VALID UNTIL 'infinity'; GRANT SELECT ON raw_table_%d TO raw_%d", n, n, table(n), n),
-					pgx.QueryExecModeSimpleProtocol)
-				if err == nil || !strings.Contains(err.Error(), "tuple concurrently updated") {
-					return err
-				}
-			}
-		}
-	}
-	one, spread := raw(func(n int64) int64 { return n / most % tables }), raw(func(n int64) int64 { return n % tables })
+	defer end()
+	one, spread := r.make(func(n int64) int64 { return n / rolesOnOne % roleTables }), r.make(func(n int64) int64 { return n % roleTables })
 	lease := func(ctx context.Context, i int) error {
 		_, err := d.lease(ctx, &d.holders[i%dbAgents])
 		return err
 	}
 	for _, n := range []int{1, dbAgents, dbAtOnce} {
-		var ours, theirs, apart, half []float64
+		var rates [3][]float64
+		var half []float64
 		for range b.rounds {
-			r, p50, err := repeated(ctx, n, b.round, lease)
-			if err != nil {
-				return err
-			}
-			ours, half = append(ours, r), append(half, ms(p50))
-			for _, peer := range []struct {
-				grant func(context.Context, int) error
-				rates *[]float64
-			}{{one, &theirs}, {spread, &apart}} {
-				if r, _, err = repeated(ctx, n, b.round, peer.grant); err != nil {
+			for side, f := range []func(context.Context, int) error{lease, one, spread} {
+				rate, p50, err := repeated(ctx, n, b.round, f)
+				if err != nil {
 					return err
 				}
-				*peer.rates = append(*peer.rates, r)
+				if rates[side] = append(rates[side], rate); side == 0 {
+					half = append(half, ms(p50))
+				}
 			}
 		}
-		b.table.add(row{what: fmt.Sprintf("database lease, decided, recorded and minted; %d at once", n), ours: figure(median(ours)) + "/s",
-			theirs: "CREATE ROLE … PASSWORD, GRANT: " + figure(median(theirs)) + "/s", got: median(ours) / median(theirs), want: 5, least: true, unit: "×"})
+		ours := figure(median(rates[0])) + "/s"
+		b.table.add(row{what: fmt.Sprintf("database lease, decided, recorded and minted; %d at once", n), ours: ours,
+			theirs: "CREATE ROLE … PASSWORD, GRANT: " + figure(median(rates[1])) + "/s", got: median(rates[0]) / median(rates[1]), want: 5, least: true, unit: "×"})
 		if n == 1 {
 			b.table.add(row{what: "database lease, p50", ours: figure(median(half)) + " ms", got: median(half), want: 5, unit: "ms"})
 			continue
 		}
-		b.table.add(row{what: fmt.Sprintf("the same, each role's grant on another of %d tables; %d at once", tables, n), ours: figure(median(ours)) + "/s",
-			theirs: "CREATE ROLE … PASSWORD, GRANT: " + figure(median(apart)) + "/s", got: median(ours) / median(apart), unit: "×"})
-
+		b.table.add(row{what: fmt.Sprintf("the same, each role's grant on another of %d tables; %d at once", roleTables, n), ours: ours,
+			theirs: "CREATE ROLE … PASSWORD, GRANT: " + figure(median(rates[2])) + "/s", got: median(rates[0]) / median(rates[2]), unit: "×"})
 	}
 	return nil
 }
